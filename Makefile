@@ -1,0 +1,47 @@
+# The bare clone needs Python 3.11 to 3.13 and make; the rest comes from PyPI into .venv.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+
+export UV_COMPILE_BYTECODE := 1
+export TF_CPP_MIN_LOG_LEVEL := 2
+.DEFAULT_GOAL := help
+.PHONY: help run test lint compile bench lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+run: .venv/ready ## Train, judge, convert, verify and publish a model here  [SONGS= RANKINGS= EPOCHS=]
+	@$(BIN)/jukebox run $(if $(SONGS),--songs '$(SONGS)') $(if $(RANKINGS),--rankings '$(RANKINGS)') $(if $(EPOCHS),--epochs $(EPOCHS))
+
+test: .venv/ready ## Run the tests  [ARGS='-k store']
+	@$(BIN)/pytest $(ARGS)
+
+lint: .venv/ready ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+compile: .venv/ready ## Write Pipeline and PipelineVersion to build/pipeline.yaml
+	@$(BIN)/jukebox compile
+
+bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='100000 1130000']
+	@$(BIN)/python -m tests.bench $(ROWS)
+
+lock: .venv/ready ## Resolve requirements.lock anew from pyproject.toml
+	@.venv/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	  --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+clean: ## Remove what was built (not .venv)
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and \
+	  f"{sys.executable} is Python {v[0]}.{v[1]}; expected 3.11 to 3.13: name one, as in make run PYTHON=python3.12")'
+	@echo "Installing the tools into .venv (once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv is missing; on Debian: apt install python3-venv"; exit 1; }
+	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv uv==$(UV_VERSION)
+	@.venv/uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	@.venv/uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The training pipeline of the jukebox model: what the training image holds."""

@@ -1,0 +1,341 @@
+"""The steps as Kubeflow components: thin shells that hand artifacts to the plain functions in ``pipeline/steps``.
+
+A component's source travels in the compiled pipeline and runs in the training image, which holds this package. So
+every import stands inside, and each shell imports only its own step: TensorFlow costs three seconds, and only two
+steps need it.
+"""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+
+# Replaced for every task by the pipeline: the image is a setting, its digest is known when it is built.
+_component = dsl.component(base_image="jukebox-training", install_kfp_package=False)
+
+
+@_component
+def fetch_data(
+    songs_uri: str,
+    rankings_uri: str,
+    data_version: str,
+    songs_sha256: str,
+    rankings_sha256: str,
+    songs: Output[Dataset],
+    rankings: Output[Dataset],
+) -> None:
+    """Fetch songs and rankings, checked against the version of the data that the run was started for."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("fetch-data"):
+        from pipeline.steps.fetch_data import fetch_data as run
+
+        fetched = run(
+            songs_uri,
+            rankings_uri,
+            Path(songs.path),
+            Path(rankings.path),
+            data_version=data_version,
+            songs_sha256=songs_sha256,
+            rankings_sha256=rankings_sha256,
+        )
+        for artifact, table in zip((songs, rankings), fetched, strict=True):
+            artifact.metadata.update(table.as_metadata(), data_version=data_version)
+
+
+@_component
+def validate_data(
+    songs: Input[Dataset],
+    rankings: Input[Dataset],
+    data_version: str,
+    model_store: str,
+    model_name: str,
+    champion_version: int,
+    report: Output[Artifact],
+    summary: Output[Markdown],
+    metrics: Output[Metrics],
+) -> None:
+    """Check the data against its contract; any error stops the pipeline, with all errors named at once."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("validate-data"):
+        from datetime import UTC, datetime
+
+        from pipeline.champion import find_champion
+        from pipeline.steps.validate_data import markdown
+        from pipeline.steps.validate_data import validate_data as run
+
+        champion = find_champion(model_store, model_name, champion_version)
+        result = run(
+            Path(songs.path),
+            Path(rankings.path),
+            Path(report.path),
+            data_version=data_version,
+            today=datetime.now(UTC).date(),
+            reference=champion.lineage["data"]["profile"] if champion else None,
+        )
+        Path(summary.path).write_text(markdown(result))
+        for name in ("songs", "rankings", "countries", "days"):
+            metrics.log_metric(name, result["profile"][name])
+        metrics.log_metric("warnings", sum(not check["passed"] for check in result["checks"]))
+
+
+@_component
+def preprocess_data(songs: Input[Dataset], rankings: Input[Dataset], examples: Output[Dataset]) -> None:
+    """Make training examples, all numeric, in splits that do not leak; learn the normalisation constants."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("preprocess-data"):
+        from pipeline.steps.preprocess_data import preprocess_data as run
+
+        description = run(Path(songs.path), Path(rankings.path), Path(examples.path))
+        examples.metadata["countries"] = len(description["labels"])
+        for split, size in description["splits"].items():
+            examples.metadata[f"{split} examples"] = size["examples"]
+            examples.metadata[f"{split} rows"] = size["rows"]
+
+
+@_component
+def train_model(
+    examples: Input[Dataset],
+    hyperparameters: dict,
+    data_version: str,
+    model: Output[Model],
+    predictions: Output[Dataset],
+    report: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Train the Keras network, and keep its predictions on the test data."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("train-model"):
+        from pipeline.steps.train_model import train_model as run
+
+        result = run(
+            Path(examples.path),
+            Path(model.path),
+            Path(predictions.path),
+            Path(report.path),
+            hyperparameters=hyperparameters,
+            data_version=data_version,
+        )
+        best = result["history"][result["best_epoch"] - 1]
+        model.metadata.update(framework="keras", weights_sha256=result["weights_sha256"], **result["hyperparameters"])
+        for name in ("loss", "validation_loss", "validation_top1", "epoch"):
+            metrics.log_metric(name, best[name])
+
+
+@_component
+def evaluate_model(
+    examples: Input[Dataset],
+    predictions: Input[Dataset],
+    model_store: str,
+    model_name: str,
+    champion_version: int,
+    gate_mode: str,
+    thresholds: dict,
+    evaluation: Output[Artifact],
+    verdict: Output[Artifact],
+    metrics: Output[Metrics],
+    confusion: Output[ClassificationMetrics],
+    page: Output[HTML],
+) -> None:
+    """Judge the model on songs never seen and on later days, beside the baseline and the champion."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("evaluate-model"):
+        from pipeline.champion import find_champion
+        from pipeline.report import evaluation_html
+        from pipeline.steps.evaluate_model import evaluate_model as run
+
+        result, decision = run(
+            Path(examples.path),
+            Path(predictions.path),
+            Path(evaluation.path),
+            Path(verdict.path),
+            champion=find_champion(model_store, model_name, champion_version),
+            mode=gate_mode,
+            thresholds=thresholds,
+        )
+        Path(page.path).write_text(evaluation_html(result, decision))
+        confusion.log_confusion_matrix(result["labels"], result["confusion"])
+        for who in ("model", "baseline", "champion"):
+            for split in ("seen", "unseen", "all"):
+                scores = (result[who] or {}).get(split) or {}
+                for name in ("top1", "top5", "cross_entropy", "calibration_error"):
+                    if name in scores:
+                        metrics.log_metric(f"{who} {split} {name}", scores[name])
+        verdict.metadata.update(passed=decision["passed"], mode=decision["mode"], summary=decision["summary"])
+
+
+@_component
+def convert_model(
+    model: Input[Model],
+    examples: Input[Dataset],
+    training: Input[Artifact],
+    model_name: str,
+    version: str,
+    data_version: str,
+    onnx_model: Output[Model],
+) -> None:
+    """Convert the Keras model to ONNX, the format that is served."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("convert-model"):
+        from pipeline.steps.convert_model import convert_model as run
+
+        properties = run(
+            Path(model.path),
+            Path(examples.path),
+            Path(training.path),
+            Path(onnx_model.path),
+            model_name=model_name,
+            version=version,
+            data_version=data_version,
+        )
+        onnx_model.metadata.update(framework="onnx", **properties)
+
+
+@_component
+def gate(verdict: Input[Artifact]) -> None:
+    """Stop the run when the model is not good enough: nothing is published then."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("gate"):
+        from pipeline.steps.gate import gate as run
+
+        run(Path(verdict.path))
+
+
+@_component
+def verify_model(
+    onnx_model: Input[Model],
+    examples: Input[Dataset],
+    predictions: Input[Dataset],
+    training: Input[Artifact],
+    model_name: str,
+    parity: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Verify on the test data that the ONNX model does what the Keras model does."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("verify-model"):
+        from pipeline.steps.verify_model import verify_model as run
+
+        result = run(
+            Path(onnx_model.path),
+            Path(examples.path),
+            Path(predictions.path),
+            Path(training.path),
+            Path(parity.path),
+            model_name=model_name,
+        )
+        for entry in result["runtimes"]:
+            for name in ("max_absolute", "max_relative", "decisions_changed"):
+                metrics.log_metric(f"{entry['runtime']} {name}", entry[name])
+
+
+@_component
+def publish_model(
+    songs: Input[Dataset],
+    rankings: Input[Dataset],
+    onnx_model: Input[Model],
+    examples: Input[Dataset],
+    training: Input[Artifact],
+    validation: Input[Artifact],
+    evaluation: Input[Artifact],
+    verdict: Input[Artifact],
+    parity: Input[Artifact],
+    model_store: str,
+    model_name: str,
+    version: str,
+    data_version: str,
+    run_id: str,
+    run_name: str,
+    commit: str,
+    image: str,
+    prod_flag: bool,
+    keep_versions: int,
+    cluster_domain: str,
+    namespace: str,
+    published: Output[Model],
+    card: Output[HTML],
+) -> None:
+    """Save the model where the model server reaches it, with its card and its lineage."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("publish-model"):
+        import json
+
+        from pipeline.steps.publish_model import publish_model as run
+        from pipeline.store import open_store
+
+        result = run(
+            store=model_store,
+            model=Path(onnx_model.path),
+            preprocessing=Path(examples.path),
+            training=Path(training.path),
+            validation=Path(validation.path),
+            evaluation=Path(evaluation.path),
+            verdict=Path(verdict.path),
+            parity=Path(parity.path),
+            model_name=model_name,
+            version=version,
+            data_version=data_version,
+            data={"songs": dict(songs.metadata), "rankings": dict(rankings.metadata)},
+            run_id=run_id,
+            run_name=run_name,
+            commit=commit,
+            image=image,
+            prod_flag=prod_flag,
+            keep=keep_versions,
+            cluster_domain=cluster_domain,
+            namespace=namespace,
+        )
+        published.metadata.update(uri=result.uri, number=result.number, version=version, framework="onnx")
+        Path(published.path).write_text(json.dumps(result.lineage, indent=1))
+        Path(card.path).write_bytes(open_store(model_store, model_name).read(result.number, "model-card.html"))
+
+
+@_component
+def summarize_run(
+    status: dsl.PipelineTaskFinalStatus,
+    model_store: str,
+    model_name: str,
+    run_id: str,
+    run_name: str,
+    summary: Output[Markdown],
+) -> None:
+    """Write what became of the run, however it ended."""
+    from pathlib import Path
+
+    from pipeline.log import step
+
+    with step("summarize-run"):
+        from pipeline.steps.summarize_run import summarize_run as run
+
+        run(
+            Path(summary.path),
+            state=status.state,
+            model_store=model_store,
+            model_name=model_name,
+            run_id=run_id,
+            run_name=run_name,
+        )

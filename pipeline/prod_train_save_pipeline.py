@@ -1,0 +1,222 @@
+"""The training pipeline: its graph, its parameters, and how a run of it is submitted by hand.
+
+    fetch-data ─┬─ validate-data ───┬─ train-model ─┬─ evaluate-model ── gate ─┬─ verify-model ── publish-model
+                └─ preprocess-data ─┘               └─ convert-model ──────────┘
+
+and summarize-run at the exit. ``python pipeline/prod_train_save_pipeline.py`` submits a run with the defaults.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from kfp import Client, compiler, dsl, kubernetes
+from kfp.dsl import PipelineTask
+from kfp.dsl.base_component import BaseComponent
+
+from pipeline import components
+from pipeline.errors import JukeboxError
+from pipeline.options import Hyperparameters
+from pipeline.server import find_server
+from pipeline.settings import Settings, read_settings
+from pipeline.steps.fetch_data import resolve_data_version
+
+PIPELINE = "prod-train-save"
+VERSION = "0.0.2"
+EPOCHS: int = Hyperparameters().epochs
+
+# The keys of an S3 data connection; pipeline/s3.py reads the variables of the same names.
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION")
+
+MINUTE = 60
+STEP_TIMEOUT = 30 * MINUTE
+TRAIN_TIMEOUT = 6 * 60 * MINUTE
+
+
+def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
+    """Return the pipeline with the sizes and the defaults of ``settings``; ``image`` instead of theirs where given."""
+    image = image or settings.image
+
+    @dsl.pipeline(
+        name=PIPELINE,
+        display_name="Train and save the jukebox model",
+        description="From 13 audio features of a song to the countries where it charts: fetched, validated, trained, "
+        "judged, converted to ONNX, verified and saved where the model server reaches it.",
+    )
+    def prod_train_save(
+        data_version: str,
+        songs: str = settings.songs,
+        rankings: str = settings.rankings,
+        songs_sha256: str = "",
+        rankings_sha256: str = "",
+        hyperparameters: dict = {"epochs": EPOCHS},  # noqa: B006
+        model_name: str = settings.model_name,
+        version: str = VERSION,
+        cluster_domain: str = settings.cluster_domain,
+        model_storage_pvc: str = settings.model_storage_pvc,
+        model_store: str = settings.model_store,
+        champion_version: int = 0,
+        gate_mode: str = "enforce",
+        thresholds: dict = {},  # noqa: B006
+        keep_versions: int = int(settings.keep_versions),
+        prod_flag: bool = False,
+        commit: str = "",
+    ) -> None:
+        """Train and save the jukebox model.
+
+        Args:
+            data_version: Digest that names the data; `jukebox data-version SONGS RANKINGS` prints it.
+            songs: Where the songs are: https://, s3://, file:// or a path; one file, a folder or a glob.
+            rankings: Where the charts are, likewise.
+            songs_sha256: Digest that the songs must have; empty: not checked.
+            rankings_sha256: Digest that the charts must have; empty: not checked.
+            hyperparameters: epochs, batch_size, learning_rate, hidden_layers, dropout, patience, seed.
+            model_name: Name of the model in the store and on the model server.
+            version: Semantic version of the model's definition.
+            cluster_domain: Domain of the cluster's routes, for the address on the model card.
+            model_storage_pvc: Claim that holds the model store.
+            model_store: Root of the model store: a path on the claim, or s3://bucket/prefix.
+            champion_version: Number of the version to compare with; 0: the newest in the store.
+            gate_mode: enforce, warn or off.
+            thresholds: gain_over_baseline, champion_tolerance, top5_floor, calibration_ceiling.
+            keep_versions: How many versions stay in the store, besides those in use.
+            prod_flag: Whether the version may be proposed for production.
+            commit: Git commit of the pipeline's source.
+        """
+        run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
+        store = {"model_store": model_store, "model_name": model_name}
+
+        summary = components.summarize_run(**run, **store)
+        with dsl.ExitHandler(summary, name="training"):
+            fetched = components.fetch_data(
+                songs_uri=songs,
+                rankings_uri=rankings,
+                data_version=data_version,
+                songs_sha256=songs_sha256,
+                rankings_sha256=rankings_sha256,
+            )
+            tables = {"songs": fetched.outputs["songs"], "rankings": fetched.outputs["rankings"]}
+            validated = components.validate_data(
+                **tables, **store, data_version=data_version, champion_version=champion_version
+            )
+            preprocessed = components.preprocess_data(**tables)
+            examples = preprocessed.outputs["examples"]
+            trained = components.train_model(
+                examples=examples, hyperparameters=hyperparameters, data_version=data_version
+            ).after(validated)
+            predictions, training = trained.outputs["predictions"], trained.outputs["report"]
+            evaluated = components.evaluate_model(
+                examples=examples,
+                predictions=predictions,
+                **store,
+                champion_version=champion_version,
+                gate_mode=gate_mode,
+                thresholds=thresholds,
+            )
+            converted = components.convert_model(
+                model=trained.outputs["model"],
+                examples=examples,
+                training=training,
+                model_name=model_name,
+                version=version,
+                data_version=data_version,
+            )
+            gated = components.gate(verdict=evaluated.outputs["verdict"])
+            verified = components.verify_model(
+                onnx_model=converted.outputs["onnx_model"],
+                examples=examples,
+                predictions=predictions,
+                training=training,
+                model_name=model_name,
+            ).after(gated)
+            published = components.publish_model(
+                **tables,
+                **store,
+                **run,
+                onnx_model=converted.outputs["onnx_model"],
+                examples=examples,
+                training=training,
+                validation=validated.outputs["report"],
+                evaluation=evaluated.outputs["evaluation"],
+                verdict=evaluated.outputs["verdict"],
+                parity=verified.outputs["parity"],
+                version=version,
+                data_version=data_version,
+                commit=commit,
+                image=image,
+                prod_flag=prod_flag,
+                keep_versions=keep_versions,
+                cluster_domain=cluster_domain,
+                namespace=settings.namespace,
+            )
+
+        steps = (
+            fetched,
+            validated,
+            preprocessed,
+            trained,
+            evaluated,
+            converted,
+            gated,
+            verified,
+            published,
+            summary,
+        )
+        for task in steps:
+            _size(task, settings, image)
+        # These talk to the outside. They retry on their own; this is for a lost node or a server that restarts.
+        for task in (fetched, published):
+            task.set_retry(2, backoff_duration="15s", backoff_factor=2.0, backoff_max_duration="5m")
+        # What these find in the store changes between runs with the same arguments, and a cached gate guards nothing.
+        for task in (validated, evaluated, gated, published, summary):
+            task.set_caching_options(enable_caching=False)
+        for task in (validated, evaluated, published, summary):
+            if settings.on_claim:
+                kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
+        for task in (fetched,) if settings.on_claim else (fetched, validated, evaluated, published, summary):
+            kubernetes.use_secret_as_env(task, settings.s3_secret, {key: key for key in S3_KEYS}, optional=True)
+
+    pipeline: BaseComponent = prod_train_save
+    return pipeline
+
+
+def _size(task: PipelineTask, settings: Settings, image: str) -> None:
+    """Set what every task has: its image, its name in the dashboard, its resources and its timeout."""
+    training = task.name == "train-model"
+    cpu, memory = (settings.train_cpu, settings.train_memory) if training else (settings.step_cpu, settings.step_memory)
+    task.set_container_image(image).set_display_name(task.name.replace("-", " ").capitalize())
+    # Requests equal limits: the pod is Guaranteed, and no step is evicted for another's memory.
+    task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
+    if training and int(settings.train_gpus):
+        task.set_accelerator_type(settings.gpu_resource).set_accelerator_limit(settings.train_gpus)
+    kubernetes.set_timeout(task, TRAIN_TIMEOUT if training else STEP_TIMEOUT)
+
+
+def submit() -> None:
+    """Submit a run with the default parameters to the project's pipeline server, and print where it is.
+
+    Raises ServerUnavailable where no server answers, and what reading the settings and the data raises.
+    """
+    settings = read_settings()
+    server = find_server(settings)
+    print(f"Connecting to Data Science Pipelines: {server.host}", flush=True)
+    server.probe()
+    data_version = resolve_data_version(settings.songs, settings.rankings)
+    client = Client(host=server.host, existing_token=server.token, ssl_ca_cert=server.ca, namespace=server.namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        package = str(Path(folder) / f"{PIPELINE}.yaml")
+        compiler.Compiler().compile(build_pipeline(settings), package)
+        run = client.create_run_from_pipeline_package(
+            package,
+            arguments={"data_version": data_version},
+            run_name=f"{PIPELINE}-by-hand-{data_version[:12]}",
+            experiment_name=settings.model_name,
+        )
+    print(f"Run {run.run_id} started: {server.host}/#/runs/details/{run.run_id}")
+
+
+if __name__ == "__main__":
+    try:
+        submit()
+    except JukeboxError as error:
+        sys.exit(str(error))

@@ -1,0 +1,354 @@
+"""The page about a run, and the pieces of it that the Kubeflow dashboard shows.
+
+A page is one self-contained HTML file without scripts. What a run did not reach is absent from ``documents``; the page
+then says where the run stopped, and shows what there is.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline import charts
+from pipeline.schema import FEATURES
+from pipeline.sources import redact
+
+# An error is shown whole up to here; of a longer one, its begin and its end (characters).
+LONGEST_ERROR = 12_000
+DOCUMENTS = ("validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
+# What the page is made of: the id and the title of each section, and the document that it shows.
+SECTIONS = (
+    ("verdict", "Verdict", "verdict"),
+    ("steps", "Steps", None),
+    ("data", "Data", "validation"),
+    ("training", "Training", "training"),
+    ("evaluation", "Evaluation", "evaluation"),
+    ("calibration", "Calibration", "evaluation"),
+    ("countries", "Countries", "evaluation"),
+    ("confusion", "Confusion", "evaluation"),
+    ("parity", "Parity", "parity"),
+    ("lineage", "Lineage", None),
+)
+STRONGEST_CONFUSIONS = 14
+NOTHING_PUBLISHED = "Nothing was published; what is in use stays in use."
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run. ``seconds`` is wall time; ``error`` is what a failed one said, of any length."""
+
+    name: str
+    state: Literal["succeeded", "failed", "skipped", "running"]
+    seconds: float
+    peak_memory_mib: int | None
+    depends_on: tuple[str, ...]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. ``store`` is the root of the model store, where the model is published."""
+
+    name: str
+    id: str
+    started: datetime
+    state: Literal["succeeded", "failed"]
+    steps: tuple[Step, ...]
+    parameters: Mapping[str, Any]
+    store: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What came of a run, in words: a title and two sentences."""
+
+    state: Literal["succeeded", "failed", "warning"]
+    title: str
+    sentences: tuple[str, ...]
+
+
+def render_report(documents: Mapping[str, Any], run: Run) -> str:
+    """Return the page about a run; the same input gives the same bytes.
+
+    ``documents`` holds the parsed JSON of those of validation, preprocessing, training, evaluation, verdict, parity
+    and lineage that the run wrote. Credentials in URLs, also in errors, are left out.
+
+    Raises graphlib.CycleError where the steps depend on one another in a circle, jinja2.UndefinedError where a
+    document lacks a field.
+    """
+    found = {name: _without_credentials(documents.get(name)) for name in DOCUMENTS}
+    run = replace(
+        run,
+        parameters=_without_credentials(run.parameters),
+        store=_without_credentials(run.store),
+        steps=tuple(replace(step, error=_shorten(_without_credentials(step.error))) for step in run.steps),
+    )
+    training, lineage = found["training"], found["lineage"]
+    known = {step.name for step in run.steps}
+    return _environment().get_template("report.html.j2").render(
+        **found,
+        **_evaluation(found["evaluation"]),
+        run=run,
+        headline=headline(found, run),
+        sections=[(id_, title) for id_, title, document in SECTIONS if not document or found[document]],
+        missing=_listed(title.lower() for _, title, document in SECTIONS if document and not found[document]),
+        stopped_at=_listed(step.name for step in run.steps if step.state == "failed"),
+        steps={step.name: step for step in run.steps},
+        graph=charts.layout({s.name: [d for d in s.depends_on if d in known] for s in run.steps}) if known else None,
+        box=charts.BOX,
+        curves=charts.training_curves(training) if training else None,
+        features={feature.name: feature for feature in FEATURES},
+        reproduce=_reproduce(lineage, run),
+    )  # fmt: skip
+
+
+def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+    """Return a page of the verdict and the evaluation alone: what the dashboard shows of evaluate-model."""
+    evaluation = _without_credentials(evaluation)
+    template = _environment().get_template("evaluation.html.j2")
+    return template.render(evaluation=evaluation, verdict=_without_credentials(verdict), **_evaluation(evaluation))
+
+
+def verdict_markdown(verdict: Mapping[str, Any]) -> str:
+    """Return the verdict as Markdown: a sentence and a table of its checks, failures first."""
+    lines = [f"**{'Passed' if verdict['passed'] else 'Not passed'}** · {_markdown(verdict['summary'])}"]
+    if verdict["checks"]:
+        lines += ["", "| | check | found | asked for | |", "|---|---|--:|--:|---|"]
+    for check in _failures_first(verdict["checks"]):
+        cells = (
+            "passed" if check["passed"] else "**failed**",
+            _markdown(check["name"]),
+            number(check["value"]),
+            f"{comparison(check['comparison'])} {number(check['threshold'])}",
+            _markdown(check["description"]),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary_markdown(state: str, name: str, *, published: str = "") -> str:
+    """Return what an exit handler knows of a run as Markdown.
+
+    ``state`` as Kubeflow names it (SUCCEEDED, FAILED, …), ``name`` of the run, ``published`` the model's address.
+    """
+    outcome = f"Published: {_markdown(_without_credentials(published))}" if published else NOTHING_PUBLISHED
+    return f"**{_markdown(state.capitalize())}** · {_markdown(name)}\n\n{outcome}\n"
+
+
+def headline(documents: Mapping[str, Any], run: Run) -> Headline:
+    """Say what came of a run, and why, so that someone who does not know the pipeline understands it."""
+    lineage, verdict, evaluation = documents["lineage"], documents["verdict"], documents["evaluation"]
+    stopped_at = [step for step in run.steps if step.state == "failed"]
+    because = _how_good(evaluation) if evaluation else ""
+    if lineage:
+        model = lineage["model"]
+        title = f"Version {model['number']} is published"
+        if run.state == "failed":
+            last = _listed(step.name for step in stopped_at) or "the run"
+            return Headline("warning", title, (f"The model was published, but {last} failed after that.", because))
+        use = (
+            "it may be proposed for production"
+            if model["prod_flag"]
+            else "it is a candidate, which production does not serve"
+        )
+        if verdict and not verdict["passed"]:
+            failed = _listed(check["name"] for check in _failed(verdict["checks"]))
+            what = f"The model failed {failed}, but the gate only warns, so it was published: {use}."
+            return Headline("warning", title, (what, because))
+        if verdict and not verdict["checks"]:
+            return Headline("warning", title, (f"The gate was off, so nothing was asked of the model: {use}.", because))
+        checks = f"all {len(verdict['checks'])} checks" if verdict else "the gate"
+        return Headline("succeeded", title, (f"The model passed {checks}: {use}.", because))
+    if verdict and not verdict["passed"] and verdict["mode"] == "enforce":
+        refused = _failed(verdict["checks"])
+        reasons = _listed(
+            f"{check['name']} ({number(check['value'])}, asked for {comparison(check['comparison'])} "
+            f"{number(check['threshold'])})"
+            for check in refused
+        )
+        what = f"It failed {len(refused)} of {len(verdict['checks'])} checks: {reasons}. {NOTHING_PUBLISHED}"
+        return Headline("failed", "The model was refused", (what, because))
+    if stopped_at:
+        title = f"The run stopped at {_listed(step.name for step in stopped_at)}"
+        validation = documents["validation"]
+        wrong = [c["name"] for c in _failed(validation["checks"]) if c["severity"] == "error"] if validation else []
+        what = (
+            f"The data broke {len(wrong)} of {len(validation['checks'])} checks of its contract: {_listed(wrong)}."
+            if wrong
+            else ""
+            if any(step.error for step in stopped_at)
+            else "It left no message; its log tells more."
+        )
+        return Headline("failed", title, (what, NOTHING_PUBLISHED, because))
+    if run.state == "failed":
+        return Headline(
+            "failed",
+            "The run failed",
+            ("No step says why: see the log of the run.", NOTHING_PUBLISHED, because),
+        )
+    return Headline("succeeded", "The run succeeded", ("No model was published.", because))
+
+
+def _how_good(evaluation: Mapping[str, Any]) -> str:
+    split = "unseen" if evaluation["model"]["unseen"] else "seen"
+    model, baseline = evaluation["model"][split], evaluation["baseline"][split]
+    songs = "songs it had never met" if split == "unseen" else "later days of songs it knows"
+    text = f"On {songs}, its first guess was right for {percent(model['top1'])} of the chart rows"
+    text += f" ({percent(baseline['top1'])} by always naming the commonest country)"
+    if champion := evaluation["champion"]:
+        difference = 100 * (model["top1"] - champion[split]["top1"])
+        than = f"version {champion['version']}, the champion ({percent(champion[split]['top1'])})"
+        if abs(difference) < 0.05:
+            return f"{text}, the same as {than}."
+        return f"{text}, {abs(difference):.1f} points {'more' if difference > 0 else 'less'} than {than}."
+    return f"{text}; there is no champion yet to compare it with."
+
+
+def _evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the evaluation's part of a page shows."""
+    if not evaluation:
+        return {}
+    matrix, labels = evaluation["confusion"], evaluation["labels"]
+    confusions = sorted(
+        (
+            {"true": true, "predicted": predicted, "rows": rows, "share": rows / sum(of_country)}
+            for true, of_country in zip(labels, matrix, strict=True)
+            for predicted, rows in zip(labels, of_country, strict=True)
+            if true != predicted and rows
+        ),
+        key=lambda entry: (-entry["rows"], entry["true"], entry["predicted"]),
+    )
+    countries = sorted(evaluation["countries"], key=lambda entry: (-entry["rows"], entry["country"]))
+    half = -(-len(countries) // 2)
+    return {
+        "scores": (
+            charts.intervals(evaluation, "top1", "first guess right"),
+            charts.intervals(evaluation, "cross_entropy", "cross entropy, nats (less is better)"),
+        ),
+        "reliability": charts.reliability(evaluation["calibration"]),
+        "confusion": charts.confusion(labels, matrix),
+        "confusions": confusions[:STRONGEST_CONFUSIONS],
+        "countries": [part for part in (countries[:half], countries[half:]) if part],
+    }
+
+
+def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
+    """What is needed to run it again, flat: dotted names and scalars. The results are shown elsewhere."""
+    merged: dict[str, Any] = {"run": {"name": run.name, "id": run.id}, **(lineage or {})}
+    for shown_elsewhere in ("metrics", "verdict", "parity"):
+        merged.pop(shown_elsewhere, None)
+    if lineage:
+        merged["data"] = {key: value for key, value in lineage["data"].items() if key != "profile"}
+    return dict(_flat({**merged, "parameters": run.parameters, "store": run.store}))
+
+
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _without_credentials(value: Any) -> Any:
+    """The same, with each URL in a text redacted."""
+    if isinstance(value, str):
+        return re.sub(r"\w+://\S+", lambda url: redact(url[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _without_credentials(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_credentials(inner) for inner in value]
+    return value
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= LONGEST_ERROR:
+        return text
+    half = LONGEST_ERROR // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters are left out here …\n{text[-half:]}"
+
+
+def _failed(checks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [check for check in checks if not check["passed"]]
+
+
+def _failures_first(checks: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Errors, then warnings, then what passed; otherwise in their order."""
+    return sorted(checks, key=lambda check: (check["passed"], check.get("severity") == "warning"))
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]()<>#|~&!])", r"\\\1", " ".join(text.split()))
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """0.1234 → 12.3%."""
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def number(value: float | None) -> str:
+    """A number in as few digits as tell it: 1,129,882 · 0.1234 · 9.5 × 10⁻⁷."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or abs(value) >= 10_000:
+        return f"{value:,.0f}".replace("-", "−")
+    if value and abs(value) < 1e-3:
+        digits, exponent = f"{value:.1e}".split("e")
+        raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{digits.replace('-', '−')} × 10{raised}"
+    return f"{value:.4g}".replace("-", "−")
+
+
+def seconds(value: float) -> str:
+    """A duration: 0.42 s · 12.3 s · 3 min 20 s · 2 h 5 min."""
+    if value < 60:
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def comparison(sign: str) -> str:
+    """The sign as it is printed."""
+    return {">=": "≥", "<=": "≤"}[sign]
+
+
+def bars(profile: Mapping[str, Any]) -> list[tuple[float, float, float]]:
+    """A feature's histogram as bars: left, width and height, each a share of the picture.
+
+    ``profile`` has ``edges``, float[11], and ``shares``, float[10]. A bar's area is its share. Bins may be uneven, and
+    where many songs have the very same value they are empty: such a bin is drawn with 1/40 of the width.
+    """
+    edges, shares = profile["edges"], profile["shares"]
+    span = (edges[-1] - edges[0]) or 1.0
+    found = [
+        ((low - edges[0]) / span, max((high - low) / span, 1 / 40), share)
+        for low, high, share in zip(edges, edges[1:], shares, strict=False)
+    ]
+    highest = max((share / width for _, width, share in found), default=0) or 1.0
+    return [(min(left, 1 - width), width, share / width / highest) for left, width, share in found]
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pipeline"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bars": bars, "comparison": comparison, "failed": _failed, "failures_first": _failures_first,
+        "number": number, "percent": percent, "seconds": seconds,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }  # fmt: skip
+    return environment

@@ -1,0 +1,32 @@
+"""The two programs that run an ONNX model: ONNX Runtime, and OpenVINO as the model server runs it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Examples at once: keeps the memory of a large test set bounded.
+CHUNK = 65_536
+
+
+def onnx_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What ONNX Runtime answers: float32[examples, labels] for float32[examples, 13]."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return _in_chunks(lambda chunk: session.run(None, {name: chunk})[0], vectors)
+
+
+def openvino_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What OpenVINO answers at f32; on CPUs that have bfloat16 it would compute in that, and err by up to 8e-4."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _in_chunks(lambda chunk: compiled([chunk])[0], vectors)
+
+
+def _in_chunks(run: Any, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    chunks = [run(vectors[start : start + CHUNK]) for start in range(0, max(1, len(vectors)), CHUNK)]
+    return np.concatenate(chunks)

@@ -1,0 +1,72 @@
+"""Convert model: from Keras to ONNX, the format that is served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import onnx
+import tensorflow as tf
+import tf2onnx
+
+from pipeline.errors import ParityBroken
+from pipeline.examples import read_description
+from pipeline.log import log
+from pipeline.schema import INPUT
+from pipeline.steps.train_model import KERAS_FILE, weights_sha256
+
+# The newest that both tf2onnx and OpenVINO Model Server take without a remark.
+OPSET = 17
+
+
+def convert_model(
+    model: Path,
+    examples: Path,
+    training: Path,
+    onnx_file: Path,
+    *,
+    model_name: str,
+    version: str,
+    data_version: str,
+) -> dict[str, str]:
+    """Write the ONNX model to ``onnx_file`` and return its metadata properties.
+
+    ``model``, ``training`` are what train_model wrote, ``examples`` the folder of preprocess_data. The model has one
+    input, float32[batch, 13] raw features in the order of the property ``features``, and one output,
+    float32[batch, labels], a softmax over the countries of the property ``labels``. The same weights give the same
+    bytes: nothing of the run (time, id) is in them; that is in lineage.json beside the published model.
+
+    Raises ParityBroken where the graph does not have exactly this input and output.
+    """
+    network = keras.saving.load_model(model / KERAS_FILE)
+    description = read_description(examples)
+    trained = json.loads(training.read_text())
+    # tf2onnx takes an explicit signature; `model.export("onnx")` would leak Normalization's constants as inputs.
+    signature = [tf.TensorSpec((None, len(description["features"])), tf.float32, name=INPUT)]
+    converted, _ = tf2onnx.convert.from_keras(network, signature, opset=OPSET)
+    _check_signature(converted.graph)
+    for value in (*converted.graph.input, *converted.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    properties = {
+        "name": model_name,
+        "version": version,
+        "features": json.dumps(description["features"]),
+        "labels": json.dumps(description["labels"]),
+        "data_version": data_version,
+        "hyperparameters": json.dumps(trained["hyperparameters"], sort_keys=True),
+        "weights_sha256": weights_sha256(network),
+    }
+    onnx.helper.set_model_props(converted, properties)
+    onnx.checker.check_model(converted, full_check=True)
+    onnx_file.write_bytes(converted.SerializeToString(deterministic=True))
+    log.info("%d bytes of ONNX, opset %d, %d labels", onnx_file.stat().st_size, OPSET, len(description["labels"]))
+    return properties
+
+
+def _check_signature(graph: Any) -> None:
+    inputs, outputs = [i.name for i in graph.input], [o.name for o in graph.output]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ParityBroken(
+            f"the ONNX graph has inputs {inputs} and outputs {outputs}; expected one of each. "
+            "A layer's constants have become inputs: check what pipeline/network.py builds"
+        )

@@ -1,0 +1,219 @@
+"""Train model: a Keras network on the examples, seeded, with early stopping and a checkpoint to resume from."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from pipeline.examples import TEST_SPLITS, Examples, read_description, read_split, write_predictions
+from pipeline.log import log
+from pipeline.network import build_network
+from pipeline.options import Hyperparameters, parse
+
+# Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
+# cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
+VISITS = 200_000
+KERAS_FILE = "model.keras"
+BATCH = 8192  # of predictions, where the size changes nothing but memory
+
+
+def train_model(
+    examples: Path,
+    model: Path,
+    predictions: Path,
+    report: Path,
+    *,
+    hyperparameters: Mapping[str, Any],
+    data_version: str,
+    checkpoint: Path | None = None,
+) -> dict[str, Any]:
+    """Train, and write ``model``/model.keras, the predictions on the test splits and training.json at ``report``.
+
+    ``examples`` is the folder that preprocess_data wrote. The predictions (float32[examples, labels] a split) are
+    what evaluation and verification compare with, so that neither has to load TensorFlow; ``weights_sha256`` in the
+    report says of which weights they are.
+
+    Same examples, same hyperparameters and same machine give the same weights, also when training was interrupted
+    and resumed from ``checkpoint``: the order of an epoch depends on the seed and the epoch's number alone.
+
+    Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range.
+    """
+    options = parse(Hyperparameters, hyperparameters)
+    begin = time.perf_counter()
+    tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(options.seed)
+    description = read_description(examples)
+    train, validation = read_split(examples, "train"), read_split(examples, "validation")
+    visits = Visits(train)
+    batch = max(1, round(len(visits.example) * options.batch_size / visits.rows))
+    steps = -(-len(visits.example) // batch)
+    network = build_network(
+        description["mean"],
+        description["variance"],
+        len(description["labels"]),
+        options.hidden_layers,
+        options.dropout,
+    )
+    network.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(options.learning_rate, steps * options.epochs)),
+        loss="categorical_crossentropy",
+        steps_per_execution=min(32, steps),
+    )
+    progress = _Progress(checkpoint, options, data_version)
+    network = progress.resume(network)
+    while progress.epoch < options.epochs and not progress.stopped(options.patience):
+        began = time.perf_counter()
+        x, y, weight = visits.of_epoch(np.random.default_rng((options.seed, progress.epoch)))
+        fitted = network.fit(x, y, sample_weight=weight, batch_size=batch, shuffle=False, verbose=0)
+        loss, top1 = scores(predict(network, validation), validation)
+        progress.add(network, fitted.history["loss"][0], loss, top1, time.perf_counter() - began)
+        log.info("epoch %d of %d: %s", progress.epoch, options.epochs, progress.line())
+    network.set_weights(progress.best_weights)
+
+    model.mkdir(parents=True, exist_ok=True)
+    network.save(model / KERAS_FILE)
+    for split in TEST_SPLITS.values():
+        test = read_split(examples, split)
+        write_predictions(predictions, split, predict(network, test))
+    result = {
+        "hyperparameters": options.model_dump(),
+        "history": progress.history,
+        "best_epoch": progress.best_epoch,
+        "stopped_early": progress.epoch < options.epochs,
+        "parameters": network.count_params(),
+        "rows": visits.rows,
+        "visits": len(visits.example),
+        "weights_sha256": weights_sha256(network),
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+    report.write_text(json.dumps(result, indent=1))
+    return result
+
+
+class Visits:
+    """The training rows, gathered into visits: an example with a share of its rows, and its countries as frequencies.
+
+    An epoch visits every example so often, and with such weights, that the weights of its visits add up to its rows:
+    one pass over the rows' mass. A visit stands for one row where there are up to ``VISITS`` rows, else for as few
+    as keep their number near it.
+    """
+
+    def __init__(self, train: Examples) -> None:
+        rows = train.rows
+        self.rows = int(rows.sum())
+        self.vectors = train.vectors
+        self.frequencies = (train.counts / rows[:, None]).astype(np.float32)
+        times = np.ceil(rows / max(1.0, self.rows / VISITS)).astype(np.int64)
+        self.example = np.repeat(np.arange(len(rows)), times)
+        weight = np.repeat(rows / times, times)
+        # Mean 1: Keras divides a batch's loss by its length, not by its weights.
+        self.weight = (weight / weight.mean()).astype(np.float32)
+
+    def of_epoch(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """The visits in random order: float32[visits, 13], float32[visits, labels], float32[visits]."""
+        order = rng.permutation(len(self.example))
+        example = self.example[order]
+        return self.vectors[example], self.frequencies[example], self.weight[order]
+
+
+class _Progress:
+    """What happened so far, and the best weights; kept in ``checkpoint`` where one is given."""
+
+    def __init__(self, checkpoint: Path | None, options: Hyperparameters, data_version: str) -> None:
+        self.checkpoint = checkpoint
+        # A checkpoint of other data or of another training is none of ours.
+        self.key = {"hyperparameters": options.model_dump(), "data_version": data_version}
+        self.history: list[dict[str, float]] = []
+        self.best_weights: list[NDArray[np.float32]] = []
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        losses = [entry["validation_loss"] for entry in self.history]
+        return 1 + losses.index(min(losses))
+
+    def stopped(self, patience: int) -> bool:
+        return bool(self.history) and self.epoch - self.best_epoch >= patience
+
+    def line(self) -> str:
+        last = self.history[-1]
+        return (
+            f"loss {last['loss']:.4f}, validation loss {last['validation_loss']:.4f}, "
+            f"validation top-1 {last['validation_top1']:.3f}, {last['seconds']:.1f} s"
+        )
+
+    def add(self, network: keras.Model, loss: float, validation_loss: float, top1: float, seconds: float) -> None:
+        self.history.append(
+            {
+                "epoch": self.epoch + 1,
+                "loss": round(float(loss), 6),
+                "validation_loss": round(validation_loss, 6),
+                "validation_top1": round(top1, 6),
+                "seconds": round(seconds, 3),
+            }
+        )
+        if self.best_epoch == self.epoch:
+            self.best_weights = network.get_weights()
+        if self.checkpoint:
+            self._save(self.checkpoint, network)
+
+    def _save(self, folder: Path, network: keras.Model) -> None:
+        """Write weights and optimiser of this epoch, then the file that makes them count, by a rename."""
+        folder.mkdir(parents=True, exist_ok=True)
+        network.save(folder / f"epoch-{self.epoch}.keras")
+        state = folder / "progress.json.partial"
+        state.write_text(json.dumps({"key": self.key, "history": self.history}))
+        state.replace(folder / "progress.json")
+        for old in folder.glob("epoch-*.keras"):
+            if old.stem not in {f"epoch-{self.epoch}", f"epoch-{self.best_epoch}"}:
+                old.unlink()
+
+    def resume(self, network: keras.Model) -> keras.Model:
+        """The network as it was after the last epoch in the checkpoint, or ``network`` where there is none of ours."""
+        state = self.checkpoint / "progress.json" if self.checkpoint else None
+        if not (self.checkpoint and state and state.is_file()):
+            return network
+        found = json.loads(state.read_text())
+        if found["key"] != self.key:
+            log.info("the checkpoint in %s is of other data or hyperparameters: starting anew", self.checkpoint)
+            return network
+        self.history = found["history"]
+        self.best_weights = keras.saving.load_model(self.checkpoint / f"epoch-{self.best_epoch}.keras").get_weights()
+        log.info("resuming after epoch %d from %s", self.epoch, self.checkpoint)
+        return keras.saving.load_model(self.checkpoint / f"epoch-{self.epoch}.keras")
+
+
+def predict(network: keras.Model, examples: Examples) -> NDArray[np.float32]:
+    """Probabilities, float32[examples, labels]; empty for no examples, which Keras itself refuses."""
+    if not len(examples.vectors):
+        return np.zeros((0, network.output_shape[-1]), np.float32)
+    probabilities: NDArray[np.float32] = network.predict(examples.vectors, BATCH, verbose=0)
+    return probabilities
+
+
+def scores(probabilities: NDArray[np.float32], examples: Examples) -> tuple[float, float]:
+    """Cross entropy (nats) and top-1 accuracy over the rows behind ``examples``."""
+    rows = examples.counts.sum()
+    likelihood = np.log(np.clip(probabilities, 1e-7, 1)) * examples.counts
+    hits = examples.counts[np.arange(len(probabilities)), probabilities.argmax(axis=1)].sum()
+    return float(-likelihood.sum() / rows), float(hits / rows)
+
+
+def weights_sha256(network: keras.Model) -> str:
+    """The digest of all weights: the identity of a model, which its .keras file is not (it holds the date)."""
+    digest = hashlib.sha256()
+    for weight in network.get_weights():
+        digest.update(np.asarray(weight).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Verify model: the ONNX model does on the test data what the Keras model does."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pipeline.errors import ParityBroken
+from pipeline.examples import TEST_SPLITS, read_predictions, read_split
+from pipeline.log import log
+from pipeline.runtimes import onnx_probabilities, openvino_probabilities
+from pipeline.schema import INPUT, OUTPUT
+
+ABSOLUTE = 1e-5
+RELATIVE = 1e-4
+REASON = (
+    "float32 keeps 7 digits; summing a layer in another order costs one of them, and the softmax's exponential another. "
+    "Over 223,000 rows 9.5e-7 absolute and 9.2e-6 relative were measured: ten times that leaves room for other "
+    "processors, and still finds bfloat16, which errs by 8e-4"
+)
+RUNTIMES = {"onnxruntime": onnx_probabilities, "openvino": openvino_probabilities}
+GOLDEN_EXAMPLES = 2
+
+
+def verify_model(
+    model: Path, examples: Path, predictions: Path, training: Path, parity: Path, *, model_name: str
+) -> dict[str, Any]:
+    """Compare ONNX Runtime and OpenVINO with Keras' predictions on all test examples; write and return parity.json.
+
+    A probability may differ by ``ABSOLUTE`` or by ``RELATIVE`` times its value, whichever is more. A decision counts
+    as changed when another country is the most probable, unless the two were nearer to each other than that.
+
+    Raises ParityBroken where a runtime differs by more, or where the predictions are of other weights.
+    """
+    content = model.read_bytes()
+    properties = {p.key: p.value for p in onnx.load_model_from_string(content).metadata_props}
+    trained = json.loads(training.read_text())["weights_sha256"]
+    if properties["weights_sha256"] != trained:
+        raise ParityBroken(
+            f"the ONNX model has the weights {properties['weights_sha256'][:12]}, the predictions those of "
+            f"{trained[:12]}: they come from two trainings; start a new run"
+        )
+    vectors = np.concatenate([read_split(examples, split).vectors for split in TEST_SPLITS.values()])
+    expected = np.concatenate([read_predictions(predictions, split) for split in TEST_SPLITS.values()])
+    runtimes = []
+    for runtime, run in RUNTIMES.items():
+        runtimes.append({"runtime": runtime, "version": version(runtime), **_compare(expected, run(content, vectors))})
+        log.info("%s", runtimes[-1])
+    result = {
+        "passed": all(r["passed"] for r in runtimes),
+        "examples": len(vectors),
+        "runtimes": runtimes,
+        "tolerances": {"absolute": ABSOLUTE, "relative": RELATIVE, "reason": REASON},
+        "golden": _golden(vectors[:GOLDEN_EXAMPLES], expected[:GOLDEN_EXAMPLES], model_name),
+    }
+    parity.write_text(json.dumps(result, indent=1))
+    if not result["passed"]:
+        raise ParityBroken(
+            f"the ONNX model does not do what the Keras model does: {runtimes}; allowed are {ABSOLUTE} absolute or "
+            f"{RELATIVE} relative. Check the versions of tf2onnx and of the runtime"
+        )
+    return result
+
+
+def _compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> dict[str, Any]:
+    difference = np.abs(found - expected)
+    allowed = np.maximum(ABSOLUTE, RELATIVE * expected)
+    index = np.arange(len(expected))
+    ours, theirs = expected.argmax(axis=1), found.argmax(axis=1)
+    margin = expected[index, ours] - expected[index, theirs]
+    changed = int((margin > 2 * allowed[index, ours]).sum())
+    return {
+        "max_absolute": float(difference.max(initial=0)),
+        "max_relative": float((difference / np.maximum(expected, ABSOLUTE)).max(initial=0)),
+        "decisions_changed": changed,
+        "passed": bool((difference <= allowed).all()) and not changed,
+    }
+
+
+def _golden(vectors: NDArray[np.float32], probabilities: NDArray[np.float32], model_name: str) -> dict[str, Any]:
+    """A request and its answer in the Open Inference Protocol (v2), for whoever tests a server with the model."""
+    return {
+        "request": {"inputs": [_tensor(INPUT, vectors)]},
+        "response": {"model_name": model_name, "outputs": [_tensor(OUTPUT, probabilities)]},
+    }
+
+
+def _tensor(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
+    return {"name": name, "shape": list(values.shape), "datatype": "FP32", "data": values.ravel().tolist()}

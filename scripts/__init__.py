@@ -1,0 +1,1 @@
+"""The command line that people and Tekton use: one file a command."""

@@ -1,0 +1,34 @@
+"""``jukebox``: the command line that people and Tekton use. One file a command, thin over the libraries."""
+
+import sys
+
+import typer
+
+from pipeline.errors import JukeboxError
+from scripts import compile_pipeline, data_version, predict, run, sample
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train, judge and serve the jukebox model.",
+)
+for name, module in {
+    "run": run,
+    "predict": predict,
+    "compile": compile_pipeline,
+    "data-version": data_version,
+    "sample": sample,
+}.items():
+    app.command(name)(module.command)
+
+
+def main() -> None:
+    """Run a command; what the user can mend is printed without a traceback, and ends with 1."""
+    try:
+        app()
+    except JukeboxError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)

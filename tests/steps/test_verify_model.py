@@ -1,0 +1,77 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pipeline.errors import ParityBroken
+from pipeline.examples import TEST_SPLITS, read_predictions, read_split, write_predictions
+from pipeline.runtimes import onnx_probabilities
+from pipeline.steps.verify_model import ABSOLUTE, verify_model
+from tests.steps.conftest import Trained
+
+
+def test_both_runtimes_do_what_keras_does(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
+    parity = verify_model(
+        onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
+    )
+    assert parity == json.loads((tmp_path / "parity.json").read_text())
+    assert parity["passed"]
+    assert [r["runtime"] for r in parity["runtimes"]] == ["onnxruntime", "openvino"]
+    assert parity["examples"] == sum(len(read_split(examples, s).vectors) for s in TEST_SPLITS.values())
+    for runtime in parity["runtimes"]:
+        assert 0 < runtime["max_absolute"] <= ABSOLUTE
+        assert runtime["decisions_changed"] == 0
+
+
+def test_the_golden_request_gets_the_golden_response(
+    onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path
+) -> None:
+    golden = verify_model(
+        onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
+    )["golden"]
+    (given,), (answer,) = golden["request"]["inputs"], golden["response"]["outputs"]
+    vectors = np.array(given["data"], np.float32).reshape(given["shape"])
+    expected = np.array(answer["data"], np.float32).reshape(answer["shape"])
+    assert (given["name"], given["datatype"], answer["name"]) == ("features", "FP32", "probabilities")
+    np.testing.assert_allclose(onnx_probabilities(onnx_file.read_bytes(), vectors), expected, atol=ABSOLUTE)
+
+
+def test_a_weight_that_differs_is_found(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
+    model = onnx.load(onnx_file)
+    kernel = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    # What bfloat16 would do to it.
+    rounded = (numpy_helper.to_array(kernel).view(np.uint32) & 0xFFFF0000).view(np.float32)
+    kernel.CopyFrom(numpy_helper.from_array(rounded, kernel.name))
+    changed = tmp_path / "changed.onnx"
+    onnx.save(model, changed)
+    with pytest.raises(ParityBroken, match="does not do what the Keras model does"):
+        verify_model(
+            changed, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
+        )
+    assert not json.loads((tmp_path / "parity.json").read_text())["passed"]
+
+
+def test_a_decision_that_changes_is_counted(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
+    predictions = tmp_path / "predictions"
+    shutil.copytree(trained.predictions, predictions)
+    swapped = read_predictions(predictions, "test-unseen").copy()
+    best, worst = swapped[0].argmax(), swapped[0].argmin()
+    swapped[0, [best, worst]] = swapped[0, [worst, best]]
+    write_predictions(predictions, "test-unseen", swapped)
+    with pytest.raises(ParityBroken):
+        verify_model(onnx_file, examples, predictions, trained.report, tmp_path / "parity.json", model_name="jukebox")
+    parity = json.loads((tmp_path / "parity.json").read_text())
+    assert [runtime["decisions_changed"] for runtime in parity["runtimes"]] == [1, 1]
+
+
+def test_predictions_of_another_training_are_refused(
+    onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path
+) -> None:
+    report = tmp_path / "training.json"
+    report.write_text(json.dumps({**trained.training, "weights_sha256": "0" * 64}))
+    with pytest.raises(ParityBroken, match="two trainings"):
+        verify_model(onnx_file, examples, trained.predictions, report, tmp_path / "parity.json", model_name="jukebox")

@@ -1,0 +1,831 @@
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import store as store_module
+from pipeline.errors import SettingsInvalid, StoreBroken
+from pipeline.s3 import s3_client
+from pipeline.store import ModelStore, open_store
+from tests.s3_server import S3Server
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+NAMES = ("labels.json", "lineage.json", "model.onnx")
+
+
+def files(text: str) -> dict[str, bytes]:
+    """A version each of whose files tells, by its content, who has made it."""
+    return {name: f"{name} of {text}\n".encode() * 1000 for name in NAMES}
+
+
+def building(text: str) -> Callable[[int], Mapping[str, bytes]]:
+    return lambda number: files(f"{text} as {number}")
+
+
+def whole(store: ModelStore, number: int, texts: Iterator[str] | list[str]) -> bool:
+    """Whether a version holds all files of one of these makers, and of no other."""
+    found = {name: store.read(number, name) for name in NAMES}
+    return found in [files(f"{text} as {number}") for text in texts]
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: S3Server) -> str:
+    return s3.bucket()
+
+
+@pytest.fixture
+def s3_root(bucket: str, s3_environment: S3Server) -> str:
+    """Where nothing is yet, in the bucket that these tests share: the server has room for few."""
+    return fresh(bucket)
+
+
+def fresh(bucket: str) -> str:
+    return f"s3://{bucket}/{uuid4()}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store may be, on either backend; nothing is there yet."""
+    return str(tmp_path / "models") if request.param == "folder" else request.getfixturevalue("s3_root")
+
+
+@pytest.fixture
+def store(root: str) -> ModelStore:
+    return open_store(root, "jukebox")
+
+
+def names(root: str) -> list[str]:
+    """Every file or object of the store, by its path below the model's folder."""
+    if root.startswith("s3://"):
+        bucket, prefix = root.removeprefix("s3://").split("/", 1)
+        entries = s3_client().list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/jukebox/").get("Contents", [])
+        return [entry["Key"].removeprefix(f"{prefix}/jukebox/") for entry in entries]
+    folder = Path(root, "jukebox")
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def by_hand(root: str, *, put: str = "", delete: str = "") -> None:
+    """Put an empty file into the store, or delete all below a folder of it, without asking it."""
+    if root.startswith("s3://"):
+        bucket, prefix = root.removeprefix("s3://").split("/", 1)
+        if put:
+            s3_client().put_object(Bucket=bucket, Key=f"{prefix}/jukebox/{put}", Body=b"")
+        for name in names(root) if delete else []:
+            if name.startswith(f"{delete}/"):
+                s3_client().delete_object(Bucket=bucket, Key=f"{prefix}/jukebox/{name}")
+        return
+    if put:
+        path = Path(root, "jukebox", put)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    if delete:
+        folder = Path(root, "jukebox", delete)
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def visible(root: str) -> set[str]:
+    """What the model server sees in the folder."""
+    return {name.split("/")[0] for name in names(root) if not name.startswith(".")}
+
+
+def leftovers(root: str) -> list[str]:
+    return [name for name in names(root) if name.startswith((".staging", ".deleted"))]
+
+
+def test_a_store_that_nobody_has_written_to_is_empty(store: ModelStore) -> None:
+    assert store.versions() == []
+    assert store.newest() is None
+    assert store.pinned() == set()
+    assert store.prune(1, []) == []
+
+
+def test_a_published_version_can_be_read_where_its_uri_says(store: ModelStore, root: str) -> None:
+    number = store.publish("run", building("a"))
+
+    assert number == 1
+    assert store.versions() == [1]
+    assert store.newest() == 1
+    assert whole(store, 1, ["a"])
+    assert store.uri(1) == f"{root}/jukebox/1"
+    assert visible(root) == {"1"}
+    assert leftovers(root) == []
+
+
+def test_two_runs_with_the_same_content_get_two_numbers(store: ModelStore) -> None:
+    assert [store.publish(run, lambda number: files("same")) for run in ("a", "b")] == [1, 2]
+    assert store.read(1, "model.onnx") == store.read(2, "model.onnx")
+
+
+def test_versions_are_in_the_order_of_their_numbers(store: ModelStore) -> None:
+    for number in range(1, 12):
+        store.publish(f"run {number}", building("a"))
+
+    assert store.versions() == list(range(1, 12))
+    assert store.newest() == 11
+
+
+def test_a_run_that_publishes_again_gets_its_number_and_changes_nothing(store: ModelStore) -> None:
+    store.publish("ä/1", building("first"))
+    store.publish("other", building("other"))
+
+    def refuse(number: int) -> Mapping[str, bytes]:
+        raise AssertionError("built again")
+
+    assert store.publish("ä/1", refuse) == 1
+    assert whole(store, 1, ["first"])
+    assert store.versions() == [1, 2]
+
+
+def test_numbers_grow_after_the_newest_version_was_deleted_by_hand(store: ModelStore, root: str) -> None:
+    for run in "abc":
+        store.publish(run, building(run))
+    by_hand(root, delete="3")
+    by_hand(root, delete="2")
+
+    assert store.newest() == 1
+    assert store.publish("d", building("d")) == 4
+
+
+def test_a_run_whose_version_was_deleted_publishes_it_under_the_same_number(store: ModelStore, root: str) -> None:
+    for run in "ab":
+        store.publish(run, building(run))
+    by_hand(root, delete="1")
+
+    assert store.publish("a", building("again")) == 1
+    assert whole(store, 1, ["again"])
+
+
+def test_numbers_grow_past_versions_that_were_copied_into_the_store(store: ModelStore, root: str) -> None:
+    by_hand(root, put="7/model.onnx")
+
+    assert store.publish("a", building("a")) == 8
+
+
+@pytest.mark.parametrize("name", ["01", "0", "-1", "+2", "1.0", "٣", "latest", ".5", "2/deeper"])
+def test_what_is_no_number_is_no_version(store: ModelStore, root: str, name: str) -> None:
+    by_hand(root, put=f"{name}/model.onnx")
+
+    assert store.versions() == []
+    assert store.publish("a", building("a")) == 1
+
+
+def test_a_version_without_a_model_is_incomplete(store: ModelStore, root: str) -> None:
+    by_hand(root, put="3/labels.json")
+
+    assert store.versions() == []
+
+
+def test_a_version_that_is_not_there_is_said_so(store: ModelStore) -> None:
+    store.publish("a", building("a"))
+
+    with pytest.raises(StoreBroken, match=r"jukebox/2/model\.onnx.*does not exist or was pruned"):
+        store.read(2, "model.onnx")
+    with pytest.raises(StoreBroken, match=r"jukebox/1/weights"):
+        store.read(1, "weights")
+
+
+def test_prune_spares_the_newest_those_in_use_and_the_pinned(store: ModelStore, root: str) -> None:
+    for run in "abcdefg":
+        store.publish(run, building(run))
+    by_hand(root, put="2.pinned")
+    by_hand(root, put="99.pinned")
+
+    assert store.pinned() == {2, 99}
+    assert store.prune(2, in_use=[4, 50]) == [1, 3, 5]
+    assert store.versions() == [2, 4, 6, 7]
+    assert all(whole(store, number, [run]) for number, run in [(2, "b"), (4, "d"), (6, "f"), (7, "g")])
+    assert visible(root) == {
+        "2",
+        "4",
+        "6",
+        "7",
+        "2.pinned",
+        "99.pinned",
+    }
+    assert store.prune(2, in_use=[4, 50]) == []
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_prune_refuses_to_keep_nothing(store: ModelStore, keep: int) -> None:
+    store.publish("a", building("a"))
+
+    with pytest.raises(SettingsInvalid, match=f"{keep}: expected at least 1"):
+        store.prune(keep, [])
+    assert store.versions() == [1]
+
+
+RUNS = st.integers(0, 6).map(lambda number: f"run-{number}")
+NUMBERS = st.integers(1, 9)
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), RUNS),
+        st.tuples(st.just("pin"), NUMBERS),
+        st.tuples(st.just("delete by hand"), NUMBERS),
+        st.tuples(st.just("prune"), st.integers(1, 4), st.sets(NUMBERS, max_size=2)),
+    ),
+    max_size=14,
+)
+
+
+def obeys_the_contract(root: str, operations: list[tuple[Any, ...]]) -> None:
+    """Compare the store with the simplest thing that does the same: a dict and a counter."""
+    store = open_store(root, "jukebox")
+    numbers: dict[str, int] = {}
+    standing: set[int] = set()
+    pins: set[int] = set()
+    for operation, *arguments in operations:
+        if operation == "publish":
+            (run,) = arguments
+            expected = numbers.setdefault(run, len(numbers) + 1)
+            assert store.publish(run, building(run)) == expected
+            standing.add(expected)
+        elif operation == "pin":
+            pins.add(arguments[0])
+            by_hand(root, put=f"{arguments[0]}.pinned")
+        elif operation == "delete by hand" and arguments[0] in standing:
+            standing.remove(arguments[0])
+            by_hand(root, delete=str(arguments[0]))
+        elif operation == "prune":
+            keep, in_use = arguments
+            doomed = set(sorted(standing)[:-keep]) - in_use - pins
+            assert store.prune(keep, in_use) == sorted(doomed)
+            standing -= doomed
+        assert store.versions() == sorted(standing)
+        assert store.newest() == max(standing, default=None)
+        assert store.pinned() == pins
+    assert all(whole(store, number, list(numbers)) for number in standing)
+    assert leftovers(root) == []
+
+
+@given(OPERATIONS)
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_any_sequence_of_operations_obeys_the_contract_in_a_folder(operations: list[tuple[Any, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        obeys_the_contract(folder, operations)
+
+
+@given(operations=OPERATIONS)
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=10,
+    # The environment is the same for every example, and each takes a place of its own.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_any_sequence_of_operations_obeys_the_contract_in_a_bucket(
+    s3_environment: S3Server, bucket: str, operations: list[tuple[Any, ...]]
+) -> None:
+    obeys_the_contract(fresh(bucket), operations)
+
+
+# Killed at each write. For a folder, a process ends itself right before its k-th change to the file system,
+# for every k. Another process forks it, since this one has threads.
+
+REPOSITORY = Path(__file__).parents[1]
+CHANGES = {"os.mkdir", "os.rename", "os.rmdir", "os.remove", "fsync"}
+
+
+def in_a_process(function: str, *arguments: str) -> None:
+    """Run a function of this file with these arguments in a process of its own."""
+    code = f"import sys; from tests.test_store import {function}; {function}(*sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=REPOSITORY, check=True)
+
+
+def publish_killed(base: str) -> None:
+    _killed_at_each_change(Path(base), lambda root: None, _publish_first)
+
+
+def prune_killed(base: str) -> None:
+    def publish_three(root: str) -> None:
+        for run in "abc":
+            open_store(root, "jukebox").publish(run, building(run))
+
+    _killed_at_each_change(Path(base), publish_three, _prune)
+
+
+def _publish_first(root: str) -> None:
+    open_store(root, "jukebox").publish("run", building("first"))
+
+
+def _prune(root: str) -> None:
+    open_store(root, "jukebox").prune(1, in_use=[])
+
+
+def _killed_at_each_change(base: Path, prepare: Callable[[str], None], work: Callable[[str], None]) -> None:
+    """Leave in ``base`` a store for each change at which ``work`` was killed, and one where it ended."""
+    done = False
+    while not done:
+        change = len(list(base.iterdir()))
+        root = base / str(change)
+        root.mkdir()
+        prepare(str(root))
+        child = os.fork()
+        if child == 0:
+            _die_before(change)
+            work(str(root))
+            os._exit(0)
+        done = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _die_before(change: int) -> None:
+    left = change
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in CHANGES or (event == "open" and "jukebox" in str(arguments[0]) and arguments[2] & os.O_CREAT):
+            if not left:
+                os._exit(9)
+            left -= 1
+
+    sync = os.fsync
+
+    def watched_sync(fd: Any) -> None:
+        watch("fsync", ())
+        sync(fd)
+
+    os.fsync = watched_sync
+    sys.addaudithook(watch)
+
+
+def test_publish_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -> None:
+    in_a_process("publish_killed", str(tmp_path))
+
+    roots = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
+    assert len(roots) > 15
+    for root in roots:
+        store = open_store(str(root), "jukebox")
+        assert store.versions() in ([], [1])
+        assert all(whole(store, number, ["first"]) for number in store.versions())
+        stood = store.versions()
+
+        assert store.publish("run", building("second")) == 1
+        assert whole(store, 1, ["first" if stood else "second"])
+        assert leftovers(str(root)) == []
+        assert list((root / "jukebox" / ".staging").iterdir()) == []
+        assert store.publish("next", building("next")) == 2
+    # It was killed before the version stood, and after.
+    assert {whole(open_store(str(root), "jukebox"), 1, ["first"]) for root in roots} == {True, False}
+
+
+def test_prune_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -> None:
+    in_a_process("prune_killed", str(tmp_path))
+
+    roots = list(tmp_path.iterdir())
+    assert len(roots) > 10
+    for root in roots:
+        store = open_store(str(root), "jukebox")
+        assert {3} <= set(store.versions()) <= {1, 2, 3}
+        assert all(whole(store, number, list("abc")) for number in store.versions())
+
+        store.prune(1, in_use=[])
+        assert store.versions() == [3]
+        assert visible(str(root)) == {"3"}
+        assert list((root / "jukebox" / ".deleted").iterdir()) == []
+
+
+class Killed(BaseException):
+    pass
+
+
+class Mortal:
+    """An S3 client whose owner dies right before the k-th write, or right after it."""
+
+    def __init__(self, client: "S3Client", writes: int) -> None:
+        self._client = client
+        self._left = writes
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        if name not in ("put_object", "delete_object"):
+            return found
+        if not self._left:
+            raise Killed
+        self._left -= 1
+        return found
+
+
+def killed_at_each_write(
+    monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], str], work: Callable[[str], None]
+) -> Iterator[str]:
+    """Yield a store for each write to S3 at which ``work`` was killed, and one where it ended."""
+    for write in range(1000):
+        root = prepare()
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module, "s3_client", lambda write=write: Mortal(s3_client(), write))
+            try:
+                work(root)
+            except Killed:
+                done = False
+            else:
+                done = True
+        yield root
+        if done:
+            return
+
+
+def test_publish_killed_at_each_write_to_s3_and_run_again(
+    s3_environment: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makers = []
+    for root in killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first):
+        store = open_store(root, "jukebox")
+        assert store.versions() in ([], [1])
+        assert all(whole(store, number, ["first"]) for number in store.versions())
+
+        assert store.publish("run", building("second")) == 1
+        makers += [maker for maker in ("first", "second") if whole(store, 1, [maker])]
+        assert leftovers(root) == []
+        assert store.publish("next", building("next")) == 2
+    # The run registered twice, the claim, the staged object: once that is there, the files are the first attempt's.
+    # Then the three files, and the staged object's deletion.
+    assert makers == 4 * ["second"] + 5 * ["first"]
+
+
+def test_prune_killed_at_each_write_to_s3_and_run_again(
+    s3_environment: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish_three() -> str:
+        root = fresh(bucket)
+        for run in "abc":
+            open_store(root, "jukebox").publish(run, building(run))
+        return root
+
+    roots = 0
+    for root in killed_at_each_write(monkeypatch, publish_three, _prune):
+        roots += 1
+        store = open_store(root, "jukebox")
+        assert {3} <= set(store.versions()) <= {1, 2, 3}
+        assert all(whole(store, number, list("abc")) for number in store.versions())
+
+        store.prune(1, in_use=[])
+        assert store.versions() == [3]
+        assert visible(root) == {"3"}
+    assert roots > 10
+
+
+# Many at once.
+
+PUBLISHERS = 6
+RUNS_EACH = 3
+
+
+def publish_many(root: str, publisher: str, wait: Callable[[], object]) -> dict[str, int]:
+    """Publish runs of one's own, and one that all publish with files of their own; return the numbers."""
+    store = open_store(root, "jukebox")
+    wait()
+    numbers = {}
+    for each in range(RUNS_EACH):
+        run = f"{publisher}-{each}"
+        numbers[run] = store.publish(run, building(run))
+        numbers[f"shared-{each}"] = store.publish(f"shared-{each}", building(f"shared {publisher}"))
+    return numbers
+
+
+def publish_in_processes(root: str, results: str) -> None:
+    go, signal = os.pipe()
+    children = []
+    for publisher in range(PUBLISHERS):
+        child = os.fork()
+        if child == 0:
+            os.close(signal)
+            numbers = publish_many(root, str(publisher), lambda: os.read(go, 1))
+            Path(results, f"{publisher}.json").write_text(json.dumps(numbers))
+            os._exit(0)
+        children.append(child)
+    os.close(signal)  # all are let go at once
+    assert all(os.waitpid(child, 0)[1] == 0 for child in children)
+
+
+def unique_dense_and_whole(root: str, results: list[dict[str, int]]) -> None:
+    numbers: dict[str, int] = {}
+    for result in results:
+        for run, number in result.items():
+            assert numbers.setdefault(run, number) == number
+    assert len(numbers) == (PUBLISHERS + 1) * RUNS_EACH
+    assert sorted(numbers.values()) == list(range(1, len(numbers) + 1))
+    store = open_store(root, "jukebox")
+    assert store.versions() == sorted(numbers.values())
+    for run, number in numbers.items():
+        makers = [f"shared {each}" for each in range(PUBLISHERS)] if run.startswith("shared") else [run]
+        assert whole(store, number, makers)
+    assert leftovers(root) == []
+
+
+def test_many_processes_publish_into_a_folder_at_once(tmp_path: Path) -> None:
+    root, results = tmp_path / "models", tmp_path / "results"
+    results.mkdir()
+
+    in_a_process("publish_in_processes", str(root), str(results))
+
+    unique_dense_and_whole(str(root), [json.loads(path.read_text()) for path in results.iterdir()])
+
+
+def test_many_threads_publish_into_a_bucket_at_once(s3_root: str) -> None:
+    barrier = threading.Barrier(PUBLISHERS)
+
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        results = list(pool.map(lambda each: publish_many(s3_root, str(each), barrier.wait), range(PUBLISHERS)))
+
+    unique_dense_and_whole(s3_root, results)
+
+
+def test_prune_beside_prune_deletes_each_version_once(root: str) -> None:
+    store = open_store(root, "jukebox")
+    for number in range(1, 13):
+        store.publish(f"run {number}", lambda number: {"model.onnx": b"m", "labels.json": b"l"})
+    barrier = threading.Barrier(4)
+
+    def prune(_: int) -> list[int]:
+        mine = open_store(root, "jukebox")
+        barrier.wait()
+        return mine.prune(2, [])
+
+    with ThreadPoolExecutor(4) as pool:
+        deleted = list(pool.map(prune, range(4)))
+
+    assert {number for numbers in deleted for number in numbers} == set(range(1, 11))
+    assert store.versions() == [11, 12]
+    assert visible(root) == {"11", "12"}
+
+
+def test_a_reader_never_sees_half_a_version(root: str) -> None:
+    versions = 10
+    finished = threading.Event()
+
+    def write() -> None:
+        store = open_store(root, "jukebox")
+        try:
+            for each in range(versions):
+                store.publish(f"run {each}", building("w"))
+                store.prune(1, [])
+        finally:
+            finished.set()
+
+    def look() -> int:
+        """Look as the model server does, and count the whole versions seen."""
+        store = open_store(root, "jukebox")
+        folder = Path(root, "jukebox")
+        seen = 0
+        while not finished.is_set():
+            listed = store.versions()
+            if root.startswith("/") and folder.exists():
+                listed = [int(path.name) for path in folder.iterdir() if path.name.isdigit()]
+            for number in listed:
+                try:
+                    assert whole(store, number, ["w"])
+                    seen += 1
+                except StoreBroken:
+                    # Between our looking and our reading it was pruned, and then it is not half there.
+                    assert number not in store.versions()
+                    assert root.startswith("s3") or not (folder / str(number)).exists()
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        reader, writer = pool.submit(look), pool.submit(write)
+        writer.result()
+        assert reader.result() > 0
+    assert open_store(root, "jukebox").versions() == [versions]
+
+
+# What may be wrong with the place.
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "",
+        "s3://",
+        "s3:///models",
+        "gs://bucket/models",
+        "https://user:hunter2@host/models",
+        "s3://key:hunter2@b/m",
+    ],
+)
+def test_a_root_that_is_no_place_for_a_store_is_refused(root: str) -> None:
+    with pytest.raises(SettingsInvalid, match="expected a folder's path or s3://bucket/prefix") as caught:
+        open_store(root, "jukebox")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Jukebox", "juke_box", "-jukebox", "jukebox-", "../jukebox", "a" * 64, "a.b", "a\n"]
+)
+def test_a_name_that_is_no_dns_label_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsInvalid, match="expected a DNS label"):
+        open_store(str(tmp_path), name)
+
+
+@pytest.fixture
+def read_only_folder() -> Iterator[Path]:
+    """A folder in which this process may not write, also where it runs as root."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
+
+
+def test_a_read_only_folder_is_said_to_be_one(read_only_folder: Path) -> None:
+    store = open_store(str(read_only_folder), "jukebox")
+
+    assert store.versions() == []
+    with pytest.raises(StoreBroken, match=r"cannot write to the model store: .*mount it writable"):
+        store.publish("run", building("a"))
+
+
+def test_a_full_disk_leaves_nothing_behind_and_the_run_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), "jukebox")
+    store.publish("before", building("before"))
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size == len(files("run as 2")["model.onnx"]):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreBroken, match=r"No space left on device; make the claim larger"):
+            store.publish("run", building("run"))
+
+    assert list((tmp_path / "jukebox" / ".staging").iterdir()) == []
+    assert store.versions() == [1]
+    assert store.publish("run", building("run")) == 2
+
+
+def test_a_file_is_on_the_disk_before_its_version_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[int, int] = {}
+    sync = os.fsync
+
+    def watched_sync(descriptor: int) -> None:
+        sync(descriptor)
+        found = os.fstat(descriptor)
+        synced[found.st_ino] = found.st_size
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    open_store(str(tmp_path), "jukebox").publish("run", lambda number: {"model.onnx": b"m"})
+
+    version = tmp_path / "jukebox" / "1"
+    assert synced[(version / "model.onnx").stat().st_ino] == 1
+    assert {version.stat().st_ino, version.parent.stat().st_ino} <= set(synced)
+
+
+def test_the_model_server_may_read_what_was_published(tmp_path: Path) -> None:
+    """It runs as another user: only the umask may narrow what it sees."""
+    umask = os.umask(0o022)
+    try:
+        open_store(str(tmp_path), "jukebox").publish("run", building("a"))
+    finally:
+        os.umask(umask)
+
+    version = tmp_path / "jukebox" / "1"
+    assert stat.S_IMODE(version.stat().st_mode) == 0o755
+    assert {stat.S_IMODE(path.stat().st_mode) for path in version.iterdir()} == {0o644}
+
+
+def test_a_folder_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+    by_hand(str(tmp_path), put="1/notes.txt")
+
+    with pytest.raises(StoreBroken, match=r"jukebox/1 holds files but no model\.onnx.*delete or move"):
+        open_store(str(tmp_path), "jukebox").publish("run", building("a"))
+    assert [path.name for path in (tmp_path / "jukebox" / "1").iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "jukebox").touch()
+
+    with pytest.raises(StoreBroken, match="a file stands where a folder is expected"):
+        open_store(str(tmp_path), "jukebox").versions()
+
+
+def test_a_version_needs_a_model(store: ModelStore) -> None:
+    with pytest.raises(ValueError, match=r"needs a model\.onnx, found \['labels\.json'\]"):
+        store.publish("run", lambda number: {"labels.json": b"[]"})
+    assert store.versions() == []
+
+
+def test_a_bucket_that_does_not_exist_is_said_so(s3_environment: S3Server) -> None:
+    store = open_store("s3://nowhere/models", "jukebox")
+
+    for use in (store.versions, store.pinned, lambda: store.publish("run", building("a"))):
+        with pytest.raises(StoreBroken, match=r"s3://nowhere/models/jukebox.*NoSuchBucket.*create it"):
+            use()
+
+
+def test_wrong_keys_are_named_but_not_told(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it remembers the keys
+
+    with pytest.raises(StoreBroken, match="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as caught:
+        open_store(s3_root, "jukebox").publish("run", building("a"))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def client(s3_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> "S3Client":
+    """The client that stores get, for tests to put themselves between it and the server."""
+    client = s3_client()
+    monkeypatch.setattr(store_module, "s3_client", lambda: client)
+    return client
+
+
+class _Body(BytesIO):
+    def stream(self, **_: object) -> Iterator[bytes]:
+        yield self.getvalue()
+
+
+def answer(status: int, code: str) -> AWSResponse:
+    body = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    return AWSResponse("", status, HTTPHeaders(), _Body(body))
+
+
+def test_a_server_that_refuses_exclusive_writes_gets_no_version(s3_root: str, client: "S3Client") -> None:
+    def refuse(request: Any, **_: object) -> Any:
+        return answer(501, "NotImplemented") if "If-None-Match" in request.headers else None
+
+    client.meta.events.register("before-send.s3.PutObject", refuse)
+
+    with pytest.raises(StoreBroken, match=r"lacks If-None-Match.*two runs could publish the same version"):
+        open_store(s3_root, "jukebox").publish("run", building("a"))
+    assert names(s3_root) == []
+
+
+def test_a_server_that_ignores_exclusive_writes_gets_no_version(s3_root: str, client: "S3Client") -> None:
+    def ignore(params: dict[str, Any], **_: object) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    client.meta.events.register("before-call.s3.PutObject", ignore)
+
+    with pytest.raises(StoreBroken, match=r"ignores If-None-Match.*two runs could publish the same version"):
+        open_store(s3_root, "jukebox").publish("run", building("a"))
+    assert visible(s3_root) == set()
+
+
+def test_a_conflict_of_writes_is_tried_again(s3_root: str, client: "S3Client") -> None:
+    conflicts = [answer(409, "ConditionalRequestConflict") for _ in range(3)]
+
+    def conflict(request: Any, **_: object) -> Any:
+        return conflicts.pop() if conflicts and "If-None-Match" in request.headers else None
+
+    client.meta.events.register("before-send.s3.PutObject", conflict)
+
+    assert open_store(s3_root, "jukebox").publish("run", building("a")) == 1
+    assert conflicts == []
+
+
+def test_a_claim_whose_answer_was_lost_is_still_the_runs(s3_root: str, client: "S3Client") -> None:
+    """The server has stored it and broken off; the client asks again and hears that it exists."""
+    lost: list[object] = []
+
+    def lose(request: Any, **_: object) -> Any:
+        url = urlsplit(request.url)
+        if url.path.endswith("/.claims/1") and not lost:
+            lost.append(url)
+            _, bucket, key = url.path.split("/", 2)
+            s3_client().put_object(Bucket=bucket, Key=key, Body=b"run")
+            return answer(503, "SlowDown")
+        return None
+
+    client.meta.events.register("before-send.s3.PutObject", lose)
+
+    assert open_store(s3_root, "jukebox").publish("run", building("a")) == 1
+    assert lost
+
+
+def test_a_listing_of_many_pages_is_read_to_its_end(s3_root: str, client: "S3Client") -> None:
+    def two_a_page(params: dict[str, Any], **_: object) -> Any:
+        return {**params, "MaxKeys": 2}
+
+    client.meta.events.register("provide-client-params.s3.ListObjectsV2", two_a_page)
+    store = open_store(s3_root, "jukebox")
+
+    assert [store.publish(f"run {each}", building("a")) for each in range(4)] == [1, 2, 3, 4]
+    assert store.versions() == [1, 2, 3, 4]
+    assert store.publish("run 1", building("b")) == 2
