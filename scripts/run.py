@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -70,7 +71,8 @@ def command(
     limits = _json(thresholds, "thresholds")
     parse(Hyperparameters, chosen)
     parse(Thresholds, limits)
-    console = Console(highlight=False)
+    # Bound to the stream as it is now: what the local runner prints is captured by replacing sys.stdout.
+    console = Console(file=sys.stdout, highlight=False)
     folder = folder.absolute()
     if not songs:
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
@@ -190,7 +192,7 @@ class View:
 
     def feed(self, line: str) -> None:
         """Take a line that the local runner printed."""
-        line = COLOUR.sub("", line).strip()
+        line = COLOUR.sub("", line).rstrip().removeprefix("    ")
         if began := BEGAN.search(line):
             self._current = began["task"]
             self._steps[self._current] = _StepView("running", time.perf_counter())
@@ -218,11 +220,11 @@ class View:
 
     def table(self) -> Table:
         """The steps with their states, times, memory and last words."""
-        table = Table(box=None, padding=(0, 2, 0, 0), expand=False)
-        table.add_column("")
-        table.add_column("Step")
-        table.add_column("Time", justify="right")
-        table.add_column("Memory", justify="right")
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
+        table.add_column("", width=1)
+        table.add_column("Step", width=max(map(len, self._steps)))
+        table.add_column("Time", justify="right", width=7)
+        table.add_column("Memory", justify="right", width=9)
         table.add_column("", overflow="ellipsis", no_wrap=True, ratio=1)
         signs = {"waiting": "[dim]·", "succeeded": "[green]✓", "failed": "[red]✗"}
         for name, step in self._steps.items():

@@ -1,0 +1,175 @@
+"""``make bench``: what the pipeline costs as the data grows, and whether its way of training loses anything.
+
+    python -m tests.bench [ROWS ...]
+
+Every size is generated, run through the compiled pipeline, and trained a second time the ordinary way, row by row:
+the same network, hyperparameters and test rows. Figures of one table come from one run on one machine; trust their
+ratios, not their seconds.
+"""
+
+import json
+import math
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.examples import TEST_SPLITS, read_description, read_split
+from pipeline.options import Hyperparameters
+from pipeline.sample import COUNTRIES, generate
+from pipeline.steps.fetch_data import resolve_data_version
+from scripts.run import run_pipeline
+
+SIZES = (100_000, 1_130_000, 10_000_000)
+FOLDER = Path("build/bench").absolute()
+LAST_DAY = date(2026, 5, 31)
+
+
+def measure(rows: int, console: Console) -> dict[str, Any]:
+    """Run the pipeline and the ordinary training on about ``rows`` generated chart rows."""
+    folder = FOLDER / str(rows)
+    shutil.rmtree(folder, ignore_errors=True)
+    songs, rankings = map(str, generate(folder, rows=rows, last_day=LAST_DAY, countries=len(COUNTRIES)))
+    parameters = {
+        "data_version": resolve_data_version(songs, rankings),
+        "songs": songs,
+        "rankings": rankings,
+        "model_store": str(folder / "models"),
+    }
+    began = time.perf_counter()
+    finished = run_pipeline(parameters, folder / "runs", console)
+    seconds = time.perf_counter() - began
+    if finished.run.state != "succeeded":
+        sys.exit(f"the run of {rows} rows failed: {[step.error for step in finished.run.steps if step.error]}")
+    profile = finished.documents["validation"]["profile"]
+    ours = finished.documents["evaluation"]["model"]["all"]
+    program = [sys.executable, "-m", "tests.bench", "--row-by-row", finished.folder / "preprocess-data" / "examples"]
+    ordinary = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    training = next(step for step in finished.run.steps if step.name == "train-model")
+    shutil.rmtree(folder)
+    return {
+        "rows": profile["rankings"],
+        "songs": profile["songs"],
+        "seconds": seconds,
+        "peak_mib": max(step.peak_memory_mib or 0 for step in finished.run.steps),
+        "steps": {
+            step.name: {"seconds": step.seconds, "peak_mib": step.peak_memory_mib} for step in finished.run.steps
+        },
+        "cross_entropy": ours["cross_entropy"],
+        "cross_entropy_interval": ours["cross_entropy_interval"],
+        "top1": ours["top1"],
+        "training_seconds": training.seconds,
+        "row_by_row": ordinary,
+    }
+
+
+def row_by_row(examples: Path) -> dict[str, Any]:
+    """Train as textbooks do: every chart row is a sample of its own, with its country as the label."""
+    began = time.perf_counter()
+    import keras
+    import numpy as np
+
+    from pipeline.network import build_network
+    from pipeline.steps.train_model import predict, scores
+
+    options = Hyperparameters()
+    keras.utils.set_random_seed(options.seed)
+    description = read_description(examples)
+    train = read_split(examples, "train")
+    example, country = np.nonzero(train.counts)
+    times = train.counts[example, country]
+    example, country = np.repeat(example, times), np.repeat(country, times).astype(np.int32)
+    network = build_network(
+        description["mean"], description["variance"], len(description["labels"]), options.hidden_layers, options.dropout
+    )
+    steps = -(-len(example) // options.batch_size) * options.epochs
+    network.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)),
+        loss="sparse_categorical_crossentropy",
+        steps_per_execution=32,
+    )
+    network.fit(train.vectors[example], country, batch_size=options.batch_size, epochs=options.epochs, verbose=0)
+    tests = [read_split(examples, split) for split in TEST_SPLITS.values()]
+    each = [(scores(predict(network, test), test), test.rows.sum()) for test in tests]
+    total = sum(rows for _, rows in each)
+    return {
+        "seconds": time.perf_counter() - began,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "cross_entropy": float(sum(loss * rows for (loss, _), rows in each) / total),
+        "top1": float(sum(top1 * rows for (_, top1), rows in each) / total),
+    }
+
+
+def show(results: list[dict[str, Any]], console: Console) -> None:
+    """Print what each size costs, what its steps cost, and how the cost grows from one size to the next."""
+    table = Table(title="Whole pipeline", title_justify="left")
+    for column in ("Rows", "Songs", "Time", "Peak", "Rows/s", "Cross entropy", "Top-1", "Growth of time"):
+        table.add_column(column, justify="right")
+    for before, result in zip([None, *results], results, strict=False):
+        table.add_row(
+            f"{result['rows']:,}",
+            f"{result['songs']:,}",
+            f"{result['seconds']:.1f} s",
+            f"{result['peak_mib']:,} MiB",
+            f"{result['rows'] / result['seconds']:,.0f}",
+            f"{result['cross_entropy']:.4f}",
+            f"{result['top1']:.4f}",
+            growth(before, result),
+        )
+    console.print(table)
+    table = Table(title="Each step: time and peak memory", title_justify="left")
+    table.add_column("Step")
+    for result in results:
+        table.add_column(f"{result['rows']:,} rows", justify="right")
+    for step in results[0]["steps"]:
+        cells = (result["steps"][step] for result in results)
+        table.add_row(step, *(f"{cell['seconds']:.1f} s  {cell['peak_mib']:,} MiB" for cell in cells))
+    console.print(table)
+    table = Table(title="Training: ours beside row by row, same network and epochs", title_justify="left")
+    for column in ("Rows", "Time, ours : theirs", "Cross entropy, ours", "theirs", "Top-1, ours", "theirs"):
+        table.add_column(column, justify="right")
+    for result in results:
+        theirs = result["row_by_row"]
+        table.add_row(
+            f"{result['rows']:,}",
+            f"{result['training_seconds']:.1f} s : {theirs['seconds']:.1f} s = "
+            f"{result['training_seconds'] / theirs['seconds']:.2f}",
+            f"{result['cross_entropy']:.4f}",
+            f"{theirs['cross_entropy']:.4f}",
+            f"{result['top1']:.4f}",
+            f"{theirs['top1']:.4f}",
+        )
+    console.print(table)
+
+
+def growth(before: dict[str, Any] | None, result: dict[str, Any]) -> str:
+    """How the time grew with the rows: the exponent of a power law; 1 is in proportion, 0 not at all."""
+    if before is None:
+        return ""
+    ratio = result["rows"] / before["rows"]
+    slower = result["seconds"] / before["seconds"]
+    return f"×{slower:.1f} for ×{ratio:.1f} rows (rows^{math.log(slower) / math.log(ratio):.2f})"
+
+
+def main() -> None:
+    """Measure the sizes given, or ``SIZES``; print tables and write build/bench.json."""
+    if sys.argv[1:2] == ["--row-by-row"]:
+        print(json.dumps(row_by_row(Path(sys.argv[2]))))
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    results = [measure(int(rows), console) for rows in sys.argv[1:] or SIZES]
+    file = FOLDER.with_suffix(".json")
+    file.write_text(json.dumps(results, indent=1))
+    show(results, console)
+    console.print(f"Written to {file}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
