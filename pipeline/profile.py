@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
-    """Describe the data in a JSON object: its size and days, each feature's moments and ten bins, the countries' shares.
+    """Describe the data, fit for JSON: its size and days, the features' moments and ten bins, the countries' shares.
 
     ``charted``: a row a song that stands in the chart of a country; those of the features that can be read, as
     float64, and ``rows``, its chart rows. ``charts``: a row a country and day; COUNTRY (null: Global), DATE, ``rows``.
@@ -33,6 +33,7 @@ def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
     return {
         "charted_songs": len(charted),
         "rankings": int(charts["rows"].sum()),
+        "rankings_of_countries": int(countries["rows"].sum()),
         "countries": len(countries),
         "days": days.n_unique(),
         "first_day": str(days.min()) if len(days) else None,
@@ -98,7 +99,7 @@ def _describe(feature: Feature, values: Floats, weights: Floats) -> dict[str, An
 
 
 def _shares(values: Floats, weights: Floats, edges: Floats) -> Floats:
-    """The share of each bin, float64[edges - 1]; a bin holds its upper edge, the outer bins what is beyond the edges."""
+    """The share of each bin, float64[edges - 1]; a bin holds its upper edge, the outer ones also what is beyond."""
     # Where edges fall together, the first of their bins takes all: two profiles then put a value in the same bin.
     bins = np.searchsorted(edges[1:-1], values, side="left")
     shares: Floats = np.bincount(bins, weights=weights, minlength=len(edges) - 1) / weights.sum()

@@ -1,21 +1,20 @@
-"""Validate data: does it keep its contract, and how far has it moved from what the champion was trained on?
+"""Validate data: does it keep its contract, and how far is it from what the champion was trained on.
 
-The rules are pandera schemas. The songs, some ten thousand, are checked row by row. The rankings, millions, are first
-reduced in two streaming scans to a row a chart (a country and a day) and a row a song, and these are checked: nothing
-that grows with the rankings is held but a hash of each row. A last schema holds totals against limits.
-
-All that is wrong is named at once. An error stops the pipeline, a warning does not: drift is a reason to train anew, not
-to refuse.
+The songs, some ten thousand, are checked row by row. The rankings, millions, are first reduced in two streaming scans
+to a row a chart (a country and a day) and a row a song, which are checked in their place. Then totals are held against
+limits. All that is wrong is named at once; an error stops the pipeline, a warning does not.
 """
 
 import difflib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
@@ -23,155 +22,32 @@ from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 from pipeline.errors import DataInvalid
 from pipeline.log import log
 from pipeline.profile import describe, shift
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS, Feature
+from pipeline.rules import (
+    CHART_PLACES,
+    COUNTS,
+    ENTRY_ROWS,
+    FIRST_DAY,
+    LIMITS,
+    PRESENT,
+    RANKING_ROWS,
+    RULES,
+    SONG_ROWS,
+    TOTAL_ROWS,
+    Limits,
+    chart_rows,
+    country_rows,
+    feature_rows,
+    shift_rows,
+)
+from pipeline.schema import COUNTRY, DATE, FEATURES, ID, RANK, RANKINGS, SONGS
 
-FIRST_DAY = date(2000, 1, 1)  # before there were streaming charts; 1970 is what a missing or misread time becomes
-CHART_PLACES = 200  # the longest chart that Spotify publishes; the daily charts of this contract have 50
 EXAMPLES = 5
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the data must reach; the shares are of the rows unless said otherwise. The real charts of 2023 and 2025 pass.
-
-    The smallest sizes are what the next steps can work with at all, not what makes a good model: that is the gate's.
-    """
-
-    rankings: int = 1_000
-    """Rankings of countries, at least: with a fifth for the test, the standard error of an accuracy is 3.5 points."""
-    songs: int = 100
-    """Songs in the charts of countries, at least: ten to each decile of a feature."""
-    countries: int = 2
-    """Countries, at least: a softmax over one has nothing to decide."""
-    days: int = 2
-    """Days, at least: the later ones are the test."""
-    orphans: float = 0.01
-    """Rankings whose id has no song, at most: they are lost for training. The real charts have none."""
-    duplicates: float = 0.001
-    """Rankings that repeat a song in a country and day, at most: they count twice. The real charts have none."""
-    doubled_places: float = 0.05
-    """Rankings whose place in a chart is taken already, at most: more of them are two charts under one name, not ties."""
-    most_common: float = 0.99
-    """Songs that share one value of a feature, at most; in real songs it is at most 0.74 (songs that are not explicit)."""
-    incomplete_charts: float = 0.1
-    """Charts with fewer rows than their lowest place, at most; in the charts of 2023 it is 0.08. A warning."""
-    small_country: float = 0.1
-    """Rankings of a country, at least, as a share of the median country's. A warning."""
-    age: int = 30
-    """Days from the last chart to today, at most: charts turn over within weeks. A warning."""
-    psi: float = 0.25
-    """Population stability index, below: 0.1 to 0.25 is some shift, from 0.25 on a large one (Siddiqi, Credit Risk
-    Scorecards, 2006). A warning."""
-    mean_difference: float = 0.2
-    """Standard deviations by which a feature's mean may move: from 0.2 on it is an effect (Cohen, Statistical Power
-    Analysis, 1988). A warning."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A check as the report shows it.
-
-    ``holds`` says what is so where the check passes, ``remedy`` what to do where it fails. The check is left out where a
-    column that it ``needs`` cannot be used, or all of them where it is done column by column.
-    """
-
-    holds: str
-    remedy: str
-    needs: Sequence[str] = ()
-    by_column: bool = False
-    severity: Literal["error", "warning"] = "error"
-
-
-_ID, _SONG = f"rankings.{ID}", f"songs.{ID}"
-_COUNTRY, _DATE, _RANK = f"rankings.{COUNTRY}", f"rankings.{DATE}", f"rankings.{RANK}"
-_FEATURES = tuple(f"songs.{name}" for name in FEATURE_NAMES)
-
-RULES: dict[str, Rule] = {
-    "songs-readable": Rule("the files of songs can be read", "Fetch or write the files anew."),
-    "rankings-readable": Rule("the files of rankings can be read", "Fetch or write the files anew."),
-    "songs-columns": Rule("songs has all its columns", "Name the columns of songs as the contract does."),
-    "rankings-columns": Rule("rankings has all its columns", "Name the columns of rankings as the contract does."),
-    "songs-types": Rule("the columns of songs have their types", "Convert the columns of songs where they are written."),
-    "rankings-types": Rule(
-        "the columns of rankings have their types",
-        "Convert the columns of rankings where they are written; a day is a Date or a Datetime, not a text.",
-    ),
-    "songs-complete": Rule(
-        "each song has an id and all features", "Fill in what is missing or leave such songs out.", (_SONG, *_FEATURES), True
-    ),
-    "song-ids-unique": Rule("each id is one song", "Keep one row an id in songs.", (_SONG,)),
-    "features-in-range": Rule(
-        "the features lie in their ranges", "Correct the values or leave such songs out.", _FEATURES, True
-    ),
-    "features-usual": Rule(
-        "the features' medians are those of music in the contract's units",
-        "Convert the feature to the unit of the contract (pipeline/schema.py).",
-        _FEATURES,
-        True,
-    ),
-    "features-vary": Rule(
-        "no feature is nearly constant",
-        "Look where the feature is written: a default has taken the place of its values, and nothing can be learnt of it.",
-        _FEATURES,
-        True,
-    ),
-    "rankings-complete": Rule(
-        "each ranking has an id, a day and a rank", "Fill in what is missing or leave such rows out.", (_ID, _DATE, _RANK), True
-    ),
-    "country-codes": Rule(
-        "countries are two capital letters, or null for the Global chart",
-        "Write ISO 3166-1 alpha-2 codes, and null for the Global chart.",
-        (_COUNTRY,),
-    ),
-    "dates": Rule(
-        "the days are neither in the future nor before 2000", "Correct the days: often a unit was misread.", (_DATE,)
-    ),
-    "ranks": Rule(
-        f"ranks are whole numbers from 1 to {CHART_PLACES}", "Correct the ranks or leave such rows out.", (_RANK,)
-    ),
-    "rankings-unique": Rule(
-        "a song is once in the chart of a country and day",
-        "Leave the repeated rows out: often a file was written twice, or two snapshots of a day were joined.",
-        (_ID, _COUNTRY, _DATE),
-    ),
-    "places-unique": Rule(
-        "a place in the chart of a country and day is taken once",
-        "Look where the countries are written: two charts may have come under one name.",
-        (_COUNTRY, _DATE, _RANK),
-    ),
-    "rankings-have-songs": Rule(
-        "the rankings' ids have their songs",
-        "Add the missing songs, or compare how the ids of the two tables are written.",
-        (_ID, _SONG),
-    ),
-    "enough-rankings": Rule("there are enough rankings", "Give more days or countries.", (_COUNTRY,)),
-    "enough-songs": Rule("enough songs stand in the charts of countries", "Give more days or countries.", (_ID, _COUNTRY, _SONG)),
-    "enough-countries": Rule("there are enough countries", "Give more countries.", (_COUNTRY,)),
-    "enough-days": Rule("there are enough days", "Give more days.", (_COUNTRY, _DATE)),
-    "charts-complete": Rule(
-        "charts have as many rows as places",
-        "Look what has dropped rows.",
-        (_COUNTRY, _DATE, _RANK),
-        severity="warning",
-    ),
-    "days-consecutive": Rule(
-        "no day is missing in between", "Fetch the missing days, if there are any.", (_COUNTRY, _DATE), severity="warning"
-    ),
-    "freshness": Rule("the charts are recent", "Look whether the data is still collected.", (_COUNTRY, _DATE), severity="warning"),
-    "countries-covered": Rule(
-        "no country has far fewer rankings than the others",
-        "Look what the country's charts lack; the model will hardly name it.",
-        (_COUNTRY,),
-        severity="warning",
-    ),
-    "shift": Rule(
-        "the data has not moved from what the champion was trained on",
-        "Compare the new model with the champion on these; a shift is a reason to train anew.",
-        (_ID, _COUNTRY, _SONG, *_FEATURES),
-        by_column=True,
-        severity="warning",
-    ),
-}  # fmt: skip
+SENTENCES = 13  # as many as there are features
+SHOWN_NAMES = 40
+LONGEST_TEXT = 60
+READ_ERRORS = (pl.exceptions.PolarsError, OSError)
+ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<|[`"})
+KINDS = {pl.String: "a text", pl.Float64: "a number", pl.Date: "a Date or a Datetime"}
 
 
 def validate_data(
@@ -181,47 +57,46 @@ def validate_data(
     *,
     data_version: str,
     today: date,
-    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+    limits: Limits = LIMITS,
     reference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Check the data against its contract; write what was found to ``report``, as JSON, and return it.
 
-    ``songs`` and ``rankings`` are folders of ``*.parquet``. ``reference`` is the profile of the data that the champion
-    was trained on. The report has ``passed``, ``checks`` (``name``, ``severity``, ``passed``, ``count`` of what breaks the
-    check, at most five ``examples``, ``message``), ``profile`` (see ``pipeline.profile.describe``) and ``shift`` (by
-    quantity, null without a reference). A check whose columns cannot be used is left out: what is wrong with them is
-    another check's message.
+    ``songs`` and ``rankings`` are folders of ``*.parquet``, ``reference`` is the profile of the data that the champion
+    was trained on. The report has ``passed``; ``checks``, each with ``name``, ``severity``, ``passed``, ``count`` of
+    what breaks it, at most five ``examples`` and ``message``; ``profile``, see ``pipeline.profile.describe``; and
+    ``shift``, by quantity, null without a reference. A check is left out where another one says that its columns
+    cannot be used.
 
-    Integers of any width, floats and booleans are numbers; a day is a Date or a Datetime of any unit. A text is neither.
+    Integers of any width, floats and booleans are numbers; a Date or a Datetime of any unit is a day; a text is
+    neither.
 
-    Raises DataInvalid, which names all checks of severity error that fail; the report is written then as well.
+    Raises DataInvalid, which names all failed checks of severity error; the report is written before.
     """
     found = _Found()
-    songs_frame = _songs(songs, found)
+    song_rows = _songs(songs, found)
     charts, entries = _rankings(rankings, found)
-
-    _check(_songs_schema(found.unusable), songs_frame, found, "songs", show=[ID, "name"])
-    _check(_features_schema(limits), _features(songs_frame), found, "features", show=["feature"])
-    _check(_charts_schema(today), charts, found, "rankings", show=[COUNTRY, DATE, "rows"], weight="rows")
-    _check(_entries_schema(), entries, found, "rankings", show=[ID, "rows"], weight="rows")
-
-    # What is known to be wrong must not hide in what else is said: a day in the future is not the last day.
+    # What is wrong must not spoil what else is said: a day in the future is not the last day.
     sound = charts.filter(pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, today))
-    of_countries = sound.drop_nulls(COUNTRY)
-    charted = songs_frame.unique(subset=ID, keep="first", maintain_order=True).join(
+    charted = song_rows.unique(subset=ID, keep="first", maintain_order=True).join(
         entries.filter(pl.col("of_countries") > 0).select(ID, rows="of_countries"), on=ID
     )
-    profile = {"songs": len(songs_frame), **describe(charted, sound)}
-    totals = _totals(charts, entries, profile, songs_frame, today, limits)
-    _hold(totals, found)
-    countries = of_countries.group_by(COUNTRY).agg(pl.col("rows").sum()).sort("rows")
-    _check(_countries_schema(countries, limits), countries, found, "countries", show=[COUNTRY, "rows"])
+    profile = {"songs": len(song_rows), **describe(charted, sound)}
+
+    _check_rows(SONG_ROWS, song_rows, found, "songs", show=[ID, "name"])
+    _check_rows(chart_rows(today), charts, found, "rankings", show=[COUNTRY, DATE, "rows"], weight="rows")
+    _check_rows(ENTRY_ROWS, entries, found, "rankings", show=[ID, "rows"], weight="rows")
+    _check_named(feature_rows(limits), _of_features(song_rows), found)
+    countries = sound.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort("rows", COUNTRY)
+    median = float(np.median(countries["rows"])) if len(countries) else 0.0
+    _check_named(country_rows(limits, median), countries, found)
+    _check_totals(_totals(song_rows, charts, entries, profile, today, limits), found)
     moved = None
     if reference is None:
-        found.notes["shift"] = "there is no reference to compare with: no champion yet"
+        found.notes["shift"] = "there is no champion to compare the data with"
     else:
         moved = shift(charted, profile["country_shares"], reference)
-        _check(_shift_schema(limits), moved, found, "quantities", show=["quantity", "psi", "mean_difference"])
+        _check_named(shift_rows(limits), moved, found)
 
     checks = found.checks()
     errors = [check for check in checks if check["severity"] == "error" and not check["passed"]]
@@ -245,6 +120,51 @@ def validate_data(
     return result
 
 
+def markdown(report: Mapping[str, Any]) -> str:
+    """What validate_data returned, as Markdown: the checks, failures first, and the profile in a few lines."""
+    order = ("**error**", "**warning**", "passed")
+    checks = sorted(report["checks"], key=lambda check: order.index(_state(check)))
+    profile = report["profile"]
+    lines = [
+        f"# Data validation: {'passed' if report['passed'] else 'failed'}",
+        "",
+        f"{profile['songs']:,} songs, {profile['charted_songs']:,} of them in the charts of countries; "
+        f"{profile['rankings']:,} rankings in {profile['countries']} countries on {profile['days']} days, "
+        f"{profile['first_day']} to {profile['last_day']}.",
+        "",
+        "| check | result | count | what was found |",
+        "|---|---|---:|---|",
+        *(
+            f"| {check['name']} | {_state(check)} | {check['count']:,} | {_cell(check['message'])} |"
+            for check in checks
+        ),
+    ]
+    for check in checks:
+        if not check["passed"] and check["examples"]:
+            columns = list(dict.fromkeys(column for row in check["examples"] for column in row))
+            lines += ["", f"{check['name']}, for example:", "", f"| {' | '.join(map(_cell, columns))} |"]
+            lines += ["|" + "---|" * len(columns)]
+            lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in check["examples"]]
+    lines += ["", "| feature | mean | standard deviation | smallest | largest |", "|---|---:|---:|---:|---:|"]
+    lines += [
+        f"| {name} | {' | '.join(_cell(values[key]) for key in ('mean', 'std', 'min', 'max'))} |"
+        for name, values in profile["features"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _state(check: Mapping[str, Any]) -> str:
+    return "passed" if check["passed"] else f"**{check['severity']}**"
+
+
+def _cell(value: object) -> str:
+    """The value as text that cannot end a cell of a Markdown table, or begin HTML, a link or an image in it."""
+    text = "" if value is None else str(value)
+    if isinstance(value, float):
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return " ".join(text.translate(ESCAPED).split())
+
+
 @dataclass(frozen=True)
 class _Violation:
     rule: str
@@ -255,7 +175,7 @@ class _Violation:
 
 @dataclass
 class _Found:
-    """What is wrong, what is worth a note where it passes, and the columns (``table.column``) that cannot be used."""
+    """What is wrong, what is said of a check that passes, and the columns (``table.column``) that cannot be used."""
 
     violations: list[_Violation] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -272,7 +192,10 @@ class _Found:
             if lacking and (all(lacking) if rule.by_column else any(lacking)):
                 continue
             broken = [violation for violation in self.violations if violation.rule == name]
-            said = "; ".join(violation.text for violation in broken)
+            message = "; ".join(violation.text for violation in broken)
+            message = f"{message}. {rule.remedy}" if broken else self.notes.get(name, rule.holds)
+            if not message:  # a total of nothing, such as the age of no day
+                continue
             rows = [row for violation in broken for row in violation.examples.head(EXAMPLES).to_dicts()]
             checks.append(
                 {
@@ -281,34 +204,319 @@ class _Found:
                     "passed": not broken,
                     "count": sum(violation.count for violation in broken),
                     "examples": [{key: _plain(value) for key, value in row.items()} for row in rows[:EXAMPLES]],
-                    "message": f"{said}. {rule.remedy}" if broken else self.notes.get(name, rule.holds),
+                    "message": message,
                 }
             )
         return checks
 
 
-def _read(folder: Path, table: str, schema: pa.DataFrameSchema, found: _Found) -> pl.LazyFrame:
-    """The columns of the contract, each as the schema has it; one that cannot be used is null throughout."""
+def _plain(value: object) -> object:
+    """The value as JSON can hold it, and short."""
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _complaint(errors: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"the data breaks {len(errors)} of the rules of its contract:"]
+    for check in errors:
+        examples = "; ".join(
+            ", ".join(f"{column} {value!r}" for column, value in row.items()) for row in check["examples"][:3]
+        )
+        lines.append(f"- {check['name']}: {check['message']}" + (f" For example: {examples}." if examples else ""))
+    lines.append(
+        "Nothing is trained on it. Correct the data at its source; where the contract is wrong, change "
+        "pipeline/schema.py or pipeline/rules.py. The report of this step holds all checks."
+    )
+    return "\n".join(lines)
+
+
+def _songs(folder: Path, found: _Found) -> pl.DataFrame:
+    """A row a song: ID, name, artists and the features, float64; a column that cannot be used is null throughout."""
     try:
-        frame = pl.scan_parquet(folder / "*.parquet")
-        types = frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        return _unreadable(folder, table, schema, found, error)
-    columns = {name: column.dtype.type for name, column in schema.columns.items()}
+        return _read(folder, "songs", SONG_ROWS, found).collect(engine="streaming")
+    except READ_ERRORS as error:
+        return _unreadable(folder, "songs", SONG_ROWS, found, error).collect()
+
+
+def _rankings(folder: Path, found: _Found) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rankings as ``charts``, a row a country and day, and ``entries``, a row a song."""
+    try:
+        return _reduced(_read(folder, "rankings", RANKING_ROWS, found))
+    except READ_ERRORS as error:
+        return _reduced(_unreadable(folder, "rankings", RANKING_ROWS, found, error))
+
+
+def _reduced(rankings: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    rank = pl.col(RANK)
+    charts = rankings.group_by(COUNTRY, DATE).agg(
+        pl.len().alias("rows"),
+        pl.col(ID).is_null().sum().alias("ids_missing"),
+        rank.is_null().sum().alias("ranks_missing"),
+        (~rank.is_between(1, CHART_PLACES) | (rank % 1 != 0)).sum().alias("ranks_outside"),
+        rank.max().alias("last_place"),
+        rank.n_unique().alias("places"),
+        # Hashes take a third of the memory. Two of the ids of a chart share one in about one of 10^16 charts.
+        pl.col(ID).hash().n_unique().alias("songs"),
+    )
+    entries = rankings.group_by(ID).agg(
+        pl.len().cast(pl.Int64).alias("rows"),
+        pl.col(COUNTRY).is_not_null().sum().cast(pl.Int64).alias("of_countries"),
+    )
+    charts_frame, entries_frame = pl.collect_all([charts, entries], engine="streaming")
+    counts = ("rows", *COUNTS, "places", "songs")
+    charts_frame = charts_frame.cast(dict.fromkeys(counts, pl.Int64)).with_columns(
+        # What is missing was counted as one more.
+        pl.col("places") - (pl.col("ranks_missing") > 0),
+        pl.col("songs") - (pl.col("ids_missing") > 0),
+    )
+    return charts_frame.sort(COUNTRY, DATE), entries_frame.sort(ID)
+
+
+def _read(folder: Path, table: str, schema: pa.DataFrameSchema, found: _Found) -> pl.LazyFrame:
+    """The columns of the contract, each of the schema's type; one that cannot be used is null throughout."""
+    frame = pl.scan_parquet(folder / "*.parquet")
+    types = frame.collect_schema()
+    columns = _types(schema)
     frame = frame.with_columns(
         _converted(name, types[name], wanted) for name, wanted in columns.items() if name in types
     )
     missing = []
-    for error in _errors(schema, frame):
-        column = error.failure_cases if error.reason_code is SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME else error.schema.name
-        found.unusable.add(f"{table}.{column}")
+    for error in _errors(schema, frame):  # of a lazy frame pandera looks at the columns and their types alone
         if error.reason_code is SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME:
-            missing.append(column)
+            missing.append(column := str(error.failure_cases))
         else:
+            column = error.schema.name
             found.add(f"{table}-types", f"{column} is {types[column]}, expected is {KINDS[columns[column]]}")
+        found.unusable.add(f"{table}.{column}")
     if missing:
-        found.add(f"{table}-columns", _renamed(table, missing, types), len(missing))
+        found.add(f"{table}-columns", _missing(table, missing, types), len(missing))
     return frame.select(
-        pl.lit(None, wanted).alias(name) if f"{table}.{name}" in found.unusable else pl.col(name)
+        pl.lit(None, wanted).alias(name) if f"{table}.{name}" in found.unusable else name
         for name, wanted in columns.items()
     )
+
+
+def _unreadable(
+    folder: Path, table: str, schema: pa.DataFrameSchema, found: _Found, error: BaseException
+) -> pl.LazyFrame:
+    """An empty table, with the reason noted."""
+    reason = "there is no *.parquet file"
+    if any(folder.glob("*.parquet")):
+        reason = str(error).replace(f"{folder}/", "").splitlines()[0]
+    found.add(f"{table}-readable", f"{table} cannot be read: {reason}")
+    columns = _types(schema)
+    found.unusable.update(f"{table}.{name}" for name in columns)
+    return pl.LazyFrame(schema=columns)
+
+
+def _types(schema: pa.DataFrameSchema) -> dict[str, type[pl.DataType]]:
+    return {name: column.dtype.type for name, column in schema.columns.items()}
+
+
+def _converted(name: str, found: pl.DataType, wanted: type[pl.DataType]) -> pl.Expr:
+    """The column in the wanted type where it means the same, else as it is."""
+    column = pl.col(name)
+    if wanted == pl.Float64 and (found.is_numeric() or found == pl.Boolean):
+        return column.cast(pl.Float64).fill_nan(None)
+    if wanted == pl.Date and isinstance(found, (pl.Date, pl.Datetime)):
+        # A misread unit makes years that Python cannot show.
+        return column.cast(pl.Date, strict=False).clip(date.min, date.max)
+    if wanted == pl.String and found == pl.Null:
+        return column.cast(pl.String)
+    if name == ID and found == pl.String:
+        return pl.when(column != "").then(column).alias(name)
+    return column
+
+
+def _missing(table: str, missing: Sequence[str], found: Mapping[str, pl.DataType]) -> str:
+    """Which columns are missing, and which ones may be these under another name."""
+    contract, other, other_contract = (SONGS, "rankings", RANKINGS) if table == "songs" else (RANKINGS, "songs", SONGS)
+    if set(other_contract) <= set(found):
+        return f"{table} has the columns of {other}, as if the two were swapped; it lacks {_quoted(missing)}"
+    extra = [name for name in found if name not in contract]
+    said = []
+    for column in missing:
+        near = [name for name in extra if len(name) > 1 and (name.lower() in column or column in name.lower())]
+        near = near or difflib.get_close_matches(column, extra, n=1)
+        alike = [name for name in extra if _kind(found[name]) == _kind(contract[column]())]
+        if near:
+            said.append(f"{column!r} (is it {near[0]!r}, renamed?)")
+        elif alike:
+            said.append(f"{column!r} (of its type and not of the contract: {_quoted(alike[:5])})")
+        else:
+            said.append(repr(column))
+    return f"{table} has no column {', '.join(said)}; found {_quoted(found)}"
+
+
+def _quoted(names: Iterable[str]) -> str:
+    quoted = [repr(name) for name in names]
+    more = [f"and {len(quoted) - SHOWN_NAMES} more"] if len(quoted) > SHOWN_NAMES else []
+    return ", ".join(quoted[:SHOWN_NAMES] + more)
+
+
+def _kind(dtype: pl.DataType) -> str:
+    if dtype.is_numeric() or dtype == pl.Boolean:
+        return "number"
+    return "day" if dtype.is_temporal() else str(dtype)
+
+
+def _errors(schema: pa.DataFrameSchema, frame: Any) -> list[SchemaError]:
+    try:
+        schema.validate(frame, lazy=True)
+    except SchemaErrors as errors:
+        for error in errors.schema_errors:
+            if error.reason_code is SchemaErrorReason.CHECK_ERROR:  # a check that crashed, not one that failed
+                raise error from None
+        return list(errors.schema_errors)
+    return []
+
+
+def _failing(frame: pl.DataFrame, error: SchemaError) -> pl.DataFrame:
+    if error.reason_code is SchemaErrorReason.SERIES_CONTAINS_NULLS:
+        return frame.filter(pl.col(error.schema.name).is_null())
+    return frame.filter(~error.check_output.to_series())
+
+
+def _check_rows(
+    schema: pa.DataFrameSchema, frame: pl.DataFrame, found: _Found, table: str, *, show: Sequence[str], weight: str = ""
+) -> None:
+    """Check row by row; ``show`` are the columns that tell a row apart, ``weight`` the rows of the table behind it."""
+    total = frame[weight].sum() if weight else len(frame)
+    for error in _errors(schema, frame):
+        column, label = error.schema.name, error.schema.title or error.schema.name
+        if f"{table}.{label}" in found.unusable:
+            continue
+        failing = _failing(frame, error)
+        if error.reason_code is SchemaErrorReason.SERIES_CONTAINS_NULLS:
+            rule, expected = f"{table}-complete", PRESENT
+        else:
+            rule, expected = error.check.name, error.check.description
+        counted = column if column in COUNTS else weight
+        count = int(failing[counted].sum()) if counted else len(failing)
+        examples = failing.select(list(dict.fromkeys([*show, column])))
+        found.add(rule, f"{label}: {count:,} of {total:,} {table}, expected is {expected}", count, examples)
+
+
+def _check_named(schema: pa.DataFrameSchema, frame: pl.DataFrame, found: _Found) -> None:
+    """Check a small table, each failing row of which is worth a sentence: the check's description, filled in.
+
+    Its first column names the rows.
+    """
+    for error in _errors(schema, frame):
+        failing = _failing(frame, error)
+        sentences = [error.check.description.format(**row) for row in failing.head(SENTENCES).to_dicts()]
+        if len(failing) > SENTENCES:
+            sentences.append(f"and {len(failing) - SENTENCES} more")
+        examples = failing.select(frame.columns[0], error.schema.name)
+        found.add(error.check.name, "; ".join(sentences), len(failing), examples)
+
+
+@dataclass(frozen=True)
+class _Total:
+    value: int
+    what: str
+    at_least: int | None = None
+    at_most: int | None = None
+    examples: pl.DataFrame | None = None
+
+    def text(self) -> str:
+        limit = f"at most {self.at_most:,}" if self.at_least is None else f"at least {self.at_least:,}"
+        return f"{self.value:,} {self.what}, expected are {limit}"
+
+
+def _check_totals(totals: Mapping[str, _Total], found: _Found) -> None:
+    """Check each total against its limit; the count is what is too much in all, or what is lacking."""
+    found.notes.update((rule, total.text()) for rule, total in totals.items())
+    rows = [(rule, total.value, total.at_least, total.at_most) for rule, total in totals.items()]
+    integers = dict.fromkeys(("value", "at_least", "at_most"), pl.Int64)
+    frame = pl.DataFrame(rows, schema={"rule": pl.String, **integers}, orient="row")
+    for error in _errors(TOTAL_ROWS, frame):
+        for rule in _failing(frame, error)["rule"]:
+            total = totals[rule]
+            count = total.value if total.at_least is None else total.at_least - total.value
+            found.add(rule, total.text(), count, total.examples)
+
+
+def _totals(
+    songs: pl.DataFrame,
+    charts: pl.DataFrame,
+    entries: pl.DataFrame,
+    profile: Mapping[str, Any],
+    today: date,
+    limits: Limits,
+) -> dict[str, _Total]:
+    rankings = int(charts["rows"].sum())
+    of = f"of {rankings:,} rankings"
+    orphans = entries.drop_nulls(ID).join(songs, on=ID, how="anti").select(ID, "rows").sort("rows", ID, descending=True)
+    dated = charts.drop_nulls(DATE).select(
+        COUNTRY,
+        DATE,
+        "rows",
+        "last_place",
+        repeated=pl.col("rows") - pl.col("ids_missing") - pl.col("songs"),
+        doubled=pl.col("rows") - pl.col("ranks_missing") - pl.col("places"),
+    )
+    repeated = dated.filter(pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
+    doubled = dated.filter(pl.col("doubled") > 0).select(COUNTRY, DATE, "rows", "doubled")
+    incomplete = dated.filter(pl.col("rows") < pl.col("last_place")).select(COUNTRY, DATE, "rows", "last_place")
+    totals = {
+        "rankings-unique": _Total(
+            int(repeated["repeated"].sum()),
+            f"{of} repeat a song in the chart of a country and day",
+            at_most=int(limits.duplicates * rankings),
+            examples=repeated,
+        ),
+        "places-unique": _Total(
+            int(doubled["doubled"].sum()),
+            f"{of} have a place that is taken in the chart of their country and day",
+            at_most=int(limits.doubled_places * rankings),
+            examples=doubled,
+        ),
+        "rankings-have-songs": _Total(
+            int(orphans["rows"].sum()),
+            f"{of} have an id that songs does not have",
+            at_most=int(limits.orphans * rankings),
+            examples=orphans,
+        ),
+        "enough-rankings": _Total(profile["rankings_of_countries"], "rankings of countries", at_least=limits.rankings),
+        "enough-songs": _Total(profile["charted_songs"], "songs in the charts of countries", at_least=limits.songs),
+        "enough-countries": _Total(profile["countries"], "countries", at_least=limits.countries),
+        "enough-days": _Total(profile["days"], "days with charts of countries", at_least=limits.days),
+        "charts-complete": _Total(
+            len(incomplete),
+            f"of {len(dated):,} charts have fewer rows than places",
+            at_most=int(limits.incomplete_charts * len(dated)),
+            examples=incomplete,
+        ),
+    }
+    if profile["days"]:
+        first, last = date.fromisoformat(profile["first_day"]), date.fromisoformat(profile["last_day"])
+        missing = (last - first).days + 1 - profile["days"]
+        totals["days-consecutive"] = _Total(missing, f"days between {first} and {last} have no chart", at_most=0)
+        totals["freshness"] = _Total(
+            (today - last).days, f"days from the last chart, {last}, to {today}", at_most=limits.age
+        )
+    return totals
+
+
+def _of_features(songs: pl.DataFrame) -> pl.DataFrame:
+    """A row a feature: its median over the songs, the share of its most common value, its usual bounds; or nulls."""
+    rows = []
+    for feature in FEATURES:
+        values = songs[feature.name].drop_nulls().to_numpy()
+        low, high = feature.usual or (None, None)
+        rows.append(
+            {
+                "feature": feature.name,
+                "median": np.median(values) if len(values) else None,
+                "most_common": np.unique(values, return_counts=True)[1].max() / len(values) if len(values) else None,
+                "low": low,
+                "high": high,
+                "unit": feature.unit,
+            }
+        )
+    numbers = dict.fromkeys(("median", "most_common", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, schema_overrides=numbers)

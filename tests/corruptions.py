@@ -1,0 +1,282 @@
+"""Kinds of corrupt data, each with the check that must refuse it.
+
+``apply`` takes good songs and rankings (as ``pipeline.sample.generate`` writes them) and returns them corrupted;
+``damage`` spoils the files themselves. ``write`` does both and leaves what fetch_data would hand to the next steps.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
+
+Tables = tuple[pl.DataFrame, pl.DataFrame]
+
+
+def _unchanged(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    return songs, rankings
+
+
+def _undamaged(songs: Path, rankings: Path) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """``check`` is what must fail, ``named`` what its message must name: a column, a value, a file."""
+
+    name: str
+    check: str
+    named: str
+    apply: Callable[[pl.DataFrame, pl.DataFrame], Tables] = _unchanged
+    damage: Callable[[Path, Path], None] = _undamaged
+
+
+def write(folder: Path, songs: pl.DataFrame, rankings: pl.DataFrame, corruption: Corruption) -> tuple[Path, Path]:
+    """Write the corrupted tables as folders of one part; return the two folders."""
+    folders = folder / "songs", folder / "rankings"
+    for table, frame in zip(folders, corruption.apply(songs, rankings), strict=True):
+        table.mkdir(parents=True)
+        frame.write_parquet(table / "part-00000.parquet")
+    corruption.damage(*folders)
+    return folders
+
+
+def _songs(*columns: pl.Expr, **named: pl.Expr) -> Callable[[pl.DataFrame, pl.DataFrame], Tables]:
+    return lambda songs, rankings: (songs.with_columns(*columns, **named), rankings)
+
+
+def _rankings(*columns: pl.Expr, **named: pl.Expr) -> Callable[[pl.DataFrame, pl.DataFrame], Tables]:
+    return lambda songs, rankings: (songs, rankings.with_columns(*columns, **named))
+
+
+def _renamed(column: str, name: str) -> Callable[[pl.DataFrame, pl.DataFrame], Tables]:
+    """Rename the column, in rankings where both have it."""
+
+    def apply(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+        if column in rankings.columns:
+            return songs, rankings.rename({column: name})
+        return songs.rename({column: name}), rankings
+
+    return apply
+
+
+def _some(column: str, value: Any, every: int = 50) -> pl.Expr:
+    """The column with ``value`` in every fiftieth row."""
+    return pl.when(pl.int_range(pl.len()) % every == 0).then(value).otherwise(pl.col(column)).alias(column)
+
+
+def _few(column: str, otherwise: Any) -> pl.Expr:
+    """The column in the first five rows, then ``otherwise``."""
+    return pl.when(pl.int_range(pl.len()) < 5).then(column).otherwise(otherwise).alias(column)
+
+
+def _keep(
+    songs: pl.Expr | None = None, rankings: pl.Expr | None = None
+) -> Callable[[pl.DataFrame, pl.DataFrame], Tables]:
+    everything = pl.lit(True)
+    return lambda s, r: (
+        s.filter(everything if songs is None else songs),
+        r.filter(everything if rankings is None else rankings),
+    )
+
+
+def _again(share: float, shift: timedelta = timedelta(0)) -> Callable[[pl.DataFrame, pl.DataFrame], Tables]:
+    """A share of the rankings once more, later by ``shift``."""
+
+    def apply(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+        copies = rankings.head(round(share * len(rankings))).with_columns(
+            (pl.col(DATE) + shift).cast(rankings[DATE].dtype)
+        )
+        return songs, pl.concat([rankings, copies])
+
+    return apply
+
+
+def _two_songs_one_id(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    return pl.concat([songs, songs.head(3).with_columns(pl.col("tempo") + 1)]), rankings
+
+
+def _standardised(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    names = [name for name in FEATURE_NAMES if songs[name].dtype == pl.Float64]
+    return songs.with_columns((pl.col(names) - pl.col(names).mean()) / pl.col(names).std()), rankings
+
+
+def _tempo_for_danceability(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    return songs.rename({"danceability": "tempo", "tempo": "danceability"}), rankings
+
+
+def _few_charted_songs(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    return songs, rankings.filter(pl.col(ID).is_in(songs[ID].head(60).implode()))
+
+
+def _no_files(songs: Path, rankings: Path) -> None:
+    (songs / "part-00000.parquet").unlink()
+
+
+def _no_folder(songs: Path, rankings: Path) -> None:
+    shutil.rmtree(rankings)
+
+
+def _not_parquet(songs: Path, rankings: Path) -> None:
+    (rankings / "part-00000.parquet").write_text("<html>Sign in</html>")
+
+
+def _empty_file(songs: Path, rankings: Path) -> None:
+    (songs / "part-00000.parquet").write_bytes(b"")
+
+
+def _dangling_link(songs: Path, rankings: Path) -> None:
+    (songs / "part-00001.parquet").symlink_to("gone.parquet")
+
+
+def _cut_off(songs: Path, rankings: Path) -> None:
+    part = rankings / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-2000])
+
+
+def _overwritten(songs: Path, rankings: Path) -> None:
+    """Spoil the pages and leave the footer, so that only reading the values can tell."""
+    part = rankings / "part-00000.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:100] + b"\xff" * (len(whole) // 2) + whole[100 + len(whole) // 2 :])
+
+
+def _parts_that_differ(songs: Path, rankings: Path) -> None:
+    frame = pl.read_parquet(rankings / "part-00000.parquet")
+    frame.with_columns(pl.col(RANK).cast(pl.String)).write_parquet(rankings / "part-00001.parquet")
+
+
+def _swapped(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    # As the real rankings, which carry the songs' names.
+    return rankings.join(songs.select(ID, "name", "artists"), on=ID), songs
+
+
+LATE = datetime(2200, 1, 1)
+
+CORRUPTIONS: tuple[Corruption, ...] = (
+    # files
+    Corruption("songs without a file", "songs-readable", "no *.parquet", damage=_no_files),
+    Corruption("rankings without a folder", "rankings-readable", "no *.parquet", damage=_no_folder),
+    Corruption("a web page instead of rankings", "rankings-readable", "rankings cannot be read", damage=_not_parquet),
+    Corruption("an empty file", "songs-readable", "songs cannot be read", damage=_empty_file),
+    Corruption("a link to no file", "songs-readable", "songs cannot be read", damage=_dangling_link),
+    Corruption("a file that was cut off", "rankings-readable", "rankings cannot be read", damage=_cut_off),
+    Corruption("a file with spoilt pages", "rankings-readable", "rankings cannot be read", damage=_overwritten),
+    Corruption("parts of different types", "rankings-readable", RANK, damage=_parts_that_differ),
+    Corruption("songs and rankings swapped (songs)", "songs-columns", "swapped", _swapped),
+    Corruption("songs and rankings swapped (rankings)", "rankings-columns", "swapped", _swapped),
+    # columns
+    Corruption("no tempo", "songs-columns", "'tempo'", lambda s, r: (s.drop("tempo"), r)),
+    Corruption("no features", "songs-columns", "'valence'", lambda s, r: (s.drop(FEATURE_NAMES), r)),
+    Corruption("no names", "songs-columns", "'artists'", lambda s, r: (s.drop("name", "artists"), r)),
+    Corruption("a misspelt feature", "songs-columns", "is it 'dancability'", _renamed("danceability", "dancability")),
+    Corruption("a feature with a capital", "songs-columns", "is it 'Loudness'", _renamed("loudness", "Loudness")),
+    Corruption("a feature with its unit", "songs-columns", "is it 'tempo_bpm'", _renamed("tempo", "tempo_bpm")),
+    Corruption("songs with another id", "songs-columns", "'uri'", lambda s, r: (s.rename({ID: "uri"}), r)),
+    Corruption("no country", "rankings-columns", "'country'", lambda s, r: (s, r.drop(COUNTRY))),
+    Corruption("country under another name", "rankings-columns", "'nation'", _renamed(COUNTRY, "nation")),
+    Corruption("day under another name", "rankings-columns", "is it 'date'", _renamed(DATE, "date")),
+    Corruption("rank under another name", "rankings-columns", "'position'", _renamed(RANK, "position")),
+    Corruption("rankings with another id", "rankings-columns", "is it 'id'", _renamed(ID, "id")),
+    # types
+    Corruption("tempo as text", "songs-types", "tempo is String", _songs(pl.col("tempo").cast(pl.String))),
+    Corruption(
+        "decimal commas",
+        "songs-types",
+        "energy is String",
+        _songs(energy=pl.col("energy").cast(pl.String).str.replace(".", ",", literal=True)),
+    ),
+    Corruption("truth as text", "songs-types", "is_explicit", _songs(pl.col("is_explicit").cast(pl.String))),
+    Corruption("keys as letters", "songs-types", "key is String", _songs(pl.lit("C#").alias("key"))),
+    Corruption(
+        "a list instead of a number", "songs-types", "valence is List", _songs(valence=pl.concat_list("valence")),
+    ),
+    Corruption("songs' ids as numbers", "songs-types", f"{ID} is", _songs(pl.int_range(pl.len()).alias(ID))),
+    Corruption("days as text", "rankings-types", f"{DATE} is String", _rankings(pl.col(DATE).dt.to_string("%d.%m.%Y"))),
+    Corruption("days as seconds", "rankings-types", f"{DATE} is Int64", _rankings(pl.col(DATE).dt.epoch("s"))),
+    Corruption("ranks as text", "rankings-types", f"{RANK} is String", _rankings(pl.format("#{}", RANK).alias(RANK))),
+    Corruption("countries as numbers", "rankings-types", COUNTRY, _rankings(pl.lit(49).alias(COUNTRY))),
+    # missing values
+    Corruption("songs without an id", "songs-complete", ID, _songs(_some(ID, None))),
+    Corruption("songs with an empty id", "songs-complete", ID, _songs(_some(ID, pl.lit("")))),
+    Corruption("songs without a tempo", "songs-complete", "tempo", _songs(_some("tempo", None))),
+    Corruption("one song without a key", "songs-complete", "key: 1 of", _songs(_some("key", None, 10**6))),
+    Corruption("almost all energies missing", "songs-complete", "energy", _songs(_few("energy", None))),
+    Corruption("no valence at all", "songs-complete", "valence", _songs(pl.lit(None, pl.Float64).alias("valence"))),
+    Corruption("loudness not a number", "songs-complete", "loudness", _songs(_some("loudness", float("nan")))),
+    Corruption("rankings without an id", "rankings-complete", ID, _rankings(_some(ID, None))),
+    Corruption("rankings with an empty id", "rankings-complete", ID, _rankings(_some(ID, pl.lit("")))),
+    Corruption("rankings without a day", "rankings-complete", DATE, _rankings(_some(DATE, None))),
+    Corruption("rankings without a rank", "rankings-complete", RANK, _rankings(_some(RANK, None))),
+    Corruption("ranks not a number", "rankings-complete", RANK, _rankings(_some(RANK, float("nan")).cast(pl.Float64))),
+    # values of songs
+    Corruption("songs twice", "song-ids-unique", ID, lambda s, r: (pl.concat([s, s]), r)),
+    Corruption("two songs with one id", "song-ids-unique", f"{ID}: 6 of", _two_songs_one_id),
+    Corruption("danceability in percent", "features-in-range", "danceability", _songs(pl.col("danceability") * 100)),
+    Corruption("negative energy", "features-in-range", "energy", _songs(_some("energy", -0.1))),
+    Corruption("infinite loudness", "features-in-range", "loudness", _songs(_some("loudness", float("inf")))),
+    Corruption("silence of minus infinity", "features-in-range", "loudness", _songs(_some("loudness", float("-inf")))),
+    Corruption("loudness of digital silence", "features-in-range", "loudness", _songs(_some("loudness", -96.0))),
+    Corruption("negative durations", "features-in-range", "duration_ms", _songs(_some("duration_ms", -1))),
+    Corruption("durations in microseconds", "features-in-range", "duration_ms", _songs(pl.col("duration_ms") * 1000)),
+    Corruption("tempo -1 for none", "features-in-range", "tempo", _songs(_some("tempo", -1.0))),
+    Corruption("a key above 11", "features-in-range", "key", _songs(_some("key", 12))),
+    Corruption("a key between two", "features-in-range", "key", _songs(_some("key", 4.5))),
+    Corruption("a third mode", "features-in-range", "mode", _songs(_some("mode", 2))),
+    Corruption("standardised features", "features-in-range", "liveness", _standardised),
+    Corruption("two features swapped", "features-in-range", "danceability", _tempo_for_danceability),
+    Corruption("durations in seconds", "features-usual", "duration_ms", _songs(pl.col("duration_ms") / 1000)),
+    Corruption("durations in minutes", "features-usual", "duration_ms", _songs(pl.col("duration_ms") / 60_000)),
+    Corruption("loudness without its sign", "features-usual", "loudness", _songs(pl.col("loudness").abs())),
+    Corruption("loudness from 0 to 1", "features-usual", "loudness", _songs((pl.col("loudness") + 60) / 70)),
+    Corruption("tempo in hertz", "features-usual", "tempo", _songs(pl.col("tempo") / 60)),
+    Corruption("energy as a hundredth", "features-usual", "energy", _songs(pl.col("energy") / 100)),
+    Corruption("constant energy", "features-vary", "energy", _songs(pl.lit(0.5).alias("energy"))),
+    Corruption("mode always 0", "features-vary", "mode", _songs(pl.lit(0).alias("mode"))),
+    Corruption("a default for almost all songs", "features-vary", "valence", _songs(_few("valence", 0.5))),
+    # values of rankings
+    Corruption("countries in small letters", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).str.to_lowercase())),
+    Corruption("countries of three letters", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY) + "X")),
+    Corruption("countries with a blank", "country-codes", COUNTRY, _rankings(_some(COUNTRY, pl.lit("FR ")))),
+    Corruption("a country written out", "country-codes", COUNTRY, _rankings(_some(COUNTRY, pl.lit("France")))),
+    Corruption("Global written out", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).fill_null("Global"))),
+    Corruption("Global as an empty text", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).fill_null(""))),
+    Corruption("days in the future", "dates", DATE, _rankings(pl.col(DATE) + timedelta(days=400))),
+    Corruption("one day in the far future", "dates", f"{DATE}: 1 of", _rankings(_some(DATE, LATE, 10**6))),
+    Corruption("days of 1970", "dates", DATE, _rankings(_some(DATE, datetime(1970, 1, 1)))),
+    Corruption(
+        "nanoseconds read as microseconds",
+        "dates",
+        DATE,
+        _rankings(pl.col(DATE).to_physical().cast(pl.Datetime("us"))),
+    ),
+    Corruption("a rank of 0", "ranks", RANK, _rankings(pl.col(RANK) - 1)),
+    Corruption("negative ranks", "ranks", RANK, _rankings(-pl.col(RANK))),
+    Corruption("ranks beyond any chart", "ranks", RANK, _rankings(_some(RANK, 9999))),
+    Corruption("a rank between two", "ranks", RANK, _rankings(_some(RANK, 1.5))),
+    Corruption("a file twice", "rankings-unique", "repeat a song", _again(1)),
+    Corruption("one percent of rows twice", "rankings-unique", "repeat a song", _again(0.01)),
+    Corruption("two snapshots a day", "rankings-unique", "repeat a song", _again(1, timedelta(hours=12))),
+    Corruption("countries lost for a third", "places-unique", "place", _rankings(_some(COUNTRY, None, 3))),
+    Corruption("two charts under one name", "places-unique", "place", _rankings(pl.col(COUNTRY).replace({"AR": "AE"}))),
+    Corruption("every song on place 1", "places-unique", "place", _rankings(pl.lit(1).alias(RANK))),
+    Corruption("ids as links", "rankings-have-songs", "id", _rankings(("spotify:track:" + pl.col(ID)).alias(ID))),
+    Corruption("ids in small letters", "rankings-have-songs", "id", _rankings(pl.col(ID).str.to_lowercase())),
+    Corruption("ids with a blank", "rankings-have-songs", "id", _songs(pl.col(ID) + " ")),
+    Corruption("half of the songs", "rankings-have-songs", "id", _keep(songs=pl.int_range(pl.len()) % 2 == 0)),
+    Corruption("two percent of unknown ids", "rankings-have-songs", "id", _rankings(_some(ID, pl.lit("unknown")))),
+    # sizes
+    Corruption("no songs", "enough-songs", "0 songs", _keep(songs=pl.lit(False))),
+    Corruption("no rankings", "enough-rankings", "0 rankings", _keep(rankings=pl.lit(False))),
+    Corruption("few rankings", "enough-rankings", "rankings of", _keep(rankings=pl.int_range(pl.len()) % 20 == 0)),
+    Corruption("few songs", "enough-songs", "songs in the charts", _few_charted_songs),
+    Corruption("one country", "enough-countries", "1 countries", _keep(rankings=pl.col(COUNTRY) == "AE")),
+    Corruption("only the Global chart", "enough-countries", "0 countries", _rankings(pl.lit(None).alias(COUNTRY))),
+    Corruption("one day", "enough-days", "1 days", _keep(rankings=pl.col(DATE) == pl.col(DATE).max())),
+)  # fmt: skip

@@ -1,0 +1,416 @@
+import json
+import math
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import DataInvalid
+from pipeline.rules import RULES, Limits
+from pipeline.sample import generate
+from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, Feature
+from pipeline.steps.validate_data import markdown, validate_data
+from tests.corruptions import CORRUPTIONS, Corruption, write
+from tests.real_data import real_data
+
+LAST_DAY = date(2026, 9, 30)
+TODAY = LAST_DAY + timedelta(days=1)
+UNCORRUPTED = Corruption("none", "", "")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Good songs and rankings of six countries and 17 days."""
+    songs, rankings = generate(tmp_path_factory.mktemp("good"), rows=6_000, last_day=LAST_DAY, countries=6)
+    return pl.read_parquet(songs), pl.read_parquet(rankings)
+
+
+def validate(folder: Path, songs: pl.DataFrame, rankings: pl.DataFrame, **options: Any) -> dict[str, Any]:
+    folders = write(folder, songs, rankings, options.pop("corruption", UNCORRUPTED))
+    options.setdefault("today", TODAY)
+    return validate_data(*folders, folder / "report" / "validation.json", data_version="v1", **options)
+
+
+def check(report: dict[str, Any], name: str) -> dict[str, Any]:
+    (found,) = (each for each in report["checks"] if each["name"] == name)
+    return dict(found)
+
+
+def failed(report: dict[str, Any]) -> set[str]:
+    return {each["name"] for each in report["checks"] if not each["passed"]}
+
+
+Good = tuple[pl.DataFrame, pl.DataFrame]
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name.replace(" ", "-"))
+def test_corrupt_data_is_refused_by_the_right_check(corruption: Corruption, good: Good, tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid) as raised:
+        validate(tmp_path, *good, corruption=corruption)
+    lines = [line for line in str(raised.value).splitlines() if line.startswith(f"- {corruption.check}: ")]
+    assert len(lines) == 1, raised.value
+    assert corruption.named in lines[0]
+    assert str(tmp_path) not in str(raised.value)
+
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    found = check(report, corruption.check)
+    assert not report["passed"]
+    assert not found["passed"]
+    assert found["severity"] == "error"
+    assert found["count"] > 0
+    assert corruption.named in found["message"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sample_data_passes_without_a_warning(seed: int, tmp_path: Path) -> None:
+    songs, rankings = generate(tmp_path / "made", rows=4_000, last_day=LAST_DAY, countries=5 + 3 * seed, seed=seed)
+    report = validate(tmp_path, pl.read_parquet(songs), pl.read_parquet(rankings))
+    assert report["passed"]
+    assert failed(report) == set()
+    assert [each["name"] for each in report["checks"]] == list(RULES)
+
+
+@pytest.mark.parametrize(
+    ("year", "songs", "rankings", "countries"), [(2023, 14_245, 87_266, 72), (2025, 2_393, 9_471, 71)]
+)
+def test_real_data_passes_with_warnings(year: int, songs: int, rankings: int, countries: int, tmp_path: Path) -> None:
+    report = validate(tmp_path, *map(pl.read_parquet, real_data(year)))
+    assert report["passed"]
+    assert failed(report) == {"days-consecutive", "freshness"}
+    profile = report["profile"]
+    assert (profile["songs"], profile["rankings"], profile["countries"]) == (songs, rankings, countries)
+
+
+def test_real_data_of_2025_has_drifted_from_2023_and_2023_not_from_itself(tmp_path: Path) -> None:
+    before = list(map(pl.read_parquet, real_data(2023)))
+    now = list(map(pl.read_parquet, real_data(2025)))
+    reference = validate(tmp_path / "reference", *before)["profile"]
+
+    still = validate(tmp_path / "still", *before, reference=reference)
+    assert check(still, "shift")["passed"]
+    assert all(quantity["psi"] < 1e-9 for quantity in still["shift"].values())
+
+    moved = validate(tmp_path / "moved", *now, reference=reference)
+    assert moved["passed"]  # a warning
+    message = check(moved, "shift")["message"]
+    for quantity in (
+        "loudness: mean -0.48",
+        "instrumentalness: mean +0.29",
+        "danceability",
+        "duration_ms",
+        "countries",
+    ):
+        assert quantity in message
+    assert "valence" not in message
+    assert moved["shift"]["loudness"]["mean_difference"] == pytest.approx(-0.477, abs=1e-3)
+
+
+def test_all_failures_are_named_at_once_with_counts_and_rows(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    broken = songs[7, ID]
+    songs = songs.with_columns(
+        pl.when(pl.col(ID) == broken).then(999.0).otherwise("tempo").alias("tempo"),
+        pl.col("energy").cast(pl.String),
+    )
+    rankings = rankings.rename({RANK: "rank"}).with_columns(pl.col(COUNTRY).str.to_lowercase())
+    with pytest.raises(DataInvalid) as raised:
+        validate(tmp_path, songs, rankings)
+    message = str(raised.value)
+    assert "breaks 4 of the rules" in message
+    assert "energy is String, expected is a number" in message
+    assert "tempo: 1 of" in message
+    assert "expected is 0 to 300 beats per minute" in message
+    assert f"'{broken}'" in message
+    assert "999.0" in message
+    assert f"'{RANK}' (is it 'rank', renamed?)" in message
+    assert "two capital letters" in message
+    assert "Nothing is trained" in message
+
+
+def test_a_check_whose_column_is_missing_is_left_out_and_the_others_are_done(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    with pytest.raises(DataInvalid):
+        validate(tmp_path, songs.drop("tempo"), rankings.rename({COUNTRY: "nation"}))
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert failed(report) == {"songs-columns", "rankings-columns"}
+    left_out = set(RULES) - {each["name"] for each in report["checks"]}
+    assert {"country-codes", "enough-countries", "places-unique", "shift"} <= left_out
+    assert not {"ranks", "dates", "rankings-have-songs", "features-in-range"} & left_out
+    assert report["profile"]["songs"] == len(songs)
+
+
+def test_what_cannot_be_told_of_no_rankings_is_left_out(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    with pytest.raises(DataInvalid):
+        validate(tmp_path, songs, rankings.clear())
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert failed(report) == {"enough-rankings", "enough-songs", "enough-countries", "enough-days"}
+    assert not {"freshness", "days-consecutive"} & {each["name"] for each in report["checks"]}
+    assert all(each["message"] for each in report["checks"])
+    assert report["profile"]["last_day"] is None
+
+
+def test_the_profile_is_written_when_validation_fails(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    with pytest.raises(DataInvalid):
+        validate(tmp_path, songs.with_columns(pl.col("energy") * 100), rankings)
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert report["profile"]["rankings"] == len(rankings)
+    assert report["profile"]["features"]["energy"]["max"] > 1
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["validation.json"]
+
+
+def test_a_day_in_the_future_is_not_the_last_day_of_the_profile(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    late = pl.when(pl.int_range(pl.len()) == 3).then(pl.col(DATE) + timedelta(days=90)).otherwise(DATE).alias(DATE)
+    with pytest.raises(DataInvalid, match="dates"):
+        validate(tmp_path, songs, rankings.with_columns(late))
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert report["profile"]["last_day"] == str(LAST_DAY)
+    assert failed(report) == {"dates"}
+
+
+COMPATIBLE = {
+    "32 bits": (
+        [pl.col(pl.Float64).cast(pl.Float32), pl.col("key", "mode").cast(pl.Int8)],
+        [pl.col(RANK).cast(pl.UInt8)],
+    ),
+    "whole numbers as floats": ([pl.col("key", "duration_ms").cast(pl.Float64)], [pl.col(RANK).cast(pl.Float64)]),
+    "truth as 0 and 1": ([pl.col("is_explicit").cast(pl.Int64)], []),
+    "days as dates": ([], [pl.col(DATE).cast(pl.Date)]),
+    "days in milliseconds": ([], [pl.col(DATE).cast(pl.Datetime("ms"))]),
+    "days with a time zone": ([], [pl.col(DATE).dt.replace_time_zone("UTC")]),
+    "no name known": ([pl.lit(None).alias("name")], []),
+    "more columns": ([pl.lit("pop").alias("genre")], [pl.lit(1).alias("popularity")]),
+}
+
+
+@pytest.mark.parametrize("kind", COMPATIBLE)
+def test_compatible_types_are_accepted(kind: str, good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    of_songs, of_rankings = COMPATIBLE[kind]
+    assert failed(validate(tmp_path, songs.with_columns(of_songs), rankings.with_columns(of_rankings))) == set()
+
+
+def _without_a_week(rankings: pl.DataFrame) -> pl.DataFrame:
+    return rankings.filter((LAST_DAY - pl.col(DATE).dt.date()).dt.total_days().is_between(3, 9).not_())
+
+
+def _with_a_country_of_three_rows(rankings: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat(
+        [rankings, rankings.filter(pl.col(COUNTRY) == "AE").head(3).with_columns(pl.lit("ZW").alias(COUNTRY))]
+    )
+
+
+def _with_holes(rankings: pl.DataFrame) -> pl.DataFrame:
+    return rankings.filter(pl.col(RANK) != 20)
+
+
+@pytest.mark.parametrize(
+    ("warning", "change", "today", "words"),
+    [
+        ("days-consecutive", _without_a_week, TODAY, "7 days between"),
+        ("countries-covered", _with_a_country_of_three_rows, TODAY, "'ZW' has 3 rankings"),
+        ("charts-complete", _with_holes, TODAY, "fewer rows than places"),
+        ("freshness", pl.DataFrame.clone, TODAY + timedelta(days=31), f"32 days from the last chart, {LAST_DAY}"),
+    ],
+)
+def test_what_only_warns_does_not_fail(
+    warning: str, change: Any, today: date, words: str, good: Good, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    songs, rankings = good
+    report = validate(tmp_path, songs, change(rankings), today=today)
+    assert report["passed"]
+    assert failed(report) == {warning}
+    assert words in check(report, warning)["message"]
+    assert f"{warning}: " in caplog.text
+
+
+def test_some_orphans_and_repeated_rows_are_tolerated_and_counted(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    unknown = rankings.head(20).with_columns(pl.lit("nobody").alias(ID) + pl.int_range(20).cast(pl.String))
+    report = validate(tmp_path, songs, pl.concat([unknown, rankings.tail(-20), rankings.tail(3)]))
+    assert failed(report) == set()
+    assert check(report, "rankings-have-songs")["message"].startswith("20 of ")
+    assert check(report, "rankings-unique")["message"].startswith("3 of ")
+
+
+def test_what_is_missing_hides_no_repetition_and_is_none(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    chart = rankings.filter((pl.col(COUNTRY) == "AE") & (pl.col(DATE) == pl.col(DATE).max()))
+    missing = chart.head(1).with_columns(
+        pl.lit(None).cast(pl.String).alias(ID), pl.lit(None).cast(pl.Int64).alias(RANK)
+    )
+    with pytest.raises(DataInvalid):
+        validate(tmp_path, songs, pl.concat([rankings, chart.tail(1), missing]), limits=Limits(duplicates=0))
+    report = json.loads((tmp_path / "report" / "validation.json").read_text())
+    assert failed(report) == {"rankings-complete", "rankings-unique"}
+    assert check(report, "rankings-unique")["count"] == 1
+    assert check(report, "places-unique")["message"].startswith("1 of ")
+
+
+def test_limits_can_be_set(good: Good, tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid, match="6 countries, expected are at least 40"):
+        validate(tmp_path, *good, limits=Limits(countries=40))
+
+
+def test_features_that_moved_are_a_warning(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    reference = validate(tmp_path / "before", songs, rankings)["profile"]
+    explicit = pl.when(pl.int_range(pl.len()) % 20 == 0).then(False).otherwise(True).alias("is_explicit")
+    moved = songs.with_columns(pl.col("loudness") + 4, explicit)
+    report = validate(tmp_path / "now", moved, rankings, reference=json.loads(json.dumps(reference)))
+    assert report["passed"]
+    assert failed(report) == {"shift"}
+    assert {row["quantity"] for row in check(report, "shift")["examples"]} == {"is_explicit", "loudness"}
+    loudness = report["shift"]["loudness"]
+    assert loudness["mean_difference"] * reference["features"]["loudness"]["std"] == pytest.approx(4)
+    assert loudness["psi"] > 0.25
+    assert report["shift"]["is_explicit"]["psi"] > 0.25
+    assert report["shift"]["tempo"] == {"psi": 0, "mean_difference": 0}
+
+
+def test_a_feature_that_leaves_its_most_common_value_has_moved(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    reference = validate(tmp_path / "before", songs, rankings)["profile"]
+    most = reference["features"]["instrumentalness"]["shares"][0]
+    assert most == pytest.approx((rankings.drop_nulls(COUNTRY).join(songs, on=ID)["instrumentalness"] == 0).mean())
+    tiny = songs.with_columns(pl.col("instrumentalness").clip(1e-9))
+    report = validate(tmp_path / "now", tiny, rankings, reference=reference)
+    assert {row["quantity"] for row in check(report, "shift")["examples"]} == {"instrumentalness"}
+
+
+def test_a_mix_of_countries_that_moved_is_a_warning(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    reference = validate(tmp_path / "before", songs, rankings)["profile"]
+    without = rankings.filter((pl.col(COUNTRY) != "AE").fill_null(True))
+    report = validate(tmp_path / "now", songs, without, reference=reference)
+    assert "countries: stability index" in check(report, "shift")["message"]
+    # Six countries of a sixth each become five of a fifth, and none is as if it had one row of ten thousand.
+    expected = 5 * (1 / 5 - 1 / 6) * math.log(6 / 5) + (1e-4 - 1 / 6) * math.log(6e-4)
+    assert report["shift"]["countries"] == {"psi": pytest.approx(expected), "mean_difference": None}
+
+
+def test_without_a_reference_the_check_says_so(good: Good, tmp_path: Path) -> None:
+    report = validate(tmp_path, *good)
+    assert check(report, "shift")["passed"]
+    assert "no champion" in check(report, "shift")["message"]
+    assert report["shift"] is None
+
+
+def test_a_reference_that_lacks_a_feature_is_compared_in_the_others(good: Good, tmp_path: Path) -> None:
+    reference = validate(tmp_path / "before", *good)["profile"]
+    del reference["features"]["tempo"]
+    report = validate(tmp_path / "now", *good, reference=reference)
+    assert "tempo" not in report["shift"]
+    assert report["shift"]["energy"]["psi"] == pytest.approx(0)
+
+
+def test_the_profile_weighs_songs_by_their_rows_in_the_charts_of_countries(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    profile = validate(tmp_path, songs, rankings)["profile"]
+    rows = rankings.drop_nulls(COUNTRY).join(songs, on=ID)
+    assert profile["rankings"] == len(rankings)
+    assert profile["charted_songs"] == rows[ID].n_unique()
+    assert (profile["countries"], profile["days"], profile["last_day"]) == (6, rows[DATE].n_unique(), str(LAST_DAY))
+    assert sum(profile["country_shares"].values()) == pytest.approx(1)
+    assert list(profile["features"]) == list(FEATURE_NAMES)
+    for name, found in profile["features"].items():
+        values = rows[name].cast(pl.Float64)
+        assert found["mean"] == pytest.approx(values.mean())
+        assert found["std"] == pytest.approx(values.std(ddof=0))
+        assert (found["min"], found["max"]) == (values.min(), values.max())
+        assert len(found["edges"]) == 11
+        assert found["edges"] == sorted(found["edges"])
+        assert sum(found["shares"]) == pytest.approx(1)
+    tempo = profile["features"]["tempo"]
+    assert tempo["shares"] == pytest.approx([0.1] * 10, abs=0.03)
+    assert tempo["edges"][5] == pytest.approx(rows["tempo"].median(), rel=0.01)
+    assert profile["features"]["mode"]["shares"][-1] == pytest.approx(rows["mode"].mean())
+
+
+def test_markdown_shows_failures_first_and_no_markup_of_the_data(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    evil = songs.with_columns(
+        pl.lit("<img src=x> | ![a](https://example.org/b.png)\n# c").alias("name"), tempo=pl.col("tempo") + 500
+    )
+    with pytest.raises(DataInvalid):
+        validate(tmp_path, evil, rankings, today=TODAY + timedelta(days=99))
+    text = markdown(json.loads((tmp_path / "report" / "validation.json").read_text()))
+    assert text.startswith("# Data validation: failed")
+    assert (
+        text.index("| features-in-range | **error**")
+        < text.index("| freshness | **warning**")
+        < text.index("| passed |")
+    )
+    assert "<img" not in text
+    assert "![a]" not in text
+    assert all(
+        line.startswith(("#", "|")) or "example" in line or "songs" in line for line in text.splitlines() if line
+    )
+    assert "| tempo |" in text
+
+
+def test_markdown_of_data_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid, match="songs-readable"):
+        validate_data(tmp_path / "a", tmp_path / "b", tmp_path / "validation.json", data_version="", today=TODAY)
+    assert "rankings-readable" in markdown(json.loads((tmp_path / "validation.json").read_text()))
+
+
+def test_long_texts_are_shortened(good: Good, tmp_path: Path) -> None:
+    songs, rankings = good
+    with pytest.raises(DataInvalid) as raised:
+        validate(tmp_path, songs, rankings.with_columns(pl.lit("X" * 10_000).alias(COUNTRY)))
+    assert len(str(raised.value)) < 3_000
+
+
+@st.composite
+def _cells(draw: st.DrawFn) -> tuple[Feature, float]:
+    feature = draw(st.sampled_from(FEATURES))
+    margin = draw(st.floats(1e-3, 1e12))
+    wrong = [feature.low - margin, feature.high + margin]
+    if feature.discrete:
+        wrong.append(feature.low + 0.5)
+    return feature, draw(st.sampled_from(wrong))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(cell=_cells(), row=st.integers(0, 10**6))
+def test_one_cell_outside_its_range_is_caught(
+    cell: tuple[Feature, float], row: int, good: Good, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    songs, rankings = good
+    feature, value = cell
+    row %= len(songs)
+    column = pl.col(feature.name).cast(pl.Float64)
+    songs = songs.with_columns(pl.when(pl.int_range(pl.len()) == row).then(value).otherwise(column).alias(feature.name))
+    with pytest.raises(DataInvalid) as raised:
+        validate(tmp_path_factory.mktemp("cell"), songs, rankings)
+    assert f"- features-in-range: {feature.name}: 1 of" in str(raised.value)
+    assert songs[row, ID] in str(raised.value)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    column=st.sampled_from([RANK, COUNTRY, DATE]),
+    row=st.integers(0, 10**6),
+    rank=st.one_of(st.integers(-(2**31), 0), st.integers(201, 2**31)),
+    country=st.text(min_size=0, max_size=4).filter(
+        lambda text: not (len(text) == 2 and text.isascii() and text.isupper())
+    ),
+    day=st.one_of(st.dates(date(1, 1, 1), date(1999, 12, 31)), st.dates(TODAY + timedelta(days=1))),
+)
+def test_one_wrong_cell_of_the_rankings_is_caught(
+    column: str, row: int, rank: int, country: str, day: date, good: Good, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    songs, rankings = good
+    rankings = rankings.with_columns(pl.col(DATE).cast(pl.Date))
+    value, name = {RANK: (rank, "ranks"), COUNTRY: (country, "country-codes"), DATE: (day, "dates")}[column]
+    wrong = pl.int_range(pl.len()) == row % len(rankings)
+    rankings = rankings.with_columns(pl.when(wrong).then(pl.lit(value)).otherwise(column).alias(column))
+    with pytest.raises(DataInvalid, match=f"- {name}: {column}: 1 of"):
+        validate(tmp_path_factory.mktemp("cell"), songs, rankings)
