@@ -35,7 +35,6 @@ def s3_client() -> "S3Client":
     return boto3.Session().client(
         "s3",
         endpoint_url=endpoint,
-        region_name=os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
         config=Config(
             connect_timeout=10,
             read_timeout=60,

@@ -404,7 +404,8 @@ def _find_local(text: str) -> list[Item]:
             return [_local_item(path, path.name)]
         if path.is_dir():
             return [_local_item(each, each.name) for each in path.iterdir() if each.is_file() and _is_data(each.name)]
-        found = [Path(each) for each in glob.glob(text, recursive=True)]  # noqa: PTH207 Path.glob takes no absolute one
+        # A set, because glob finds a file once for each way in which `**/**` matches it.
+        found = {Path(each) for each in glob.glob(text, recursive=True)}  # noqa: PTH207 Path's is relative
         root = Path(*takewhile(lambda part: not WILDCARD.search(part), path.parts))
         return [_local_item(each, each.relative_to(root).as_posix()) for each in found if each.is_file()]
     except OSError as error:

@@ -130,7 +130,8 @@ def _parsed(text: pl.Expr, dtype: type[pl.DataType]) -> pl.Expr:
     if dtype == pl.Int64:
         # Other tools write the whole numbers of a column with nulls as 5.0.
         number = text.cast(pl.Float64, strict=False)
-        return pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
+        whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
+        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
     return text.cast(dtype, strict=False)
 
 

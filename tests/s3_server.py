@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import json
+import random
 import secrets
 import shutil
 import signal
@@ -10,11 +11,11 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import boto3
 from botocore.config import Config
@@ -61,21 +62,22 @@ def serve(folder: Path) -> Iterator[S3Server]:
     access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
     config = folder / "s3.json"
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
-    config.write_text(
-        json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]})
-    )
+    config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}))
     names = ("master", "volume", "filer", "s3")
     ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], _free_ports(8), strict=True))
     command = [
         *(_weed(), "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"),
         *("-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false", "-s3.iam=false", "-s3.port.iceberg=0"),
-        *("-volume.max=100", "-master.volumeSizeLimitMB=64", "-s3.port.lance=0"),
+        # Without peers to wait for, the master leads at once.
+        *("-s3.port.lance=0", "-master.telemetry=false", "-master.peers=none"),
+        # A bucket takes volumes of its own.
+        *("-volume.max=10000", "-master.volumeSizeLimitMB=64"),
         *(f"-{name}.port={ports[name]}" for name in names),
         *(f"-{name}.port.grpc={ports[f'{name}.grpc']}" for name in names),
     ]
     log = folder / "weed.log"
     endpoint = f"http://127.0.0.1:{ports['s3']}"
-    with log.open("wb") as output, _process(command, folder, output.fileno()) as process:
+    with log.open("wb") as output, _no_sockets_left(ports.values()), _process(command, folder, output) as process:
         client = boto3.client(
             "s3",
             endpoint_url=endpoint,
@@ -88,10 +90,8 @@ def serve(folder: Path) -> Iterator[S3Server]:
             _wait_until_ready(client, process)
         except Exception as error:
             raise RuntimeError(f"no S3 server; its log:\n{log.read_text()[-5000:]}") from error
-        try:
+        with closing(client):
             yield S3Server(endpoint, access_key, secret_key, client)
-        finally:
-            client.close()
 
 
 def _weed() -> str:
@@ -103,16 +103,31 @@ def _weed() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now; all are held until the last is found, so no two are the same."""
+    """Return ports that are free now, and below those that the system gives to clients in the next moment."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.randrange(10000, 32768)
+            # Held until all are found, so no two are the same.
+            with suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
+        return ports
 
 
 @contextmanager
-def _process(command: list[str], folder: Path, output: int) -> Iterator[subprocess.Popen[bytes]]:
+def _no_sockets_left(ports: Iterable[int]) -> Iterator[None]:
+    """Remove what the server leaves in /tmp, whatever TMPDIR says."""
+    try:
+        yield
+    finally:
+        for port in ports:
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
+
+
+@contextmanager
+def _process(command: list[str], folder: Path, output: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         cwd=folder,

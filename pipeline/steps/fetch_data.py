@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.errors import DataUnavailable, SettingsInvalid
 from pipeline.log import log
@@ -235,7 +235,7 @@ def _progress(source: str, total: int) -> Iterator[Callable[[int, int], None]]:
 
         columns = DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
         with Progress(TextColumn("{task.description}"), *columns) as bar:
-            task = bar.add_task(source, total=total or None)
+            task = bar.add_task(PurePath(source).name, total=total or None)
             yield lambda before, done: bar.update(task, completed=before + done)
         return
     next_line = time.monotonic() + LOG_EVERY
