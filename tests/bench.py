@@ -50,7 +50,8 @@ def measure(rows: int, console: Console) -> dict[str, Any]:
         sys.exit(f"the run of {rows} rows failed: {[step.error for step in finished.run.steps if step.error]}")
     profile = finished.documents["validation"]["profile"]
     ours = finished.documents["evaluation"]["model"]["all"]
-    program = [sys.executable, "-m", "tests.bench", "--row-by-row", finished.folder / "preprocess-data" / "examples"]
+    examples = str(finished.folder / "preprocess-data" / "examples")
+    program = [sys.executable, "-m", "tests.bench", "--row-by-row", examples]
     ordinary = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     training = next(step for step in finished.run.steps if step.name == "train-model")
     shutil.rmtree(folder)

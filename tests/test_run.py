@@ -55,7 +55,7 @@ class Outcome:
 
 def jukebox_run(folder: Path, *options: str) -> Outcome:
     """Run ``jukebox run`` in a process of its own, as a user does."""
-    command = [JUKEBOX, "run", "--folder", folder, *options]
+    command: list[str | Path] = [JUKEBOX, "run", "--folder", folder, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout + done.stderr, folder)
 
@@ -77,7 +77,7 @@ def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(tmp
     store = open_store(str(tmp_path / "models"), "jukebox")
     assert store.versions() == [1]
     songs = tmp_path / "latest" / "fetch-data" / "songs"
-    predict = [JUKEBOX, "predict", "a", "--model-store", tmp_path / "models", "--songs", songs]
+    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", tmp_path / "models", "--songs", songs]
     predicted = subprocess.run(predict, capture_output=True, text=True, check=True)
     assert predicted.stdout.count("%") == 5
 

@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ FIRST_DAY = date(2026, 1, 1)
 COUNTRIES = ["AR", "DE", "JP", None]
 
 
-def write(folder: Path, features: list[list[float]], charts: list[tuple[int, str | None, int]]) -> Tables:
+def as_stored(features: list[float]) -> tuple[float, ...]:
+    """The features of a song as examples hold them."""
+    return tuple(np.array(features, dtype=np.float32).tolist())
+
+
+def write(folder: Path, features: list[list[float]], charts: Sequence[tuple[int, str | None, int]]) -> Tables:
     """Write songs with these features, and a chart row for each (song, country, day)."""
     songs = pl.DataFrame(
         {
@@ -83,7 +89,7 @@ def test_every_chart_row_of_a_country_ends_in_exactly_one_split_with_its_country
     expected: Counter[tuple[tuple[float, ...], str]] = Counter()
     for song, country, _ in charts:
         if country:
-            expected[tuple(np.float32(features[song]).tolist()), country] += 1
+            expected[as_stored(features[song]), country] += 1
     found: Counter[tuple[tuple[float, ...], str]] = Counter()
     for split in SPLITS:
         examples = read_split(folder / "out", split)
@@ -110,7 +116,7 @@ def test_later_days_of_known_songs_are_tested_apart_and_new_songs_count_as_unsee
     of = vectors_by_split(tmp_path / "out")
     assert set(of["train"].values()) == {8}, "training sees the first eight of ten days"
     assert set(of["test-seen"].values()) == {2}
-    assert tuple(np.float32(features[newcomer]).tolist()) in of["test-unseen"]
+    assert as_stored(features[newcomer]) in of["test-unseen"]
     assert description["splits"]["train"]["last_day"] == "2026-01-08"
     assert description["splits"]["test-seen"]["first_day"] == "2026-01-09"
 

@@ -84,8 +84,13 @@ def test_training_that_was_interrupted_goes_on_to_the_same_weights(
     assert not (tmp_path / "first" / "model").exists()
 
     epochs = []
+
+    def note(progress: Any, *values: Any) -> None:
+        add(progress, *values)
+        epochs.append(progress.epoch)
+
     with monkeypatch.context() as patched:
-        patched.setattr(module._Progress, "add", lambda p, *values: (add(p, *values), epochs.append(p.epoch)))
+        patched.setattr(module._Progress, "add", note)
         resumed = train(examples, tmp_path / "second", wanted, checkpoint)
     assert epochs == [3, 4]
     assert resumed["weights_sha256"] == whole["weights_sha256"]
