@@ -12,7 +12,7 @@ GATE_MODES = ("enforce", "warn", "off")
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Hyperparameters(_Options):

@@ -10,12 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kfp import Client, compiler, dsl, kubernetes
+from kfp import compiler, dsl, kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from pipeline import components
-from pipeline.errors import JukeboxError
+from pipeline.checkout import head
+from pipeline.errors import JukeboxError, SettingsInvalid
 from pipeline.options import Hyperparameters
 from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings
@@ -75,7 +76,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             version: Semantic version of the model's definition.
             cluster_domain: Domain of the cluster's routes, for the address on the model card.
             model_storage_pvc: Claim that holds the model store.
-            model_store: Root of the model store: a path on the claim, or s3://bucket/prefix.
+            model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
             champion_version: Number of the version to compare with; 0: the newest in the store.
             gate_mode: enforce, warn or off.
             thresholds: gain_over_baseline, champion_tolerance, top5_floor, calibration_ceiling.
@@ -201,18 +202,19 @@ def submit() -> None:
     server = find_server(settings)
     print(f"Connecting to Data Science Pipelines: {server.host}", flush=True)
     server.probe()
+    if "<" in settings.image:
+        raise SettingsInvalid(f"the image is {settings.image}: put yours into manifests/settings.yaml")
     data_version = resolve_data_version(settings.songs, settings.rankings)
-    client = Client(host=server.host, existing_token=server.token, ssl_ca_cert=server.ca, namespace=server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = str(Path(folder) / f"{PIPELINE}.yaml")
-        compiler.Compiler().compile(build_pipeline(settings), package)
-        run = client.create_run_from_pipeline_package(
+        package = Path(folder) / f"{PIPELINE}.yaml"
+        compiler.Compiler().compile(build_pipeline(settings), str(package))
+        run = server.start_run(
             package,
-            arguments={"data_version": data_version},
-            run_name=f"{PIPELINE}-by-hand-{data_version[:12]}",
-            experiment_name=settings.model_name,
+            {"data_version": data_version, "commit": head()},
+            name=f"{PIPELINE}-by-hand-{data_version[:12]}",
+            experiment=settings.model_name,
         )
-    print(f"Run {run.run_id} started: {server.host}/#/runs/details/{run.run_id}")
+    print(f"Run {run} started: {server.host}/#/runs/details/{run}")
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def country_rows(limits: Limits, median: float) -> pa.DataFrameSchema:
 
 
 def shift_rows(limits: Limits) -> pa.DataFrameSchema:
-    """A row a quantity, as ``pipeline.profile.shift`` returns it."""
+    """A row a quantity, as ``pipeline.data_profile.shift`` returns it."""
     stable = pa.Check.lt(
         limits.psi,
         name="shift",

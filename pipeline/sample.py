@@ -21,6 +21,7 @@ COUNTRIES = (
     "AE AR AT AU BE BG BO BR BY CA CH CL CO CR CZ DE DK DO EC EE EG ES FI FR GB GR GT HK HN HU ID IE IL IN IS IT JP "
     "KR KZ LT LU LV MA MX MY NG NI NL NO NZ PA PE PH PK PL PT PY RO SA SE SG SK SV TH TR TW UA US UY VE VN ZA"
 ).split()
+DEFAULT_COUNTRIES = 40
 CHART_LENGTH = 50
 LATENT = 6
 REGIONS = 9
@@ -34,7 +35,9 @@ ARTISTS = (
 )
 
 
-def generate(folder: Path, *, rows: int, last_day: date, countries: int = 40, seed: int = 0) -> tuple[Path, Path]:
+def generate(
+    folder: Path, *, rows: int, last_day: date, countries: int = DEFAULT_COUNTRIES, seed: int = 0
+) -> tuple[Path, Path]:
     """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the two paths.
 
     The same arguments give the same bytes. ``countries`` is 2 to 72; each country and the Global chart has 50 places

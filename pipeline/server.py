@@ -1,17 +1,32 @@
-"""The project's pipeline server: where it is, and who we are to it."""
+"""The project's pipeline server: where it is, who we are to it, and how a run is started there."""
 
+import json
 import os
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import SSLCertVerificationError
+from typing import Any
 
 import requests
+import yaml
+from kfp import Client
+from kfp_server_api.exceptions import ApiException  # type: ignore[import-untyped]
 from kubernetes import client, config
+from urllib3.exceptions import HTTPError
 
-from pipeline.errors import ServerUnavailable
+from pipeline.errors import ServerUnavailable, SettingsInvalid
 from pipeline.settings import Settings
 
 POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TIMEOUT = (5, 15)  # seconds to connect and to answer
+
+_ELSEWHERE = "run this in a pod of the cluster, or name the server's route in KFP_ENDPOINT"
+_LOG_IN = "Check the address; a route that shows a login page answers so, too: log in (oc login)."
+_TWICE = "See in the dashboard whether it was started all the same, before you try again."
+_READY = "Is the DSPA ready (oc get dspa)?"
 
 
 @dataclass(frozen=True)
@@ -20,71 +35,136 @@ class Server:
 
     host: str
     namespace: str
-    token: str | None
+    token: str | None = field(repr=False)
     ca: str | None
 
     def probe(self) -> None:
-        """Raise ServerUnavailable, with what to do, unless a pipeline server answers and lets us in.
+        """Raise ServerUnavailable, in two lines, unless a pipeline server answers and lets us in.
 
-        kfp's own client would try for 25 seconds, print tracebacks and lose the status.
+        kfp's own client would try for 25 seconds, print tracebacks and lose the status; and it takes a login page
+        for a server.
         """
+        if "<" in self.host:
+            raise ServerUnavailable(
+                f"The namespace {self.namespace} is a placeholder.\n"
+                "Name yours in manifests/settings.yaml or in JUKEBOX_NAMESPACE."
+            )
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         url = f"{self.host}/apis/v2beta1/healthz"
         try:
             answer = requests.get(url, headers=headers, timeout=TIMEOUT, verify=self.ca or True, allow_redirects=False)
-        except requests.exceptions.SSLError as error:
+        except OSError as error:  # which is also the root of what requests raises
+            cause = _cause(error)
+            if isinstance(cause, SSLCertVerificationError):
+                raise ServerUnavailable(
+                    f"Its certificate is not trusted: {_words(cause)}.\n"
+                    f"Trusted is {self.ca or 'what public CAs have signed'}. Log in (oc login), or {_ELSEWHERE}."
+                ) from None
             raise ServerUnavailable(
-                f"Its certificate is not trusted: {_reason(error)}\n"
-                f"CA in use: {self.ca or 'the public ones'}. Log in to the cluster, or run this in one of its pods."
+                f"No server answers there: {_words(cause)}.\n{_READY} If so, {_ELSEWHERE}."
             ) from None
-        except requests.exceptions.RequestException as error:
+        code = answer.status_code
+        if code in (401, 403) or answer.is_redirect:
+            raise _refused(code, answer.headers.get("Location", ""))
+        if code >= 500:
+            raise ServerUnavailable(f"The server is out of order: it answers {code}.\n{_READY} Then try again.")
+        kind = answer.headers.get("Content-Type", "something without a type")
+        if not answer.ok or "json" not in kind:
             raise ServerUnavailable(
-                f"No server answers there: {_reason(error)}\n"
-                "Run this in a pod of the cluster, or forward a port and name it in KFP_ENDPOINT; "
-                "is the DSPA ready (oc get dspa)?"
+                f"What answers there is no pipeline server: it answers {code} with {kind}.\n{_LOG_IN}"
+            )
+
+    def start_run(self, package: Path, arguments: Mapping[str, Any], *, name: str, experiment: str) -> str:
+        """Start a run of the compiled pipeline in the file ``package``; return the run's id.
+
+        ``experiment`` is created where there is none of that name. Raises ServerUnavailable, in two lines, where the
+        server refuses.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # kfp greets with the versions that it works with
+                kfp = Client(host=self.host, existing_token=self.token, ssl_ca_cert=self.ca, namespace=self.namespace)
+                run = kfp.create_run_from_pipeline_package(
+                    str(package), arguments=dict(arguments), run_name=name, experiment_name=experiment
+                )
+        except ApiException as error:
+            if error.status in (401, 403):
+                raise _refused(error.status) from None
+            raise ServerUnavailable(
+                f"The server starts no run: it answers {error.status}, {_message(error.body)}.\n{_TWICE}"
             ) from None
-        if answer.status_code in (401, 403) or answer.is_redirect:
-            raise ServerUnavailable(
-                f"The server does not let you in: it answered {answer.status_code}.\n"
-                "Log in (oc login), and have your account bound to the Role ds-pipeline-user-access-dspa."
-            )
-        if not answer.ok or "json" not in answer.headers.get("Content-Type", ""):
-            raise ServerUnavailable(
-                f"What answers there is no pipeline server: {answer.status_code} {answer.headers.get('Content-Type')}\n"
-                "Check the address; a route that shows a login page answers so, too."
-            )
+        except HTTPError as error:
+            raise ServerUnavailable(f"The server went away: {_words(_cause(error))}.\n{_TWICE}") from None
+        if not run.run_id:
+            raise ServerUnavailable(f"What answers there is no pipeline server: it names no run.\n{_LOG_IN}")
+        return str(run.run_id)
 
 
 def find_server(settings: Settings) -> Server:
     """Find the server: KFP_ENDPOINT, else the DSPA of the project's namespace.
 
     The namespace is JUKEBOX_NAMESPACE, else the pod's where this runs in one, else that of the settings. Token and
-    CA come from the pod, else from the kubeconfig.
+    CA come from the pod, else from the kubeconfig. Raises SettingsInvalid where KFP_ENDPOINT is no address.
     """
-    pod_namespace = POD / "namespace"
+    in_pod = (POD / "namespace").is_file()
     namespace = os.environ.get("JUKEBOX_NAMESPACE") or (
-        pod_namespace.read_text().strip() if pod_namespace.is_file() else settings.namespace
+        (POD / "namespace").read_text().strip() if in_pod else settings.namespace
     )
-    host = os.environ.get("KFP_ENDPOINT") or f"https://ds-pipeline-dspa.{namespace}.svc:8443"
-    if pod_namespace.is_file():
-        # OpenShift's service CA signs what Services serve; the other CA is the API server's.
-        service_ca = POD / "service-ca.crt"
-        ca = service_ca if service_ca.is_file() else POD / "ca.crt"
-        return Server(host.rstrip("/"), namespace, (POD / "token").read_text().strip(), str(ca))
+    host = _endpoint() or f"https://ds-pipeline-dspa.{namespace}.svc:8443"
+    token, ca = _pod_credentials() if in_pod else _kubeconfig_credentials()
+    # A bearer token is for encrypted connections alone (RFC 6750, section 5.3).
+    return Server(host, namespace, token if host.startswith("https://") else None, ca)
+
+
+def _endpoint() -> str:
+    host = os.environ.get("KFP_ENDPOINT", "").rstrip("/")
+    if host and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", host):
+        # Not shown: it may hold credentials.
+        raise SettingsInvalid("KFP_ENDPOINT is no address as https://host or https://host:8443, without credentials")
+    return host
+
+
+def _pod_credentials() -> tuple[str | None, str | None]:
+    # OpenShift's service CA signs what Services serve; the other CA is the API server's.
+    service_ca = POD / "service-ca.crt"
+    return (POD / "token").read_text().strip(), str(service_ca if service_ca.is_file() else POD / "ca.crt")
+
+
+def _kubeconfig_credentials() -> tuple[str | None, str | None]:
     found = client.Configuration()
     try:
         config.load_kube_config(client_configuration=found)
-    except config.ConfigException:
-        return Server(host.rstrip("/"), namespace, None, None)
-    token = found.get_api_key_with_prefix("authorization")
-    return Server(host.rstrip("/"), namespace, token.removeprefix("Bearer ") if token else None, found.ssl_ca_cert)
+    except (config.ConfigException, yaml.YAMLError):
+        return None, None
+    scheme, _, token = (found.get_api_key_with_prefix("authorization") or "").partition(" ")
+    return token.strip() if scheme == "Bearer" else None, found.ssl_ca_cert
 
 
-def _reason(error: Exception) -> str:
-    """The innermost reason of what requests and urllib3 wrap many times."""
-    inner: BaseException = error
-    while isinstance(
-        following := getattr(inner, "reason", None) or (inner.args[0] if inner.args else None), BaseException
-    ):
-        inner = following
-    return str(inner).split(": ", 1)[-1]
+def _refused(code: int, location: str = "") -> ServerUnavailable:
+    # Not its path and query: they may hold what is to be kept secret.
+    elsewhere = re.match(r"https?://[^/?#@]+", location)
+    to = f" and sends you to {elsewhere[0]}" if elsewhere else ""
+    return ServerUnavailable(
+        f"The server does not let you in: it answers {code}{to}.\n"
+        "Log in (oc login), and have your account bound to the Role ds-pipeline-user-access-dspa."
+    )
+
+
+def _message(body: Any) -> str:
+    """What the server says; the last clause of its message is the one for people."""
+    try:
+        return str(json.loads(body)["message"]).rsplit(": ", 1)[-1].strip().rstrip(".")
+    except (ValueError, TypeError, KeyError):
+        return "without saying why"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost of the exceptions that requests and urllib3 wrap into each other."""
+    inner = (getattr(error, "reason", None), *reversed(error.args))
+    return next((_cause(following) for following in inner if isinstance(following, BaseException)), error)
+
+
+def _words(error: BaseException) -> str:
+    """What an exception says, without the Python objects that it names."""
+    objects = r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)|\[SSL: \w+\] certificate verify failed): | \(_ssl\.c:\d+\)$"
+    return re.sub(objects, "", str(error)).rstrip(".")

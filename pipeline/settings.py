@@ -9,7 +9,19 @@ import yaml
 from pipeline.errors import SettingsInvalid
 
 SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings.yaml"
-QUANTITY = re.compile(r"\d+(\.\d+)?(m|Ki|Mi|Gi|Ti|k|M|G|T)?")
+
+# What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
+_CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
+_MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
+_EXPECTED = {
+    "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
+    "keep-versions": (r"[1-9][0-9]*", "a whole number from 1"),
+    "step-cpu": _CPU,
+    "step-memory": _MEMORY,
+    "train-cpu": _CPU,
+    "train-memory": _MEMORY,
+    "train-gpus": (r"[0-9]+", "a whole number"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,22 +53,27 @@ class Settings:
 
 
 def read_settings(path: Path = SETTINGS_FILE) -> Settings:
-    """Read and check the settings; raises SettingsInvalid that names the key and what it should be."""
+    """Read and check the settings; raises SettingsInvalid that names every wrong key and what it should be."""
     try:
-        data = yaml.safe_load(path.read_text())["data"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        data = yaml.safe_load(path.read_text("utf-8"))["data"]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
         raise SettingsInvalid(f"{path} is no ConfigMap with data: {error}") from None
+    if not isinstance(data, dict):
+        raise SettingsInvalid(f"{path} is no ConfigMap with data: found {data!r} there, expected keys with values")
     keys = {field.name: field.name.replace("_", "-") for field in fields(Settings)}
-    missing = [key for key in keys.values() if not isinstance(data.get(key), str)]
-    if missing:
-        raise SettingsInvalid(f"{path}: data has no string {', '.join(missing)}; quote numbers, as in a ConfigMap")
-    settings = Settings(**{name: data[key] for name, key in keys.items()})
-    for name in ("step_cpu", "step_memory", "train_cpu", "train_memory"):
-        if not QUANTITY.fullmatch(getattr(settings, name)):
-            raise SettingsInvalid(
-                f"{path}: {keys[name]} is {getattr(settings, name)!r}; expected a Kubernetes quantity as 500m or 2Gi"
-            )
-    for name in ("train_gpus", "keep_versions"):
-        if not getattr(settings, name).isdecimal():
-            raise SettingsInvalid(f"{path}: {keys[name]} is {getattr(settings, name)!r}; expected a whole number")
-    return settings
+    wrong = [f"{key} {problem}" for key in keys.values() if (problem := _problem(key, data))]
+    if wrong:
+        raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
+    return Settings(**{name: data[key] for name, key in keys.items()})
+
+
+def _problem(key: str, data: dict[str, object]) -> str:
+    if key not in data:
+        return "is missing"
+    value = data[key]
+    if not isinstance(value, str):
+        return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
+    if re.search(r"://[^/]*@", value):
+        return "holds credentials, which do not belong into Git: take them out, and put them into a Secret"
+    pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
+    return "" if re.fullmatch(pattern, value) else f"is {value!r}, expected {expected}"

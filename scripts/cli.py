@@ -5,7 +5,21 @@ import sys
 import typer
 
 from pipeline.errors import JukeboxError
-from scripts import compile_pipeline, data_version, predict, run, sample
+from scripts import (
+    apply,
+    commit_status,
+    compile_pipeline,
+    data_version,
+    notify,
+    predict,
+    promote,
+    replay,
+    run,
+    sample,
+    start,
+    status,
+    wait,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +35,14 @@ for name, module in {
     "compile": compile_pipeline,
     "data-version": data_version,
     "sample": sample,
+    "apply": apply,
+    "start": start,
+    "wait": wait,
+    "status": status,
+    "promote": promote,
+    "commit-status": commit_status,
+    "notify": notify,
+    "replay": replay,
 }.items():
     app.command(name)(module.command)
 

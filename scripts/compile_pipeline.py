@@ -1,22 +1,23 @@
 """``jukebox compile``: the pipeline as the Kubernetes resources that the pipeline server takes."""
 
+import contextlib
 import hashlib
 import json
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from kfp import compiler
-from kfp.compiler.compiler_utils import KubernetesManifestOptions
+from google.protobuf import json_format  # type: ignore[import-untyped]
 
+from pipeline.checkout import DIRTY, head
+from pipeline.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline
 from pipeline.settings import SETTINGS_FILE, Settings, read_settings
 
 # Annotations of our own stand under this prefix.
 PREFIX = "jukebox.github.io"
+# Behind a commit: what was compiled is not what was committed.
 Resource = dict[str, Any]
 
 
@@ -33,11 +34,7 @@ def command(
     """
     settings = read_settings(settings_file)
     resources = pipeline_resources(settings, image=image, commit=commit or head(), built_by=built_by)
-    text = yaml.safe_dump_all(resources, allow_unicode=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(text)
-    partial.replace(output)
+    _write(output, yaml.safe_dump_all(resources, allow_unicode=True))
     print(f"{output}: PipelineVersion {resources[1]['metadata']['name']}")
 
 
@@ -49,33 +46,42 @@ def pipeline_resources(
     The version's name ends in the first 12 hex digits of the sha256 of its compiled spec (canonical JSON of
     pipelineSpec and platformSpec), so what changes nothing of the pipeline makes no new version.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(
-            build_pipeline(settings, image=image),
-            str(package),
-            kubernetes_manifest_format=True,
-            kubernetes_manifest_options=KubernetesManifestOptions(
-                pipeline_name=PIPELINE, include_pipeline_manifest=True
-            ),
-        )
-        pipeline, version = yaml.safe_load_all(package.read_text())
-    spec = version["spec"]
-    compiled = {key: spec[key] for key in ("pipelineSpec", "platformSpec")}
-    digest = hashlib.sha256(json.dumps(compiled, sort_keys=True).encode()).hexdigest()
-    labels = {"app.kubernetes.io/name": PIPELINE, "app.kubernetes.io/part-of": "jukebox"}
-    for resource in (pipeline, version):
-        resource["metadata"]["labels"] = {**labels, "app.kubernetes.io/component": "pipeline"}
-    version["metadata"]["name"] = spec["displayName"] = f"{PIPELINE}-{digest[:12]}"
+    compiled = build_pipeline(settings, image=image)
+    spec = {
+        "pipelineSpec": json_format.MessageToDict(compiled.pipeline_spec),
+        "platformSpec": json_format.MessageToDict(compiled.platform_spec),
+    }
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    name = f"{PIPELINE}-{digest[:12]}"
+    described = {"description": spec["pipelineSpec"]["pipelineInfo"]["description"]}
+    pipeline = _resource("Pipeline", PIPELINE, {**described, "displayName": PIPELINE})
+    version = _resource("PipelineVersion", name, {**described, "displayName": name, "pipelineName": PIPELINE, **spec})
     provenance = {"commit": commit, "image": image or settings.image, "built-by": built_by}
     version["metadata"]["annotations"] = {f"{PREFIX}/{key}": value for key, value in provenance.items() if value}
     if commit:
-        spec["codeSourceURL"] = f"{settings.repository}/commit/{commit}"
+        page = f"{settings.repository.removesuffix('.git')}/commit/{commit.removesuffix(DIRTY)}"
+        version["spec"]["codeSourceURL"] = page
     return pipeline, version
 
 
-def head() -> str:
-    """The checkout's commit, or nothing where this is no checkout."""
-    root = Path(__file__).parent
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return found.stdout.strip() if found.returncode == 0 else ""
+def _resource(kind: str, name: str, spec: Resource) -> Resource:
+    labels = {"name": PIPELINE, "component": "pipeline", "part-of": "jukebox"}
+    return {
+        "apiVersion": "pipelines.kubeflow.org/v2beta1",
+        "kind": kind,
+        "metadata": {"name": name, "labels": {f"app.kubernetes.io/{key}": value for key, value in labels.items()}},
+        "spec": spec,
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise SettingsInvalid(f"{path} cannot be written: {error.strerror}; name another file with --output") from None

@@ -22,6 +22,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from pipeline import components as shells
+from pipeline.checkout import head
 from pipeline.errors import SettingsInvalid
 from pipeline.log import ENDED
 from pipeline.options import Hyperparameters, Thresholds, parse
@@ -29,7 +30,7 @@ from pipeline.report import Run, Step, render_report
 from pipeline.sample import generate
 from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
-from scripts.compile_pipeline import head, pipeline_resources
+from scripts.compile_pipeline import pipeline_resources
 from scripts.sample import ROWS
 
 # Where a step leaves the documents that the page is made of: task, output, and a file in it where it is a folder.

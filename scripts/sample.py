@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.sample import COUNTRIES, generate
+from pipeline.sample import COUNTRIES, DEFAULT_COUNTRIES, generate
 
 ROWS = 120_000
 
@@ -14,8 +14,10 @@ ROWS = 120_000
 def command(
     folder: Annotated[Path, typer.Argument(help="Where songs.parquet and rankings.parquet go.")] = Path("build/sample"),
     rows: Annotated[int, typer.Option(min=1, help="Chart rows, about.")] = ROWS,
-    countries: Annotated[int, typer.Option(min=2, max=len(COUNTRIES))] = 40,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    countries: Annotated[
+        int, typer.Option(min=2, max=len(COUNTRIES), help="Countries, besides the Global chart.")
+    ] = DEFAULT_COUNTRIES,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data.")] = 0,
 ) -> None:
     """Generate sample data up to yesterday.
 

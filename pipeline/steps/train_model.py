@@ -19,7 +19,7 @@ from pipeline.options import Hyperparameters, parse
 
 # Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
-VISITS = 200_000
+VISITS = 100_000
 KERAS_FILE = "model.keras"
 BATCH = 8192  # of predictions, where the size changes nothing but memory
 

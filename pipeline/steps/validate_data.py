@@ -19,9 +19,9 @@ import pandera.polars as pa
 import polars as pl
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 
+from pipeline.data_profile import describe, shift
 from pipeline.errors import DataInvalid
 from pipeline.log import log
-from pipeline.profile import describe, shift
 from pipeline.rules import (
     CHART_PLACES,
     COUNTS,
@@ -64,7 +64,7 @@ def validate_data(
 
     ``songs`` and ``rankings`` are folders of ``*.parquet``, ``reference`` is the profile of the data that the champion
     was trained on. The report has ``passed``; ``checks``, each with ``name``, ``severity``, ``passed``, ``count`` of
-    what breaks it, at most five ``examples`` and ``message``; ``profile``, see ``pipeline.profile.describe``; and
+    what breaks it, at most five ``examples`` and ``message``; ``profile``, see ``pipeline.data_profile.describe``; and
     ``shift``, by quantity, null without a reference. A check is left out where another one says that its columns
     cannot be used.
 

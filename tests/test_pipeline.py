@@ -1,0 +1,386 @@
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from pipeline.options import GATE_MODES, Hyperparameters, Thresholds
+from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.settings import Settings, read_settings
+from scripts.compile_pipeline import pipeline_resources
+
+Spec = dict[str, Any]
+IMAGE = "registry.example.com/jukebox-training:1.0@sha256:0123"
+STEPS = {
+    "fetch-data",
+    "validate-data",
+    "preprocess-data",
+    "train-model",
+    "evaluate-model",
+    "convert-model",
+    "gate",
+    "verify-model",
+    "publish-model",
+    "summarize-run",
+}
+READ_THE_STORE = {"validate-data", "evaluate-model", "publish-model", "summarize-run"}
+
+
+class Compiled:
+    """The compiled pipeline, as a user of the cluster meets it."""
+
+    def __init__(self, settings: Settings, image: str = "") -> None:
+        _, version = pipeline_resources(settings, image=image)
+        self.spec: Spec = version["spec"]["pipelineSpec"]
+        self.platform: Spec = version["spec"]["platformSpec"]
+        self.root: Spec = self.spec["root"]["dag"]["tasks"]
+        (training,) = (one for one in self.spec["components"].values() if "dag" in one)
+        self.training: Spec = training["dag"]["tasks"]
+        self.tasks: Spec = {name: task for name, task in {**self.root, **self.training}.items() if name in STEPS}
+
+    def containers(self) -> dict[str, Spec]:
+        executors = self.spec["deploymentSpec"]["executors"]
+        return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+
+    def pods(self) -> dict[str, Spec]:
+        executors = self.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        return {name.removeprefix("exec-"): executor for name, executor in executors.items()}
+
+    def waits(self, task: str) -> set[str]:
+        return set(self.training[task].get("dependentTasks", ()))
+
+    def waits_in_the_end(self, task: str) -> set[str]:
+        return self.waits(task).union(*(self.waits_in_the_end(other) for other in self.waits(task)))
+
+    def arrows(self, task: str) -> set[str]:
+        """The steps that a task waits for, without those that another of them waits for anyway."""
+        return self.waits(task) - set().union(*(self.waits_in_the_end(other) for other in self.waits(task)))
+
+    def parameters(self) -> Spec:
+        parameters: Spec = self.spec["root"]["inputDefinitions"]["parameters"]
+        return parameters
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return replace(read_settings(), image=IMAGE, cluster_domain="apps.example.com")
+
+
+@pytest.fixture(scope="module")
+def compiled(settings: Settings) -> Compiled:
+    return Compiled(settings)
+
+
+def on_s3(settings: Settings) -> Settings:
+    return replace(settings, model_store="s3://bucket/models")
+
+
+# The graph
+
+
+def test_each_step_waits_for_what_it_needs_and_for_nothing_else(compiled: Compiled) -> None:
+    assert {task: compiled.arrows(task) for task in compiled.training} == {
+        "fetch-data": set(),
+        "validate-data": {"fetch-data"},
+        "preprocess-data": {"fetch-data"},
+        "train-model": {"validate-data", "preprocess-data"},
+        "evaluate-model": {"train-model"},
+        "convert-model": {"train-model"},
+        "gate": {"evaluate-model"},
+        "verify-model": {"gate", "convert-model"},
+        "publish-model": {"verify-model"},
+    }
+
+
+@pytest.mark.parametrize(("one", "other"), [("validate-data", "preprocess-data"), ("evaluate-model", "convert-model")])
+def test_steps_that_need_not_wait_for_each_other_run_at_once(compiled: Compiled, one: str, other: str) -> None:
+    assert one not in compiled.waits_in_the_end(other)
+    assert other not in compiled.waits_in_the_end(one)
+
+
+def test_the_summary_is_written_however_the_run_ends(compiled: Compiled) -> None:
+    (training,) = set(compiled.root) - {"summarize-run"}
+    summary = compiled.root["summarize-run"]
+    assert summary["dependentTasks"] == [training]
+    assert summary["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    inputs = summary["inputs"]
+    assert inputs["parameters"]["status"] == {"taskFinalStatus": {"producerTask": training}}
+    # Nothing of a step that may never have run.
+    assert "artifacts" not in inputs
+    assert not [value for value in inputs["parameters"].values() if "taskOutputParameter" in value]
+
+
+def test_what_is_published_was_judged_and_verified(compiled: Compiled) -> None:
+    artifacts = compiled.training["publish-model"]["inputs"]["artifacts"]
+    producers = {name: value["taskOutputArtifact"]["producerTask"] for name, value in artifacts.items()}
+    assert producers["verdict"] == producers["evaluation"] == "evaluate-model"
+    assert producers["parity"] == "verify-model"
+    assert producers["onnx_model"] == "convert-model"
+    verified = compiled.training["verify-model"]["inputs"]["artifacts"]
+    assert verified["onnx_model"] == artifacts["onnx_model"]
+
+
+# Parameters
+
+
+def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
+    required = {name for name, one in compiled.parameters().items() if not one.get("isOptional")}
+    assert required == {"data_version"}
+    assert compiled.parameters()["data_version"]["parameterType"] == "STRING"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "default"),
+    [
+        ("hyperparameters", "STRUCT", {"epochs": 2}),
+        ("model_name", "STRING", "jukebox"),
+        ("version", "STRING", "0.0.2"),
+        ("cluster_domain", "STRING", "apps.example.com"),
+        ("model_storage_pvc", "STRING", "jukebox-model-pvc"),
+        ("prod_flag", "BOOLEAN", False),
+        ("gate_mode", "STRING", "enforce"),
+        ("champion_version", "NUMBER_INTEGER", 0),
+        ("thresholds", "STRUCT", {}),
+        ("keep_versions", "NUMBER_INTEGER", 5),
+        ("songs_sha256", "STRING", ""),
+        ("rankings_sha256", "STRING", ""),
+        ("commit", "STRING", ""),
+    ],
+)
+def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind: str, default: object) -> None:
+    parameter = compiled.parameters()[name]
+    assert (parameter["parameterType"], parameter["defaultValue"]) == (kind, default)
+
+
+def test_data_and_store_are_those_of_the_settings(settings: Settings) -> None:
+    ours = replace(settings, songs="https://host/s.csv", rankings="s3://b/r", model_store="/store", keep_versions="9")
+    parameters = Compiled(ours).parameters()
+    found = {name: parameters[name]["defaultValue"] for name in ("songs", "rankings", "model_store", "keep_versions")}
+    assert found == {"songs": "https://host/s.csv", "rankings": "s3://b/r", "model_store": "/store", "keep_versions": 9}
+
+
+def test_every_parameter_reaches_a_step(compiled: Compiled) -> None:
+    used = {
+        value["componentInputParameter"].removeprefix("pipelinechannel--")
+        for task in compiled.tasks.values()
+        for value in task["inputs"].get("parameters", {}).values()
+        if "componentInputParameter" in value
+    }
+    # The claim's name reaches no step's code, only its pod.
+    assert used == set(compiled.parameters()) - {"model_storage_pvc"}
+
+
+def test_the_dashboard_describes_the_pipeline_and_every_parameter(compiled: Compiled) -> None:
+    assert compiled.spec["pipelineInfo"]["name"] == PIPELINE
+    assert compiled.spec["pipelineInfo"]["displayName"]
+    assert compiled.spec["pipelineInfo"]["description"]
+    assert [name for name, one in compiled.parameters().items() if not one.get("description")] == []
+
+
+@pytest.mark.parametrize(
+    ("parameter", "words"),
+    [
+        ("hyperparameters", Hyperparameters.model_fields),
+        ("thresholds", Thresholds.model_fields),
+        ("gate_mode", GATE_MODES),
+    ],
+)
+def test_a_description_names_all_that_may_be_given(compiled: Compiled, parameter: str, words: list[str]) -> None:
+    described = re.findall(r"\w+", compiled.parameters()[parameter]["description"])
+    assert set(words) <= set(described)
+
+
+def test_the_dashboard_shows_the_steps_by_readable_names(compiled: Compiled) -> None:
+    shown = {name: task["taskInfo"]["name"] for name, task in compiled.tasks.items()}
+    assert shown == {name: name.replace("-", " ").capitalize() for name in STEPS}
+
+
+# What a step puts out
+
+
+def test_the_dashboard_shows_metrics_plots_pages_and_models(compiled: Compiled) -> None:
+    found = {
+        (task, name, artifact["artifactType"]["schemaTitle"].removeprefix("system."))
+        for task in STEPS
+        for name, artifact in compiled.spec["components"][f"comp-{task}"]
+        .get("outputDefinitions", {})
+        .get("artifacts", {})
+        .items()
+    }
+    assert found == {
+        ("fetch-data", "songs", "Dataset"),
+        ("fetch-data", "rankings", "Dataset"),
+        ("validate-data", "report", "Artifact"),
+        ("validate-data", "summary", "Markdown"),
+        ("validate-data", "metrics", "Metrics"),
+        ("preprocess-data", "examples", "Dataset"),
+        ("train-model", "model", "Model"),
+        ("train-model", "predictions", "Dataset"),
+        ("train-model", "report", "Artifact"),
+        ("train-model", "metrics", "Metrics"),
+        ("evaluate-model", "evaluation", "Artifact"),
+        ("evaluate-model", "verdict", "Artifact"),
+        ("evaluate-model", "metrics", "Metrics"),
+        ("evaluate-model", "confusion", "ClassificationMetrics"),
+        ("evaluate-model", "page", "HTML"),
+        ("convert-model", "onnx_model", "Model"),
+        ("verify-model", "parity", "Artifact"),
+        ("verify-model", "metrics", "Metrics"),
+        ("publish-model", "published", "Model"),
+        ("publish-model", "card", "HTML"),
+        ("summarize-run", "summary", "Markdown"),
+    }
+
+
+# What a step runs in
+
+
+def test_every_step_runs_in_the_training_image(compiled: Compiled) -> None:
+    assert {name: one["image"] for name, one in compiled.containers().items()} == dict.fromkeys(STEPS, IMAGE)
+
+
+def test_the_image_of_a_compilation_reaches_every_step_and_the_lineage(settings: Settings) -> None:
+    built = Compiled(settings, image="registry.example.com/built@sha256:4567")
+    assert {one["image"] for one in built.containers().values()} == {"registry.example.com/built@sha256:4567"}
+    lineage = built.training["publish-model"]["inputs"]["parameters"]["image"]
+    assert lineage == {"runtimeValue": {"constant": "registry.example.com/built@sha256:4567"}}
+
+
+def test_no_step_installs_anything(compiled: Compiled) -> None:
+    for name, container in compiled.containers().items():
+        lines = "\n".join([*container["command"], *container["args"]])
+        assert not re.search(r"\b(pip|ensurepip|uv|conda|apt-get|dnf|curl|wget)\b", lines), name
+
+
+def test_every_step_has_the_sizes_of_the_settings_and_training_its_own(settings: Settings) -> None:
+    ours = replace(settings, step_cpu="500m", step_memory="1Gi", train_cpu="4", train_memory="8Gi")
+    for name, container in Compiled(ours).containers().items():
+        cpu, memory = ("4", "8Gi") if name == "train-model" else ("500m", "1Gi")
+        resources = container["resources"]
+        assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == (cpu, memory), name
+        assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (cpu, memory), name
+        assert "accelerator" not in resources, name
+
+
+def test_other_sizes_change_nothing_but_the_sizes(settings: Settings) -> None:
+    ours = replace(settings, step_cpu="3", step_memory="3Gi", train_cpu="6", train_memory="9Gi")
+    before, after = Compiled(settings), Compiled(ours)
+    for compiled in (before, after):
+        for container in compiled.containers().values():
+            assert container.pop("resources")
+    assert (after.spec, after.platform) == (before.spec, before.platform)
+
+
+def test_only_training_gets_a_gpu_and_only_where_the_settings_ask(settings: Settings) -> None:
+    ours = replace(settings, train_gpus="2", gpu_resource="amd.com/gpu")
+    found = {name: one["resources"].get("accelerator") for name, one in Compiled(ours).containers().items()}
+    gpu = found.pop("train-model")
+    assert gpu
+    assert (gpu["resourceType"], gpu["resourceCount"]) == ("amd.com/gpu", "2")
+    assert set(found.values()) == {None}
+
+
+def test_every_step_has_a_deadline_and_training_a_longer_one(compiled: Compiled) -> None:
+    deadlines = {name: int(one["activeDeadlineSeconds"]) for name, one in compiled.pods().items()}
+    assert deadlines.keys() == STEPS
+    training = deadlines.pop("train-model")
+    assert set(deadlines.values()) == {30 * 60}
+    assert training == 6 * 3600
+
+
+def test_only_steps_that_talk_to_the_outside_are_tried_again_and_with_patience(compiled: Compiled) -> None:
+    policies = {name: task["retryPolicy"] for name, task in compiled.tasks.items() if "retryPolicy" in task}
+    assert policies.keys() == {"fetch-data", "publish-model"}
+    for policy in policies.values():
+        assert policy["maxRetryCount"] == 2
+        assert policy["backoffFactor"] > 1
+        assert policy["backoffDuration"] == "15s"
+        assert policy["backoffMaxDuration"] == "300s"
+
+
+def test_what_reads_or_writes_the_store_or_guards_it_is_never_taken_from_the_cache(compiled: Compiled) -> None:
+    cached = {name for name, task in compiled.tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert cached == STEPS - READ_THE_STORE - {"gate"}
+
+
+def test_the_cache_of_fetched_data_knows_the_data(compiled: Compiled) -> None:
+    inputs = compiled.training["fetch-data"]["inputs"]["parameters"]
+    assert inputs["data_version"] == {"componentInputParameter": "pipelinechannel--data_version"}
+
+
+# What a step reaches
+
+
+def test_the_claim_that_the_run_names_is_mounted_where_the_store_is_used(settings: Settings) -> None:
+    pods = Compiled(replace(settings, model_store="/mnt/store")).pods()
+    mounts = {name: one["pvcMount"] for name, one in pods.items() if "pvcMount" in one}
+    assert mounts.keys() == READ_THE_STORE
+    for name, (mount,) in mounts.items():
+        # Inside the exit handler the compiler renames the pipeline's parameters.
+        claim = "model_storage_pvc" if name == "summarize-run" else "pipelinechannel--model_storage_pvc"
+        assert mount["mountPath"] == "/mnt/store"
+        assert mount["pvcNameParameter"] == {"componentInputParameter": claim}
+
+
+def test_a_store_on_s3_mounts_no_claim(settings: Settings) -> None:
+    assert [name for name, one in Compiled(on_s3(settings)).pods().items() if "pvcMount" in one] == []
+
+
+def secrets(compiled: Compiled) -> dict[str, Spec]:
+    found = {name: one["secretAsEnv"] for name, one in compiled.pods().items() if "secretAsEnv" in one}
+    return {name: one for name, (one,) in found.items()}
+
+
+def test_only_who_fetches_sees_the_s3_secret_where_the_store_is_on_a_claim(compiled: Compiled) -> None:
+    assert secrets(compiled).keys() == {"fetch-data"}
+
+
+def test_who_uses_the_store_sees_the_s3_secret_where_the_store_is_on_s3(settings: Settings) -> None:
+    assert secrets(Compiled(on_s3(settings))).keys() == {"fetch-data", *READ_THE_STORE}
+
+
+def test_the_secret_is_named_may_be_absent_and_is_not_in_the_pipeline(settings: Settings) -> None:
+    found = secrets(Compiled(replace(settings, s3_secret="my-bucket")))["fetch-data"]
+    assert found["secretNameParameter"] == {"runtimeValue": {"constant": "my-bucket"}}
+    assert found["optional"] is True
+    keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION"]
+    assert found["keyToEnv"] == [{"secretKey": key, "envVar": key} for key in keys]
+
+
+def test_no_credential_of_who_compiles_gets_into_the_pipeline(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "KFP_TOKEN"):
+        monkeypatch.setenv(name, "hidden-credential")
+    compiled = Compiled(on_s3(settings))
+    assert "hidden-credential" not in json.dumps([compiled.spec, compiled.platform])
+
+
+# What the server takes
+
+
+@pytest.mark.parametrize("store", ["/models", "s3://bucket/models"])
+def test_the_server_knows_every_field_of_the_spec(settings: Settings, store: str) -> None:
+    compiled = Compiled(replace(settings, model_store=store, train_gpus="1"))
+    json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
+    json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())
+
+
+def names(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        for one in value.values():
+            yield from names(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from names(one)
+
+
+def test_no_name_is_a_boolean_to_kubectl(compiled: Compiled) -> None:
+    # YAML 1.1, which kubectl reads, takes these for booleans; Kubeflow's compiler writes them without quotes.
+    booleans = {"y", "n", "yes", "no", "on", "off", "true", "false"}
+    assert [name for name in names([compiled.spec, compiled.platform]) if name.lower() in booleans] == []

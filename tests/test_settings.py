@@ -1,0 +1,121 @@
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.errors import SettingsInvalid
+from pipeline.settings import SETTINGS_FILE, read_settings
+from scripts.compile_pipeline import pipeline_resources
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write the project's settings with some of their values changed; None takes a key out."""
+
+    def write(**changes: Any) -> Path:
+        document = yaml.safe_load(SETTINGS_FILE.read_text())
+        data = document["data"] | {name.replace("_", "-"): value for name, value in changes.items()}
+        document["data"] = {key: value for key, value in data.items() if value is not None}
+        path = tmp_path / "settings.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write
+
+
+def test_the_projects_own_settings_are_in_order() -> None:
+    settings = read_settings()
+    assert settings.model_name == "jukebox"
+    assert settings.model_storage_pvc == "jukebox-model-pvc"
+    assert settings.namespace.endswith("-jukebox")
+    assert settings.on_claim
+
+
+def test_every_value_comes_from_the_file(write: Write) -> None:
+    changed = read_settings(write(namespace="ada-jukebox", train_memory="64Gi", model_store="s3://bucket/models"))
+    assert changed == replace(
+        read_settings(), namespace="ada-jukebox", train_memory="64Gi", model_store="s3://bucket/models"
+    )
+    assert not changed.on_claim
+
+
+def test_keys_of_others_are_welcome(write: Write) -> None:
+    assert read_settings(write(alert_receiver="somebody")) == read_settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"namespace": None}, "namespace is missing"),
+        ({"step_cpu": 1}, "step-cpu is 1, expected text: put it in quotes"),
+        ({"train_gpus": False}, "train-gpus is False, expected text"),
+        ({"image": ["a"]}, "image is ['a'], expected text"),
+        ({"songs": ""}, "songs is '', expected a line of text"),
+        ({"step_cpu": "two"}, "step-cpu is 'two', expected cores as 2, 0.5 or 500m"),
+        ({"train_cpu": "2Gi"}, "train-cpu is '2Gi', expected cores"),
+        ({"step_memory": "2 GB"}, "step-memory is '2 GB', expected bytes as 512Mi or 2Gi"),
+        ({"step_memory": "500m"}, "step-memory is '500m', expected bytes"),
+        ({"train_memory": "1.5Gi"}, "train-memory is '1.5Gi', expected bytes"),
+        ({"train_memory": "-1Gi"}, "train-memory is '-1Gi', expected bytes"),
+        ({"train_gpus": "0.5"}, "train-gpus is '0.5', expected a whole number"),
+        ({"keep_versions": "0"}, "keep-versions is '0', expected a whole number from 1"),
+        ({"model_store": "models"}, "model-store is 'models', expected a path on the claim as /models"),
+        ({"model_store": "gs://bucket"}, "model-store is 'gs://bucket', expected a path"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_wrong_value_is_named_with_what_it_should_be(write: Write, changes: dict[str, Any], message: str) -> None:
+    path = write(**changes)
+    with pytest.raises(SettingsInvalid, match=re.escape(message)) as raised:
+        read_settings(path)
+    assert str(path) in str(raised.value)
+
+
+def test_all_wrong_values_are_named_at_once(write: Write) -> None:
+    with pytest.raises(SettingsInvalid) as raised:
+        read_settings(write(namespace=None, step_cpu="two", keep_versions=5))
+    for key in ("namespace", "step-cpu", "keep-versions"):
+        assert key in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["repository", "songs", "model_store"])
+def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
+        read_settings(write(**{key: "https://ada:hidden@git.example.com/jukebox"}))
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "data:", "data: [1]", "data: text", "- 1", "data: {", "\0", "kind: ConfigMap"])
+def test_a_file_that_is_no_config_map_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsInvalid, match=re.escape(f"{path} is no ConfigMap with data")):
+        read_settings(path)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes("data: {namespace: müller}".encode("latin-1"))
+    with pytest.raises(SettingsInvalid, match=re.escape(str(path))):
+        read_settings(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.yaml is no ConfigMap with data: .*No such file"):
+        read_settings(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory"), [("1", "2Gi"), ("0.5", "512Mi"), (".5", "1000000000"), ("1500m", "2G"), ("16", "1Ti")]
+)
+def test_what_the_settings_take_kubeflow_takes_too(write: Write, cpu: str, memory: str) -> None:
+    settings = read_settings(write(step_cpu=cpu, step_memory=memory))
+    _, version = pipeline_resources(settings)
+    resources = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]["exec-gate"]["container"]["resources"]
+    assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (cpu, memory)
