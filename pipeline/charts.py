@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WIDTH = 358
 TEXT = 12
+# A country has two letters; what is much longer would leave no room for the picture.
+LONGEST_LABEL = 6
 
 # matplotlib knows no CSS variables: it draws with these colours, which are then replaced.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -111,7 +113,7 @@ def training_curves(training: Mapping[str, Any]) -> tuple[Markup, Markup]:
                 axes.plot(epochs, values, color=colour, label=label, marker="o", markersize=3.5)
                 if colour == ACCENT and best in epochs:
                     value = values[epochs.index(best)]
-                    label = f"best: epoch {best}"
+                    label = f"kept: epoch {best}"
                     axes.plot(best, value, "o", markersize=10, markerfacecolor="none", color=INK, label=label)
             axes.xaxis.set_major_locator(_few_ticks(integer=True))
             if key == "validation_top1":
@@ -174,7 +176,10 @@ def reliability(calibration: Sequence[Mapping[str, Any]]) -> Markup:
     with _draw("Reliability: how often it is right against how sure it is", 330) as drawing:
         above, below = drawing.figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         above.plot([0, end], [0, end], color=MUTED, linewidth=1.2, dashes=(4, 3), label="as sure as right")
-        above.plot(confidence, accuracy, color=ACCENT, marker="o", markersize=6, label="this model")
+        above.plot(confidence, accuracy, color=ACCENT, linewidth=1, alpha=0.6)
+        # A bin of few rows is mostly noise: the more rows, the larger the dot.
+        areas = 8 + 72 * rows / rows.max()
+        above.scatter(confidence, accuracy, s=areas, color=ACCENT, clip_on=False, zorder=3, label="this model")
         above.set(xlim=(0, end), ylim=(0, end), ylabel="share that is right")
         edges = [entry["low"] for entry in bins], [entry["high"] - entry["low"] for entry in bins]
         below.bar(edges[0], rows / rows.sum(), edges[1], align="edge", color=ACCENT, alpha=0.45, linewidth=0)
@@ -202,7 +207,7 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
         # "none" embeds one pixel a cell, which the browser scales: small, and sharp at every size.
         axes.imshow(pixels, interpolation="none")
         named = range(0, len(order), -(-len(order) // 18))
-        names = [labels[order[n]] for n in named]
+        names = [labels[order[n]][:LONGEST_LABEL] for n in named]
         axes.set_xticks(named, names, rotation=90, fontsize=9)
         axes.set_yticks(named, names, fontsize=9)
         axes.set(xlabel="predicted", ylabel="charts in")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,10 +21,10 @@ from pipeline.sources import redact
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000
 DOCUMENTS = ("validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
-# What the page is made of: the id and the title of each section, and the document that it shows.
+# What the page is made of: the id and the title of each section, and what it cannot do without.
 SECTIONS = (
     ("verdict", "Verdict", "verdict"),
-    ("steps", "Steps", None),
+    ("steps", "Steps", "steps"),
     ("data", "Data", "validation"),
     ("training", "Training", "training"),
     ("evaluation", "Evaluation", "evaluation"),
@@ -31,7 +32,7 @@ SECTIONS = (
     ("countries", "Countries", "evaluation"),
     ("confusion", "Confusion", "evaluation"),
     ("parity", "Parity", "parity"),
-    ("lineage", "Lineage", None),
+    ("lineage", "Lineage", "run"),
 )
 STRONGEST_CONFUSIONS = 14
 NOTHING_PUBLISHED = "Nothing was published; what is in use stays in use."
@@ -89,13 +90,14 @@ def render_report(documents: Mapping[str, Any], run: Run) -> str:
     )
     training, lineage = found["training"], found["lineage"]
     known = {step.name for step in run.steps}
+    there = {**found, "steps": known, "run": run}
     return _environment().get_template("report.html.j2").render(
         **found,
         **_evaluation(found["evaluation"]),
         run=run,
         headline=headline(found, run),
-        sections=[(id_, title) for id_, title, document in SECTIONS if not document or found[document]],
-        missing=_listed(title.lower() for _, title, document in SECTIONS if document and not found[document]),
+        sections=[(id_, title) for id_, title, needs in SECTIONS if there[needs]],
+        missing=_listed(title.lower() for _, title, needs in SECTIONS if not there[needs]),
         stopped_at=_listed(step.name for step in run.steps if step.state == "failed"),
         steps={step.name: step for step in run.steps},
         graph=charts.layout({s.name: [d for d in s.depends_on if d in known] for s in run.steps}) if known else None,
@@ -115,7 +117,8 @@ def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -
 
 def verdict_markdown(verdict: Mapping[str, Any]) -> str:
     """Return the verdict as Markdown: a sentence and a table of its checks, failures first."""
-    lines = [f"**{'Passed' if verdict['passed'] else 'Not passed'}** · {_markdown(verdict['summary'])}"]
+    decided = "Not judged" if verdict["mode"] == "off" else "Passed" if verdict["passed"] else "Not passed"
+    lines = [f"**{decided}** · {_markdown(verdict['summary'])}"]
     if verdict["checks"]:
         lines += ["", "| | check | found | asked for | |", "|---|---|--:|--:|---|"]
     for check in _failures_first(verdict["checks"]):
@@ -135,7 +138,7 @@ def summary_markdown(state: str, name: str, *, published: str = "") -> str:
 
     ``state`` as Kubeflow names it (SUCCEEDED, FAILED, …), ``name`` of the run, ``published`` the model's address.
     """
-    outcome = f"Published: {_markdown(_without_credentials(published))}" if published else NOTHING_PUBLISHED
+    outcome = f"Published: {_markdown(published)}" if published else NOTHING_PUBLISHED
     return f"**{_markdown(state.capitalize())}** · {_markdown(name)}\n\n{outcome}\n"
 
 
@@ -237,13 +240,14 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
-    """What is needed to run it again, flat: dotted names and scalars. The results are shown elsewhere."""
+    """What is known of what is needed to run it again, flat: dotted names and scalars. Results are shown elsewhere."""
     merged: dict[str, Any] = {"run": {"name": run.name, "id": run.id}, **(lineage or {})}
     for shown_elsewhere in ("metrics", "verdict", "parity"):
         merged.pop(shown_elsewhere, None)
     if lineage:
         merged["data"] = {key: value for key, value in lineage["data"].items() if key != "profile"}
-    return dict(_flat({**merged, "parameters": run.parameters, "store": run.store}))
+    flat = _flat({**merged, "parameters": run.parameters, "store": run.store})
+    return {name: value for name, value in flat if value != ""}
 
 
 def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
@@ -287,8 +291,8 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]()<>#|~&!])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown shows as it is, on one line and without credentials."""
+    return re.sub(r"([\\`*_{}\[\]()<>#|~&!])", r"\\\1", " ".join(_without_credentials(text).split()))
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -338,6 +342,7 @@ def bars(profile: Mapping[str, Any]) -> list[tuple[float, float, float]]:
     return [(min(left, 1 - width), width, share / width / highest) for left, width, share in found]
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pipeline"),
