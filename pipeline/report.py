@@ -91,7 +91,7 @@ def render_report(documents: Mapping[str, Any], run: Run) -> str:
     training, lineage = found["training"], found["lineage"]
     known = {step.name for step in run.steps}
     there = {**found, "steps": known, "run": run}
-    return _environment().get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         **found,
         **_evaluation(found["evaluation"]),
         run=run,
@@ -111,7 +111,7 @@ def render_report(documents: Mapping[str, Any], run: Run) -> str:
 def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
     """Return a page of the verdict and the evaluation alone: what the dashboard shows of evaluate-model."""
     evaluation = _without_credentials(evaluation)
-    template = _environment().get_template("evaluation.html.j2")
+    template = environment().get_template("evaluation.html.j2")
     return template.render(evaluation=evaluation, verdict=_without_credentials(verdict), **_evaluation(evaluation))
 
 
@@ -343,7 +343,7 @@ def bars(profile: Mapping[str, Any]) -> list[tuple[float, float, float]]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("pipeline"),
         autoescape=True,

@@ -117,10 +117,10 @@ class ModelStore(ABC):
         """Delete all versions but the newest ``keep``, those ``in_use`` and the pinned; return the deleted.
 
         A reader sees all of a version or none of it. What a killed process has left half deleted goes too.
-        Raises ``SettingsInvalid`` where ``keep`` is less than 1: the newest version is never deleted.
+        Raises ``ValueError`` where ``keep`` is less than 1: the newest version is never deleted.
         """
         if keep < 1:
-            raise SettingsInvalid(f"the number of versions to keep is {keep}: expected at least 1; correct it")
+            raise ValueError(f"cannot keep {keep} versions: expected at least 1")
         versions = self.versions()
         spared = {*versions[-keep:], *in_use, *self.pinned()}
         deleted = [number for number in versions if number not in spared and self._hide(number)]
@@ -129,11 +129,12 @@ class ModelStore(ABC):
 
     def _claimed(self, run: str) -> int:
         """Return the number of ``run``; claim the next free one where it has none."""
-        # Whatever this run has claimed before it was registered now is above this number, and met further down.
+        # Looked up before the run is registered: where this is its first attempt, all that other attempts claim for
+        # it lies above, and is met further down.
         number = max((*self._claims(), *self.versions()), default=0) + 1
         if not self._register(hashlib.sha256(run.encode()).hexdigest()):
-            # Claims are made in the order of their numbers. A listing may miss what is claimed meanwhile, but
-            # this one misses nothing below the highest of the one above.
+            # Claims are made in the order of their numbers. A listing may miss what is claimed meanwhile, but this
+            # one misses nothing below the highest of the one before.
             for claim in sorted(self._claims(), reverse=True):
                 if self._claimant(claim) == run:
                     return claim
@@ -259,21 +260,29 @@ class _FolderStore(ModelStore):
         with self._explained("delete from"):
             for name in _names(self._folder / ".staging"):
                 if name.startswith(f"{number}-"):
-                    _remove(self._folder / ".staging" / name)
+                    self._move_away(self._folder / ".staging" / name)
+        self._purge()
 
     def _hide(self, number: int) -> bool:
         with self._explained("delete from"):
-            (self._folder / ".deleted").mkdir(exist_ok=True)
-            try:
-                (self._folder / str(number)).rename(self._folder / ".deleted" / f"{number}-{uuid4().hex}")
-            except FileNotFoundError:
-                return False
+            return self._move_away(self._folder / str(number))
+
+    def _move_away(self, folder: Path) -> bool:
+        """Make a folder vanish at once, while others may read or fill it; return False where it was not there."""
+        deleted = self._folder / ".deleted"
+        deleted.mkdir(exist_ok=True)
+        try:
+            folder.rename(deleted / uuid4().hex)
+        except FileNotFoundError:
+            return False
         return True
 
     def _purge(self) -> None:
         with self._explained("delete from"):
             for name in _names(self._folder / ".deleted"):
-                _remove(self._folder / ".deleted" / name)
+                # Another process may be deleting it too, and NFS keeps what is still open: what is left is for
+                # the next time.
+                shutil.rmtree(self._folder / ".deleted" / name, ignore_errors=True)
 
     @contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
@@ -319,15 +328,6 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(folder: Path) -> None:
-    """Delete a folder that another process may be deleting too."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        if folder.exists():
-            _remove(folder)
-
-
 class _S3Store(ModelStore):
     """Objects are put one by one, ``model.onnx`` last, and deleted in the opposite order.
 
@@ -364,8 +364,7 @@ class _S3Store(ModelStore):
         return True
 
     def _claims(self) -> set[int]:
-        names = (name.removeprefix(".claims/") for name in self._list(".claims/"))
-        return {int(name) for name in names if _NUMBER.fullmatch(name)}
+        return self._numbers(".claims/")
 
     def _claimant(self, number: int) -> str:
         return (self._get(f".claims/{number}") or b"").decode()
@@ -393,13 +392,14 @@ class _S3Store(ModelStore):
         return True
 
     def _purge(self) -> None:
-        markers = self._list(".deleted/")
-        standing = self.versions()
-        for marker in markers:
-            number = int(marker.removeprefix(".deleted/"))
-            # Its model may still stand: another process is about to delete it, or was killed before it could.
-            if number not in standing:
-                self._delete([*self._list(f"{number}/"), marker])
+        hidden = self._numbers(".deleted/")
+        # The model of one may still stand: another process is about to delete it, or was killed before it could.
+        for number in hidden.difference(self.versions()):
+            self._delete([*self._list(f"{number}/"), f".deleted/{number}"])
+
+    def _numbers(self, prefix: str) -> set[int]:
+        names = (name.removeprefix(prefix) for name in self._list(prefix))
+        return {int(name) for name in names if _NUMBER.fullmatch(name)}
 
     def _list(self, prefix: str) -> list[str]:
         """Return the names below ``prefix``, without what all names of this store have in common."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import GateRefused, ParityBroken, SettingsInvalid
 from pipeline.log import log
-from pipeline.report import _environment
+from pipeline.report import environment
 from pipeline.schema import FEATURES
 from pipeline.store import MODEL, open_store
 
@@ -145,7 +145,7 @@ def _card(lineage: Mapping[str, Any], documents: Mapping[str, Any], endpoint: st
     request = {"inputs": [_first_row(tensor) for tensor in golden["request"]["inputs"]]}
     probabilities = _first_row(golden["response"]["outputs"][0])["data"]
     answer = sorted(zip(probabilities, documents["preprocessing"]["labels"], strict=True), reverse=True)
-    template = _environment().get_template("model-card.html.j2")
+    template = environment().get_template("model-card.html.j2")
     return template.render(
         lineage=lineage,
         endpoint=endpoint,
