@@ -344,16 +344,17 @@ def bars(profile: Mapping[str, Any]) -> list[tuple[float, float, float]]:
 
 @cache
 def environment() -> Environment:
-    environment = Environment(
+    """The templates of this package, escaping what they show, with the filters that print numbers."""
+    found = Environment(
         loader=PackageLoader("pipeline"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "bars": bars, "comparison": comparison, "failed": _failed, "failures_first": _failures_first,
         "number": number, "percent": percent, "seconds": seconds,
         "json": lambda value: json.dumps(value, ensure_ascii=False),
     }  # fmt: skip
-    return environment
+    return found
