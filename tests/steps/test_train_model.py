@@ -152,13 +152,14 @@ def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
 ) -> None:
     monkeypatch.setattr(module, "VISITS", budget)
     train_examples = read_split(examples, "train")
-    visits = Visits(train_examples)
-    vectors, frequencies, weight = visits.of_epoch(np.random.default_rng(0))
-    mass = weight * (visits.rows / len(weight))
-    assert mass.sum() == pytest.approx(train_examples.rows.sum(), rel=1e-4)
-    by_country = (mass[:, None] * frequencies).sum(axis=0)
-    np.testing.assert_allclose(by_country, train_examples.counts.sum(axis=0), rtol=1e-3)
-    assert {tuple(v) for v in vectors.tolist()} == {tuple(v) for v in train_examples.vectors.tolist()}
+    visits = Visits(train_examples, 64)
+    example, weight = visits.of_epoch(np.random.default_rng(0))
+    assert example.shape == weight.shape == (visits.steps, visits.batch)
+    mass = weight.ravel() * (visits.rows / len(visits.example))
+    np.testing.assert_allclose(np.bincount(example.ravel(), mass), train_examples.rows, rtol=1e-4)
+    of_country = mass @ visits.frequencies[example.ravel()]
+    np.testing.assert_allclose(of_country, train_examples.counts.sum(axis=0), rtol=1e-3)
+    assert abs(visits.rows / visits.steps - 64) < 64, "about so many rows lie behind a step"
 
 
 def test_the_loss_over_examples_is_the_loss_over_rows() -> None:
