@@ -16,6 +16,7 @@ from pipeline.sample import generate
 from pipeline.schema import COUNTRY
 from pipeline.store import open_store
 from scripts.run import View
+from tests.browser import CHROMIUM, MISSING, browser
 from tests.real_data import real_data
 from tests.s3_server import S3Server
 
@@ -67,27 +68,44 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(songs), str(rankings)
 
 
-def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(tmp_path: Path) -> None:
-    first = jukebox_run(tmp_path)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """What ``make run`` does in a fresh clone."""
+    return jukebox_run(tmp_path_factory.mktemp("build"))
+
+
+def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(first: Outcome) -> None:
     assert first.code == 0, first.printed
     assert "Published jukebox 0.0.2 as version 1" in first.printed
     for step in STEPS:
         assert f"{step}: succeeded" in first.printed
     assert "Version 1 is published" in first.report
-    store = open_store(str(tmp_path / "models"), "jukebox")
+    store = open_store(str(first.folder / "models"), "jukebox")
     assert store.versions() == [1]
-    songs = tmp_path / "latest" / "fetch-data" / "songs"
-    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", tmp_path / "models", "--songs", songs]
-    predicted = subprocess.run(predict, capture_output=True, text=True, check=True)
-    assert predicted.stdout.count("%") == 5
 
-    second = jukebox_run(tmp_path)
+    second = jukebox_run(first.folder)
     assert second.code == 0, second.printed
     assert "no-worse-than-champion" in second.printed
     assert "of version 1" in second.printed
     assert second.lineage(2)["champion"] == 1
     # The same data and hyperparameters, on the same machine: the same bytes, in a version of its own.
     assert store.read(1, "model.onnx") == store.read(2, "model.onnx")
+
+
+def test_the_published_model_can_be_tried(first: Outcome) -> None:
+    songs = first.folder / "latest" / "fetch-data" / "songs"
+    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", first.folder / "models", "--songs", songs]
+    predicted = subprocess.run(predict, capture_output=True, text=True, check=True)
+    assert predicted.stdout.count("%") == 5
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_of_a_real_run_fits_a_phone_and_a_desktop(first: Outcome, width: int) -> None:
+    with browser() as chromium:
+        chromium.open(first.folder / "latest" / "report.html", width=width)
+        assert chromium.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert chromium.complaints == []
 
 
 def test_real_charts_pass(tmp_path: Path) -> None:

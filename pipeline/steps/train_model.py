@@ -114,7 +114,7 @@ class Visits:
         self.steps = -(-len(self.example) // self.batch)
 
     def of_epoch(self, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The visits in random order: examples and weights, int32 and float32[steps, batch]; at the end, weights of 0."""
+        """The visits in random order: examples, int32, and weights, float32, both [steps, batch]; the last weigh 0."""
         order = rng.permutation(len(self.example))
         missing = (0, self.steps * self.batch - len(order))
         shape = (self.steps, self.batch)
