@@ -121,6 +121,17 @@ def test_later_days_of_known_songs_are_tested_apart_and_new_songs_count_as_unsee
     assert description["splits"]["test-seen"]["first_day"] == "2026-01-09"
 
 
+def test_about_a_tenth_of_the_recordings_is_never_seen_and_another_validates(tmp_path: Path) -> None:
+    tables = write(
+        tmp_path, [[float(n)] + [n / 500] * 12 for n in range(400)], [(song, "AR", 0) for song in range(400)]
+    )
+    preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+    sizes = {split: len(songs) for split, songs in vectors_by_split(tmp_path / "out").items()}
+    assert 20 < sizes["test-unseen"] < 60
+    assert 20 < sizes["validation"] < 60
+    assert sizes["train"] == 400 - sizes["test-unseen"] - sizes["validation"]
+
+
 def test_a_song_keeps_its_split_when_the_data_grows(tables: Tables, tmp_path: Path) -> None:
     preprocess_data(tables.songs, tables.rankings, tmp_path / "whole")
     half = tmp_path / "half"

@@ -146,6 +146,20 @@ def test_hidden_layers_and_dropout_shape_the_network(examples: Path, tmp_path: P
     assert report["parameters"] == network.count_params()
 
 
+def test_each_epoch_has_an_order_of_its_own(examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = []
+    of_epoch = Visits.of_epoch
+
+    def note(visits: Visits, rng: np.random.Generator) -> Any:
+        found = of_epoch(visits, rng)
+        orders.append(found[0].ravel())
+        return found
+
+    monkeypatch.setattr(Visits, "of_epoch", note)
+    train(examples, tmp_path, {"epochs": 2, "hidden_layers": [8]})
+    assert (orders[0] != orders[1]).mean() > 0.9
+
+
 @pytest.mark.parametrize("budget", [10, 1_000, 10_000_000])
 def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
     examples: Path, monkeypatch: pytest.MonkeyPatch, budget: int
