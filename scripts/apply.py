@@ -1,0 +1,185 @@
+"""``jukebox apply``: Pipeline and PipelineVersion into the cluster, through the admission of the pipeline server."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.server import find_server
+from pipeline.settings import read_settings
+from scripts.kubernetes_api import Cluster, ClusterAway, ClusterRefuses, Resource
+from scripts.results import ResultDir, write_results
+
+GROUP, API_VERSION = "pipelines.kubeflow.org", "v2beta1"
+PIPELINES = (GROUP, API_VERSION, "pipelines")
+VERSIONS = (GROUP, API_VERSION, "pipelineversions")
+# The pipeline server's webhook puts it on what it admits.
+ADMITTED = "pipelines.kubeflow.org/pipeline-id"
+BACKOFF = wait_exponential_jitter(multiplier=0.5, max=10)  # seconds
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="What `jukebox compile` wrote.")] = Path("build/pipeline.yaml"),
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the admission to be up.")] = 120,
+    result_dir: ResultDir = None,
+) -> None:
+    """Apply the Pipeline and create the PipelineVersion, unless it is there.
+
+    Example: `jukebox apply build/pipeline.yaml`
+    """
+    pipeline, version = read_resources(file)
+    namespace = version["metadata"].get("namespace") or find_server(read_settings()).namespace
+    name = version["metadata"]["name"]
+    created = apply(Cluster(namespace), pipeline, version, timeout)
+    print(f"PipelineVersion {name}: {'created' if created else 'there already, unchanged'}")
+    write_results(result_dir, version=name, created=json.dumps(created))
+
+
+def read_resources(file: Path) -> tuple[Resource, Resource]:
+    """Return the Pipeline and the PipelineVersion in a YAML or JSON file.
+
+    Raises SettingsInvalid where it holds not one of each, or a name in it has become something else than text: n, y,
+    no or on are truth values for some YAML readers, and the server would take a parameter called "false".
+    """
+    try:
+        documents = list(yaml.safe_load_all(file.read_text("utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsInvalid(f"{file} cannot be read: {error}; `jukebox compile` writes it") from None
+    if not all(isinstance(document, dict) for document in documents):
+        documents = []
+    for where in _strange_keys(documents):
+        raise SettingsInvalid(
+            f"{file} has the key {where}, expected text: a tool read an unquoted name as a truth value or a number; "
+            "apply the file as `jukebox compile` wrote it"
+        )
+    kinds = {str(document.get("kind")): document for document in documents}
+    if len(documents) != 2 or set(kinds) != {"Pipeline", "PipelineVersion"}:
+        raise SettingsInvalid(
+            f"{file} holds {', '.join(kinds) or 'nothing'}, expected one Pipeline and one PipelineVersion; "
+            "`jukebox compile` writes them"
+        )
+    pipeline, version = kinds["Pipeline"], kinds["PipelineVersion"]
+    names = pipeline["metadata"]["name"], version["spec"].get("pipelineName")
+    if len(set(names)) != 1:
+        raise SettingsInvalid(f"{file} holds Pipeline {names[0]} and a PipelineVersion of {names[1]}: they must agree")
+    return pipeline, version
+
+
+def apply(cluster: Cluster, pipeline: Resource, version: Resource, timeout: float) -> bool:
+    """Apply the pipeline, then the version; tell whether the version was created.
+
+    Both are sent as JSON. A version's spec is immutable: one with the same compiled spec is left alone. The version is
+    created only when the admission has seen it in a dry run, because one that slipped past it would belong to no
+    pipeline. Raises ServerUnavailable with the refusal.
+    """
+    retrying = Retrying(
+        stop=stop_after_delay(timeout),
+        wait=BACKOFF,
+        retry=retry_if_exception_type((_NotYet, ClusterAway)),
+        reraise=True,
+    )
+    retrying(_apply_pipeline, cluster, pipeline)
+    return bool(retrying(_create_version, cluster, version))
+
+
+class _NotYet(ServerUnavailable):
+    """The admission is not up."""
+
+
+def _apply_pipeline(cluster: Cluster, pipeline: Resource) -> None:
+    name = pipeline["metadata"]["name"]
+    wanted = {"metadata": {"labels": pipeline["metadata"].get("labels", {})}, "spec": pipeline.get("spec", {})}
+    try:
+        found = cluster.read(PIPELINES, name)
+        if found is None:
+            cluster.create(PIPELINES, pipeline)
+        elif not _holds(found, wanted):
+            cluster.patch(PIPELINES, name, wanted)
+    except ClusterRefuses as error:
+        if error.status != 409:  # Somebody else was faster.
+            raise _explained(error, f"Pipeline {name}") from None
+
+
+def _create_version(cluster: Cluster, version: Resource) -> bool:
+    name = version["metadata"]["name"]
+    try:
+        if found := cluster.read(VERSIONS, name):
+            _require_same(found, version)
+            return False
+        admitted = cluster.create(VERSIONS, version, dry_run=True)
+        if ADMITTED not in admitted["metadata"].get("labels", {}):
+            raise _NotYet(
+                "The pipeline server's admission is not there: nothing was created.\n"
+                "Is the DSPA ready, and is its pipelineStore kubernetes (oc get dspa)?"
+            )
+        cluster.create(VERSIONS, version)
+    except ClusterRefuses as error:
+        if error.status == 409 and (found := cluster.read(VERSIONS, name)):
+            _require_same(found, version)
+            return False
+        raise _explained(error, f"PipelineVersion {name}", version["spec"].get("pipelineSpec")) from None
+    return True
+
+
+def _require_same(found: Resource, version: Resource) -> None:
+    for key in ("pipelineSpec", "platformSpec"):
+        if found["spec"].get(key) != version["spec"].get(key):
+            raise ServerUnavailable(
+                f"PipelineVersion {version['metadata']['name']} is there with another {key}, and a version cannot be "
+                "changed.\nCompile it anew: `jukebox compile` names a version by what it does."
+            )
+
+
+def _holds(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        return all(isinstance(found, Mapping) and _holds(found.get(key), value) for key, value in wanted.items())
+    return bool(found == wanted)
+
+
+def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerUnavailable:
+    """What a refusal becomes: what another try may mend, or the refusal with what to do."""
+    reason = error.reason.strip()
+    if "failed calling webhook" in reason or error.status in (429, 502, 503, 504):
+        return _NotYet(f"The pipeline server's admission is not up: {reason}.\nIs the DSPA ready (oc get dspa)?")
+    if "map to an existing Pipeline" in reason:
+        # The webhook reads from a cache, and the Pipeline was applied a moment ago.
+        return _NotYet(f"{what} is refused: {reason}")
+    if error.status in (401, 403):
+        return ServerUnavailable(
+            f"{what} cannot be applied: {reason}\n"
+            "The account needs get, create and patch on pipelines and pipelineversions of pipelines.kubeflow.org."
+        )
+    if error.status == 404:
+        return ServerUnavailable(
+            f"{what} cannot be applied: {reason}\nAre Kubeflow's CRDs installed, and does the namespace exist?"
+        )
+    wrong = _wrong_in(spec) if "pipeline spec is invalid" in reason else ""
+    return ServerUnavailable(f"{what} is refused: {reason}{wrong and f' ({wrong})'}\nMend the pipeline, and compile.")
+
+
+def _wrong_in(spec: object) -> str:
+    """What is wrong in a spec, of which the server says no more than that it is invalid."""
+    try:
+        json_format.ParseDict(spec, PipelineSpec())
+    except (json_format.ParseError, AttributeError, TypeError) as error:
+        return str(error)
+    return "" if isinstance(spec, dict) and "root" in spec else "it has no root"
+
+
+def _strange_keys(value: object, path: str = "") -> Iterator[str]:
+    """Where a key is no text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                yield f"{key!r} in {path or 'it'}"
+            yield from _strange_keys(inner, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strange_keys(inner, path)

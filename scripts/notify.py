@@ -1,0 +1,60 @@
+"""``jukebox notify``: tell a chat what became of a training, in one line."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import requests
+import typer
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+from pipeline.errors import JukeboxError
+from pipeline.server import TIMEOUT
+from scripts.commit_status import read_secret
+
+
+class ChatRefuses(JukeboxError):
+    """The chat does not take the message."""
+
+
+class _Passing(ChatRefuses):
+    """The chat is away or busy."""
+
+
+def command(
+    text: Annotated[str, typer.Argument(help="What to say; line breaks become spaces.")],
+    url_file: Annotated[Path, typer.Option(help="File with the address of an incoming webhook, which is a secret.")],
+) -> None:
+    """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
+
+    Example: `jukebox notify "push of 0a1b2c3: Succeeded" --url-file webhook`
+    """
+    line = " ".join(text.split())
+    print(line)
+    url = read_secret(url_file)
+    if not url:
+        print(f"Nobody is notified: {url_file} holds no address")
+        return
+    retrying = Retrying(
+        stop=stop_after_attempt(4),
+        wait=wait_exponential_jitter(multiplier=1, max=10),
+        retry=retry_if_exception_type(_Passing),
+        reraise=True,
+    )
+    retrying(_send, url, line)
+
+
+def _send(url: str, line: str) -> None:
+    # No message names more of the address than its host: who knows the rest may post there.
+    where = re.match(r"https?://[^/@]+", url)
+    if not where:
+        raise ChatRefuses("the address of the chat is none as https://host/…")
+    try:
+        answer = requests.post(url, json={"text": line}, timeout=TIMEOUT, allow_redirects=False)
+    except requests.exceptions.SSLError:
+        raise ChatRefuses(f"{where[0]}: its certificate is not trusted") from None
+    except (OSError, ValueError) as error:
+        raise _Passing(f"{where[0]} does not answer: {type(error).__name__}") from None
+    if not answer.ok or answer.is_redirect:
+        kind = _Passing if answer.status_code in (429, 500, 502, 503, 504) else ChatRefuses
+        raise kind(f"{where[0]} answers {answer.status_code}; is the webhook's address still good?")

@@ -1,0 +1,218 @@
+"""``jukebox start``: start a run of a PipelineVersion, once for each key."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+import typer
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
+
+from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.server import find_server
+from pipeline.settings import read_settings
+from pipeline.steps.fetch_data import resolve_data_version
+from scripts.kfp_server import BACKOFF, PATIENCE, Json, Kfp, RequestRefused, ServerAway
+from scripts.kubernetes_api import ENDED, Cluster, find_cluster
+from scripts.results import ResultDir, write_results
+
+# An experiment's limit; beyond a run's own the server starts a workflow for a run that it then cannot store.
+NAME_LIMIT = 128
+LISTED_LATE = 15.0  # seconds until the server lists what was applied
+RUN_IDS = uuid5(NAMESPACE_URL, "https://jukebox.github.io/runs")
+
+
+def command(
+    version: Annotated[str, typer.Argument(help="Name of the PipelineVersion.")],
+    key: Annotated[str, typer.Option(help="A second start with the same key finds the first one's run.")] = "",
+    parameters: Annotated[str, typer.Option(help="JSON: the run's parameters.")] = "{}",
+    data_version: Annotated[str, typer.Option(help="Short for the parameter; else found out from the data.")] = "",
+    commit: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
+    unless_succeeded: Annotated[bool, typer.Option(help="Not where a run of this version has succeeded.")] = False,
+    result_dir: ResultDir = None,
+) -> None:
+    """Start a run of the PipelineVersion and print its id.
+
+    Example: `jukebox start prod-train-save-0123456789ab --key "$UID" --parameters '{"gate_mode": "warn"}'`
+    """
+    settings = read_settings()
+    kfp = Kfp(partial(find_server, settings))
+    given = {**_object(parameters), **_filled(data_version=data_version, commit=commit)}
+    run, started = start(
+        kfp,
+        version,
+        experiment=settings.model_name,
+        key=key or str(uuid4()),
+        parameters=given,
+        unless_succeeded=unless_succeeded,
+        cluster=find_cluster(find_server(settings).namespace),
+    )
+    run_id, data = str(run["run_id"]), run.get("runtime_config", {}).get("parameters", {}).get("data_version", "")
+    print(f"Run {run_id} {'started' if started else 'was started before'}: {kfp.host}/#/runs/details/{run_id}")
+    write_results(result_dir, run_id=run_id, data_version=data, started=json.dumps(started))
+
+
+def run_id_of(key: str) -> str:
+    """The id of the run that is started with this key."""
+    return str(uuid5(RUN_IDS, key))
+
+
+def start(
+    kfp: Kfp,
+    version: str,
+    *,
+    experiment: str,
+    key: str,
+    parameters: Mapping[str, Any],
+    unless_succeeded: bool = False,
+    cluster: Cluster | None = None,
+    patience: float = PATIENCE,
+) -> tuple[Json, bool]:
+    """Return the run of ``key``, and whether it was started now.
+
+    ``cluster`` lets workflows be seen that the server has lost; it may be missing.
+    ``data_version`` is found out from the data that the version names, where ``parameters`` lack it. With
+    ``unless_succeeded`` a run of the version that has succeeded stands for the new one.
+
+    The run's id is made of the key and looked up before each POST: the server starts a workflow first and notes the run
+    then, so a POST that is simply repeated has a second workflow train beside the first. Raises ServerUnavailable where
+    the server refuses or is away for longer than ``patience`` seconds; SettingsInvalid where version, key or parameters
+    are none.
+    """
+    name = f"{version} {key}"
+    if len(name) > NAME_LIMIT:
+        raise SettingsInvalid(
+            f"the run's name would be {name!r}, {len(name)} characters: the server takes {NAME_LIMIT}; shorten the key"
+        )
+    pipeline_id, found = _version(kfp, version)
+    reference = {"pipeline_id": pipeline_id, "pipeline_version_id": str(found["pipeline_version_id"])}
+    run_id = run_id_of(key)
+    if run := kfp.run(run_id):
+        return _of(run, reference, key), False
+    experiment_id = kfp.create_experiment(experiment)
+    if unless_succeeded:
+        for run in kfp.runs(experiment_id, state="SUCCEEDED"):
+            if run.get("pipeline_version_reference") == reference:
+                return run, False
+    body = {
+        "run_id": run_id,
+        "display_name": name,
+        "experiment_id": experiment_id,
+        "pipeline_version_reference": reference,
+        "runtime_config": {"parameters": _complete(found, parameters)},
+    }
+    return _post(kfp, cluster, body, reference, key, patience)
+
+
+def _post(
+    kfp: Kfp, cluster: Cluster | None, body: Json, reference: Json, key: str, patience: float
+) -> tuple[Json, bool]:
+    posted = False
+
+    def attempt() -> tuple[Json, bool]:
+        nonlocal posted
+        if run := kfp.run(body["run_id"]):
+            return _of(run, reference, key), posted
+        _wait_for_orphans(cluster, body["run_id"])
+        posted = True
+        try:
+            return kfp.create_run(body), True
+        except RequestRefused as error:
+            # Somebody with the same key was faster; its run is the one that counts.
+            if "Duplicate entry" in error.reason and (run := kfp.run(body["run_id"])):
+                print(
+                    "Warning: started twice at the same time, so two workflows have the label "
+                    f"pipeline/runid={body['run_id']}: delete the younger one."
+                )
+                return _of(run, reference, key), False
+            raise ServerUnavailable(
+                f"The server starts no run: it answers {error.status}, {error.reason}.\n"
+                "Mend what it names; nothing is tried again."
+            ) from None
+
+    retrying = Retrying(
+        stop=stop_after_delay(patience),
+        wait=BACKOFF,
+        retry=retry_if_exception_type(ServerAway),
+        before_sleep=_announce,
+        reraise=True,
+    )
+    return retrying(attempt)
+
+
+def _announce(state: RetryCallState) -> None:
+    print(f"{state.outcome and state.outcome.exception()} Trying again in {state.upcoming_sleep:.0f} s.", flush=True)
+
+
+def _wait_for_orphans(cluster: Cluster | None, run_id: str) -> None:
+    """Raise ServerAway while there is a workflow of a run that the server does not know.
+
+    The server leaves one where its database fails at the wrong moment. It ends by itself, since its steps ask the
+    server for the run; but a run of the same id, started meanwhile, would have it train, too.
+    """
+    try:
+        workflows = cluster.workflows(run_id) if cluster else []
+    except ServerUnavailable:
+        return  # Not ours to see: what remains is the look-up before the POST.
+    for workflow in workflows:
+        if workflow.get("status", {}).get("phase") not in ENDED:
+            raise ServerAway(
+                f"Workflow {workflow['metadata']['name']} belongs to run {run_id}, which the server could not store."
+            )
+
+
+def _version(kfp: Kfp, name: str) -> tuple[str, Json]:
+    """The pipeline's id and the version; it may have been applied a moment ago."""
+
+    def attempt() -> tuple[str, Json]:
+        pipeline = kfp.pipeline(PIPELINE)
+        version = pipeline and next(kfp.versions(pipeline["pipeline_id"], name), None)
+        if not pipeline or not version:
+            raise _Unknown(f"the server knows no version {name} of {PIPELINE}; `jukebox apply` creates it")
+        return str(pipeline["pipeline_id"]), version
+
+    retrying = Retrying(
+        stop=stop_after_delay(LISTED_LATE), wait=BACKOFF, retry=retry_if_exception_type(_Unknown), reraise=True
+    )
+    return retrying(attempt)
+
+
+class _Unknown(SettingsInvalid):
+    """The server does not list the version."""
+
+
+def _complete(version: Json, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the version of the data that they, or the pipeline's defaults, name."""
+    spec = version["pipeline_spec"]
+    # With a platform's part, the answer holds both.
+    inputs = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    if "data_version" not in inputs or parameters.get("data_version"):
+        return dict(parameters)
+    songs, rankings = (
+        str(parameters.get(name, inputs.get(name, {}).get("defaultValue", ""))) for name in ("songs", "rankings")
+    )
+    return {**parameters, "data_version": resolve_data_version(songs, rankings)}
+
+
+def _of(run: Json, reference: Json, key: str) -> Json:
+    if run.get("pipeline_version_reference") != reference:
+        raise SettingsInvalid(
+            f"the key {key!r} has started run {run['run_id']} of another version: give another key for another version"
+        )
+    return run
+
+
+def _filled(**values: str) -> dict[str, str]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise SettingsInvalid(f"--parameters is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SettingsInvalid('--parameters is no JSON object as {"gate_mode": "warn"}')
+    return value

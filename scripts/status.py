@@ -1,0 +1,129 @@
+"""``jukebox status``: what there is: versions of the pipeline, runs, models."""
+
+import json
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import StoreBroken
+from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.server import find_server
+from pipeline.settings import read_settings
+from pipeline.store import open_store
+from scripts.kfp_server import Json, Kfp
+from scripts.wait import was_terminated
+
+NOT_YET = ("1970", "0001")  # the years of what has not happened
+WIDE = 200  # columns where nobody sees an edge
+Rows = list[dict[str, Any]]
+
+
+class Output(StrEnum):
+    """How it is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def command(
+    output: Annotated[Output, typer.Option(help="For people or for programs.")] = Output.TABLE,
+    model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix; else the settings say.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many of each; the newest come first.")] = 10,
+) -> None:
+    """Show the pipeline's versions, its runs and the published models.
+
+    Example: `jukebox status --output json`
+    """
+    settings = read_settings()
+    kfp = Kfp(partial(find_server, settings))
+    versions = find_versions(kfp, limit)
+    runs = find_runs(kfp, settings.model_name, limit)
+    models, note = find_models(model_store or settings.model_store, settings.model_name, limit)
+    if output is Output.JSON:
+        print(json.dumps({"versions": versions, "runs": runs, "models": models, "models_note": note}, indent=1))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    names = {row["id"]: row["name"] for row in versions}
+    shown = [{**row, "version": names.get(row["version"], row["version"])} for row in runs]
+    for title, rows in {"Versions": versions, "Runs": shown, "Models": models}.items():
+        console.print(_table(title, rows))
+    if note:
+        console.print(note, soft_wrap=True)
+
+
+def find_versions(kfp: Kfp, limit: int) -> Rows:
+    """The newest versions of the pipeline; none where it was never applied."""
+    pipeline = kfp.pipeline(PIPELINE)
+    found = kfp.versions(pipeline["pipeline_id"]) if pipeline else iter(())
+    return [
+        {"name": version["name"], "created": version["created_at"], "id": version["pipeline_version_id"]}
+        for version in islice(found, limit)
+    ]
+
+
+def find_runs(kfp: Kfp, experiment: str, limit: int) -> Rows:
+    """The newest runs; a terminated one, which the server calls failed, is called so."""
+    experiment_id = kfp.experiment(experiment)
+    found = kfp.runs(experiment_id) if experiment_id else iter(())
+    return [_run(run) for run in islice(found, limit)]
+
+
+def _run(run: Json) -> dict[str, Any]:
+    state, finished = str(run.get("state", "")).lower(), str(run.get("finished_at", ""))
+    return {
+        "id": run["run_id"],
+        "state": "terminated" if state == "failed" and was_terminated(run) else state,
+        "created": run["created_at"],
+        "finished": "" if finished.startswith(NOT_YET) else finished,
+        "version": run.get("pipeline_version_reference", {}).get("pipeline_version_id", ""),
+        "commit": run.get("runtime_config", {}).get("parameters", {}).get("commit", ""),
+    }
+
+
+def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
+    """The newest published versions; with a note where the store cannot be seen from here."""
+    if "://" not in root and not Path(root).is_dir():
+        return [], f"The models are on a claim, {root}, which is not mounted here: name a store with --model-store."
+    store = open_store(root, model_name)
+    try:
+        return [
+            _model(number, json.loads(store.read(number, "lineage.json")))
+            for number in sorted(store.versions(), reverse=True)[:limit]
+        ], ""
+    except StoreBroken as error:
+        return [], str(error)
+
+
+def _model(number: int, lineage: Json) -> dict[str, Any]:
+    return {
+        "number": number,
+        "version": lineage.get("model", {}).get("version", ""),
+        "run": lineage.get("run", {}).get("id", ""),
+        "commit": lineage.get("run", {}).get("commit", ""),
+    }
+
+
+def _table(title: str, rows: Rows) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=bool(rows))
+    for column in rows[0] if rows else ("",):
+        table.add_column(column.capitalize(), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(key, value) for key, value in row.items()))
+    if not rows:
+        table.add_row("none")
+    return table
+
+
+def _cell(key: str, value: Any) -> str:
+    if key in ("created", "finished") and value:
+        return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
+    return str(value)[:12] if key == "commit" else str(value)

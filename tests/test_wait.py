@@ -1,0 +1,390 @@
+"""``jukebox wait`` against the pipeline server's stand-in, whose workflows do what a test says."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from pipeline.errors import ServerUnavailable
+from pipeline.prod_train_save_pipeline import PIPELINE
+from scripts import wait as module
+from scripts.apply import apply, read_resources
+from scripts.cli import app
+from scripts.kfp_server import AccessDenied
+from scripts.kubernetes_api import Cluster
+from scripts.start import run_id_of, start
+from scripts.wait import Pace, RunFailed, Watch, was_terminated
+from tests.kfp.execution import Look
+from tests.kfp.service import Answer
+from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
+
+pytest_plugins = ("tests.kfp.fixtures",)
+RUN = run_id_of("uid-1")
+QUICK = Pace(poll=0.02, settle=0.1, stuck=0.1, lost=0.1, denied=0.1)
+LONG = 30.0  # seconds: only a wait that hangs is stopped by it
+MADE = ("make", "SUCCEEDED", "made 3")
+TRACEBACK = "Traceback (most recent call last):\n  File x\nValueError: too many: 102"
+
+
+@pytest.fixture
+def running(world: World, tmp_path: Path) -> World:
+    """A world with a run of two steps, make and train."""
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
+    version, parameters = f"{PIPELINE}-000000000001", {"data_version": DATA_VERSION}
+    start(world.kfp(), version, experiment="jukebox", key="uid-1", parameters=parameters)
+    return world
+
+
+def watch(world: World, pace: Pace = QUICK, said: list[str] | None = None, *, cluster: bool = True) -> Watch:
+    said = said if said is not None else []
+    return Watch(world.kfp(0), Cluster(NAMESPACE) if cluster else None, pace, said.append)
+
+
+def failure(world: World, timeout: float = LONG, **options: Any) -> RunFailed:
+    """How the wait fails."""
+    with pytest.raises(RunFailed) as failed:
+        watch(world, **options).wait(RUN, timeout)
+    return failed.value
+
+
+@contextmanager
+def meanwhile(action: Any) -> Iterator[None]:
+    """Do something beside what the body waits for."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def until(condition: Any) -> None:
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_run_that_succeeds_ends_the_wait_and_its_steps_were_told(running: World) -> None:
+    said: list[str] = []
+    running.set(RUN, MADE, ("train", "RUNNING", ""))
+
+    def finish() -> None:
+        until(lambda: "  train: running" in said)
+        running.set(RUN, MADE, ("train", "SUCCEEDED", "trained"), code=0)
+
+    with meanwhile(finish):
+        watch(running, said=said).wait(RUN, LONG)
+    assert [line for line in said if "make" in line or "train:" in line] == [
+        "  make: succeeded",
+        "  train: running",
+        "  train: succeeded",
+    ]
+    assert f"Run {RUN} is succeeded" in said
+    assert not any("driver" in line or "executor" in line or "root" in line for line in said)
+
+
+def test_a_failed_run_names_the_step_and_ends_with_its_log(running: World) -> None:
+    """Fact 2: the API says nothing; the text is only in the step's log."""
+    running.set(RUN, MADE, ("train", "FAILED", f"training\n{TRACEBACK}"), code=1)
+    failed = failure(running)
+    assert failed.state == "failed"
+    assert f"Run {RUN} ended as FAILED; failed: train." in str(failed)
+    assert "ValueError: too many: 102" in str(failed)
+    assert "launcher_v2" not in str(failed)
+    assert "made 3" not in str(failed)
+
+
+def test_only_the_end_of_a_long_log_is_shown(running: World) -> None:
+    running.set(RUN, ("make", "FAILED", "\n".join(f"line {n}" for n in range(500))), code=1)
+    text = str(failure(running))
+    assert "line 499" in text
+    assert "line 400" not in text
+
+
+def test_a_terminated_run_is_told_from_a_failed_one(running: World) -> None:
+    """Fact 1: its state is FAILED, too."""
+    running.set(RUN, MADE, ("train", "RUNNING", ""))
+    running.service.answer("POST", f"/apis/v2beta1/runs/{RUN}:terminate", {}, b"")
+    failed = failure(running)
+    assert failed.state == "terminated"
+    assert str(failed) == f"Run {RUN} was terminated."
+    assert running.service.runs[RUN]["state"] == "FAILED"
+
+
+def test_a_run_that_failed_after_it_was_terminated_and_retried_has_failed() -> None:
+    states = ["PENDING", "RUNNING", "CANCELING", "FAILED", "RUNNING", "FAILED"]
+    assert not was_terminated({"state_history": [{"state": state} for state in states]})
+    assert was_terminated({"state_history": [{"state": state} for state in states[:4]]})
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.lists(st.sampled_from(["PENDING", "RUNNING", "CANCELING", "FAILED"]), max_size=8))
+def test_what_came_before_the_last_begin_does_not_count(states: list[str]) -> None:
+    history = [{"state": state} for state in states]
+    begun = {"state_history": [*history, {"state": "RUNNING"}, {"state": "FAILED"}]}
+    assert not was_terminated(begun)
+    assert was_terminated({"state_history": [*history, {"state": "CANCELING"}, {"state": "FAILED"}]})
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off r/x"}}}]},
+            "ImagePullBackOff: Back-off r/x",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "runAsNonRoot and root"}}}
+                ]
+            },
+            "CreateContainerConfigError: runAsNonRoot and root",
+        ),
+        (
+            {"initContainerStatuses": [{"image": "r/y", "state": {"waiting": {"reason": "ErrImagePull"}}}]},
+            "ErrImagePull: r/y",
+        ),
+        (
+            {"conditions": [{"status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no memory"}]},
+            "Unschedulable: 0/3 nodes: no memory",
+        ),
+    ],
+    ids=["image", "not root", "init container", "no node"],
+)
+def test_a_run_whose_pod_cannot_start_is_given_up(running: World, status: dict[str, Any], said: str) -> None:
+    """Fact 3: the API says RUNNING for ever, without a message."""
+    running.set(RUN, started=False)
+    running.cluster.add_pod(RUN, "make", **status)
+    failed = failure(running)
+    assert failed.state == "stuck"
+    assert f"make cannot start: {said}" in str(failed)
+    assert running.service.runs[RUN]["state"] == "RUNNING"
+
+
+def test_a_pod_that_the_cluster_refuses_is_given_up(running: World) -> None:
+    """There is no pod at all: only the workflow tells."""
+    message = 'pods "x" is forbidden: exceeded quota: small'
+    name = f"{running.workflow_of(RUN)}.root.training.make.executor"
+    status = {"phase": "Running", "nodes": {"1": {"name": name, "phase": "Pending", "message": message}}}
+    running.cluster.set_status(running.workflow_of(RUN), status)
+    running.set(RUN, started=False)
+    assert f"make cannot start: {message}" in str(failure(running))
+
+
+def test_a_pod_that_starts_after_all_is_waited_for(running: World) -> None:
+    said: list[str] = []
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off r/x"}
+    running.set(RUN, started=False)
+    running.cluster.add_pod(RUN, "make", containerStatuses=[{"state": {"waiting": waiting}}])
+
+    def mend() -> None:
+        until(lambda: any("cannot start" in line for line in said))
+        running.cluster.remove_pods()
+        running.set(RUN, MADE, ("train", "SUCCEEDED", ""), code=0)
+
+    with meanwhile(mend):
+        watch(running, Pace(poll=0.02, settle=0.1, stuck=LONG), said).wait(RUN, LONG)
+    assert said.count("  make cannot start: ImagePullBackOff: Back-off r/x") == 1
+
+
+def test_a_failure_that_only_the_workflow_tells_is_shown(running: World) -> None:
+    """Fact 2, for a service account that is missing: no pod, no log."""
+    message = 'pods "x" is forbidden: error looking up service account ada-jukebox/nope'
+    workflow = running.workflow_of(RUN)
+    running.set(RUN, code=1)
+    until(lambda: running.service.runs[RUN]["state"] == "FAILED")
+    nodes = {"1": {"name": f"{workflow}.root-driver", "phase": "Error", "message": message}}
+    running.cluster.set_status(workflow, {"phase": "Failed", "nodes": nodes})
+    assert f"root-driver: {message}" in str(failure(running))
+
+
+def test_the_wait_has_a_deadline_of_its_own(running: World) -> None:
+    running.set(RUN, ("make", "RUNNING", ""))
+    failed = failure(running, 0.2)
+    assert failed.state == "timeout"
+    assert "its state is RUNNING. It goes on" in str(failed)
+
+
+def test_a_server_that_restarts_is_waited_for(running: World) -> None:
+    said: list[str] = []
+    running.set(RUN, MADE, ("train", "RUNNING", ""))
+
+    def restart() -> None:
+        until(lambda: "  train: running" in said)
+        running.service.faults.front = Answer(503, "no healthy upstream", {"Content-Type": "text/plain"})
+        until(lambda: any("answers 503. Waiting for it." in line for line in said))
+        running.set(RUN, MADE, ("train", "SUCCEEDED", ""), code=0)
+        running.service.faults.front = None
+
+    with meanwhile(restart):
+        watch(running, said=said).wait(RUN, LONG)
+    assert "The server is back." in said
+
+
+def test_a_database_that_is_away_is_waited_for(running: World) -> None:
+    said: list[str] = []
+    running.service.faults.database_away = True
+
+    def mend() -> None:
+        until(lambda: any("answers 500: " in line and "connection refused" in line for line in said))
+        running.set(RUN, MADE, code=0)
+        running.service.faults.database_away = False
+
+    with meanwhile(mend):
+        watch(running, said=said).wait(RUN, LONG)
+
+
+def test_a_token_check_that_fails_for_a_moment_is_waited_for(running: World) -> None:
+    said: list[str] = []
+    running.set(RUN, ("make", "RUNNING", ""))
+
+    def deny() -> None:
+        until(lambda: "  make: running" in said)
+        running.service.faults.front = Answer(401, "Unauthorized", {"Content-Type": "text/plain"})
+        until(lambda: any("answers 401" in line for line in said))
+        running.set(RUN, MADE, code=0)
+        running.service.faults.front = None
+
+    with meanwhile(deny):
+        watch(running, Pace(poll=0.02, settle=0.1, denied=LONG), said).wait(RUN, LONG)
+
+
+def test_who_is_never_let_in_does_not_wait(running: World) -> None:
+    running.service.faults.front = Answer(200, "<html>Log in</html>", {"Content-Type": "text/html"})
+    with pytest.raises(AccessDenied, match="no pipeline server"):
+        watch(running).wait(RUN, LONG)
+
+
+def test_who_is_kept_out_for_good_stops_waiting(running: World) -> None:
+    said: list[str] = []
+    running.set(RUN, ("make", "RUNNING", ""))
+
+    def deny() -> None:
+        until(lambda: "  make: running" in said)
+        running.service.faults.front = Answer(403, "Forbidden", {"Content-Type": "text/plain"})
+
+    with meanwhile(deny), pytest.raises(AccessDenied, match="403"):
+        watch(running, said=said).wait(RUN, LONG)
+
+
+def test_a_run_that_the_server_has_lost_is_noticed(running: World) -> None:
+    """Fact 13: its workflow has ended while the server was away, and the API says RUNNING for ever."""
+    until(lambda: running.service.runs[RUN]["state"] == "RUNNING")
+    running.service.faults.agent_away = True
+    running.set(RUN, MADE, code=0)
+    failed = failure(running)
+    assert failed.state == "lost"
+    assert "Succeeded says its workflow" in str(failed)
+
+
+def test_a_failure_before_the_first_step_shows_the_drivers_log(running: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root driver's node is the child of the entry that is named like the workflow."""
+    workflow = running.workflow_of(RUN)
+    running.set(RUN, code=1)
+    until(lambda: running.service.runs[RUN]["state"] == "FAILED")
+    monkeypatch.setattr(running.service, "tick", lambda: None)
+    running.service.runs[RUN]["run_details"]["task_details"] = [
+        {"task_id": "1", "execution_id": "10"},
+        {"task_id": "2", "display_name": workflow, "state": "FAILED", "child_tasks": [{"pod_name": "driver-node"}]},
+        {"task_id": "3", "display_name": "root-driver", "state": "FAILED", "child_tasks": [{"pod_name": "x"}]},
+        {"task_id": "4", "display_name": "root"},
+    ]
+    log = "I1123 10:00:00.000000      15 main.go:67] up\nKFP driver: driver.RootDAG failed: connection refused"
+    answer = running.service.answer
+
+    def logged(method: str, path: str, *rest: Any) -> Any:
+        plain = {"Content-Type": "text/plain"}
+        return Answer(200, log, plain) if path.endswith("/nodes/driver-node/log") else answer(method, path, *rest)
+
+    monkeypatch.setattr(running.service, "answer", logged)
+    text = str(failure(running))
+    assert "failed: root-driver." in text
+    assert "KFP driver: driver.RootDAG failed: connection refused" in text
+
+
+def test_a_run_that_is_tried_again_while_it_is_concluded_is_followed_on(running: World) -> None:
+    said: list[str] = []
+    running.set(RUN, ("make", "FAILED", ""), code=1)
+
+    def retry() -> None:
+        until(lambda: f"Run {RUN} is failed" in said)
+        with running.service._lock:
+            running.service.workflows[running.workflow_of(RUN)]["phase"] = "Running"
+            running.service.runs[RUN]["state"] = "RUNNING"
+            running.set(RUN, MADE)
+        until(lambda: "  make: succeeded" in said)
+        running.set(RUN, MADE, ("train", "SUCCEEDED", ""), code=0)
+
+    with meanwhile(retry):
+        watch(running, Pace(poll=0.02, settle=1), said).wait(RUN, LONG)
+
+
+def test_the_last_states_of_the_steps_are_waited_for(running: World) -> None:
+    """The server shows the run's end first, and then that of its steps."""
+    running.service.late = 0.3
+    said: list[str] = []
+    running.set(RUN, MADE, ("train", "RUNNING", ""))
+
+    def finish() -> None:
+        until(lambda: "  train: running" in said)
+        running.set(RUN, MADE, ("train", "FAILED", TRACEBACK), code=1)
+
+    with meanwhile(finish), pytest.raises(RunFailed) as failed:
+        watch(running, Pace(poll=0.02, settle=2), said).wait(RUN, LONG)
+    assert "failed: train." in str(failed.value)
+
+
+def test_a_step_that_succeeded_at_its_second_attempt_is_no_failure(running: World) -> None:
+    running.set(RUN, ("make", "FAILED", ""), ("make", "SUCCEEDED", ""), ("train", "SUCCEEDED", ""), code=0)
+    watch(running).wait(RUN, LONG)
+
+
+def test_a_wait_without_the_clusters_permission_still_follows_the_run(running: World) -> None:
+    running.cluster.forbidden = {"pods", "workflows"}
+    running.set(RUN, MADE, code=0)
+    said: list[str] = []
+    watch(running, said=said).wait(RUN, LONG)
+    running.set(RUN, MADE, code=0)
+    watch(running, cluster=False).wait(RUN, LONG)
+
+
+def test_a_canceled_run_ends_the_wait(running: World) -> None:
+    """Fact 12: kfp's client would wait for ever, should a server report this state."""
+    running.service.runs[RUN]["state"] = "CANCELED"
+    assert failure(running).state == "terminated"
+
+
+def test_an_unknown_run_is_said_at_once(running: World) -> None:
+    with pytest.raises(ServerUnavailable, match="knows no run nope"):
+        watch(running).wait("nope", LONG)
+
+
+def test_a_log_that_is_not_there_is_no_log(running: World) -> None:
+    """Fact 15: the log's address answers 200 with an error."""
+    from scripts.kfp_server import RequestRefused
+
+    with pytest.raises(RequestRefused, match="The specified key does not exist"):
+        running.kfp().log(RUN, "nope")
+
+
+@pytest.mark.parametrize(
+    ("look", "code", "state"), [(Look(True, "", 0), 0, "succeeded"), (Look(True, "", 1), 1, "failed")]
+)
+def test_the_command_ends_with_0_only_for_success(
+    running: World, look: Look, code: int, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Pace", lambda **_: QUICK)
+    running.executor.looks[running.workflow_of(RUN)] = look
+    result = CliRunner().invoke(app, ["wait", RUN, "--timeout", "1", "--result-dir", str(tmp_path)])
+    assert result.exit_code == code
+    assert isinstance(result.exception, RunFailed) is bool(code)
+    assert (tmp_path / "state").read_text() == state
