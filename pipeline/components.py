@@ -114,7 +114,7 @@ def train_model(
 
     from pipeline.log import step
 
-    with step("train-model"):
+    with step("train-model", draws=False):
         from pipeline.steps.train_model import train_model as run
 
         result = run(
@@ -191,7 +191,7 @@ def convert_model(
 
     from pipeline.log import step
 
-    with step("convert-model"):
+    with step("convert-model", draws=False):
         from pipeline.steps.convert_model import convert_model as run
 
         properties = run(

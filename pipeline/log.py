@@ -19,16 +19,21 @@ ENDED = re.compile(
 
 
 @contextmanager
-def step(name: str) -> Iterator[None]:
+def step(name: str, *, draws: bool = True) -> Iterator[None]:
     """Log the begin and the end of a step, with its time and its peak memory.
 
     A ``JukeboxError`` is printed as its message alone and ends the process with 1: the user can mend it, and a
     traceback would only hide it. Any other exception is a defect and keeps its traceback.
+
+    A step that does not draw goes without matplotlib, which Keras loads wherever it is installed: half a second.
     """
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stdout, force=True
     )
     log.setLevel(logging.INFO)
+    if not draws:
+        # Python's way to say that a module is not there.
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]
     # TensorFlow's C++ side talks much, at all levels; what matters it raises.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     begin = time.perf_counter()

@@ -111,7 +111,18 @@ def row_by_row(examples: Path) -> dict[str, Any]:
 def show(results: list[dict[str, Any]], console: Console) -> None:
     """Print what each size costs, what its steps cost, and how the cost grows from one size to the next."""
     table = Table(title="Whole pipeline", title_justify="left")
-    for column in ("Rows", "Songs", "Time", "Peak", "Rows/s", "Cross entropy", "Top-1", "Growth of time"):
+    for column in (
+        "Rows",
+        "Songs",
+        "Time",
+        "Peak",
+        "Rows/s",
+        "Cross entropy",
+        "Top-1",
+        "Rows, ×",
+        "Time, ×",
+        "Time ~ rows^",
+    ):
         table.add_column(column, justify="right")
     for before, result in zip([None, *results], results, strict=False):
         table.add_row(
@@ -122,7 +133,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             f"{result['rows'] / result['seconds']:,.0f}",
             f"{result['cross_entropy']:.4f}",
             f"{result['top1']:.4f}",
-            growth(before, result),
+            *growth(before, result),
         )
     console.print(table)
     table = Table(title="Each step: time and peak memory", title_justify="left")
@@ -150,13 +161,13 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def growth(before: dict[str, Any] | None, result: dict[str, Any]) -> str:
-    """How the time grew with the rows: the exponent of a power law; 1 is in proportion, 0 not at all."""
+def growth(before: dict[str, Any] | None, result: dict[str, Any]) -> tuple[str, ...]:
+    """How many times the rows and the time are those before, and the exponent: 1 is in proportion, 0 no growth."""
     if before is None:
-        return ""
-    ratio = result["rows"] / before["rows"]
-    slower = result["seconds"] / before["seconds"]
-    return f"×{slower:.1f} for ×{ratio:.1f} rows (rows^{math.log(slower) / math.log(ratio):.2f})"
+        return ()
+    more = result["rows"] / before["rows"]
+    longer = result["seconds"] / before["seconds"]
+    return f"{more:.1f}", f"{longer:.2f}", f"{math.log(longer) / math.log(more):.2f}"
 
 
 def main() -> None:
@@ -164,7 +175,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--row-by-row"]:
         print(json.dumps(row_by_row(Path(sys.argv[2]))))
         return
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else 120)
     results = [measure(int(rows), console) for rows in sys.argv[1:] or SIZES]
     file = FOLDER.with_suffix(".json")
     file.write_text(json.dumps(results, indent=1))

@@ -217,10 +217,10 @@ class _Progress:
 
 
 def predict(network: keras.Model, examples: Examples) -> NDArray[np.float32]:
-    """Probabilities, float32[examples, labels]; empty for no examples, which Keras itself refuses."""
-    if not len(examples.vectors):
-        return np.zeros((0, network.output_shape[-1]), np.float32)
-    probabilities: NDArray[np.float32] = network.predict(examples.vectors, BATCH, verbose=0)
+    """Probabilities, float32[examples, labels]; a direct call, since Keras' ``predict`` compiles for each size anew."""
+    starts = range(0, max(1, len(examples.vectors)), BATCH)
+    answers = [network(examples.vectors[start : start + BATCH], training=False) for start in starts]
+    probabilities: NDArray[np.float32] = tf.concat(answers, axis=0).numpy()
     return probabilities
 
 

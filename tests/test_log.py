@@ -1,0 +1,46 @@
+import subprocess
+import sys
+
+PROGRAM = """
+from pipeline.errors import DataInvalid
+from pipeline.log import step
+with step("train-model", draws={draws}):
+    {body}
+"""
+
+
+def run(body: str, *, draws: bool = True) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(body=body, draws=draws)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_a_step_tells_its_begin_its_end_its_time_and_its_memory() -> None:
+    done = run("pass")
+    first, last = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert first.endswith("INFO step train-model started")
+    assert "INFO step train-model succeeded after 0." in last
+    assert int(last.split()[-2]) > 1
+    assert last.endswith("MiB")
+
+
+def test_what_a_user_can_mend_is_told_without_a_traceback() -> None:
+    done = run("raise DataInvalid('two rows are wrong: mend them')")
+    assert done.returncode == 1
+    assert "ERROR DataInvalid: two rows are wrong: mend them" in done.stdout
+    assert "step train-model failed after" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    done = run("{}['missing']")
+    assert done.returncode == 1
+    assert "step train-model failed after" in done.stdout
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'missing'" in done.stderr
+
+
+def test_a_step_that_does_not_draw_does_not_load_what_draws() -> None:
+    body = "import importlib.util, sys; print(sys.modules.get('matplotlib', 'loadable'))"
+    assert "\nNone\n" in run(body, draws=False).stdout
+    assert "\nloadable\n" in run(body).stdout
