@@ -49,7 +49,11 @@ def verify_model(
     runtimes = []
     for runtime, run in RUNTIMES.items():
         runtimes.append({"runtime": runtime, "version": version(runtime), **_compare(expected, run(content, vectors))})
-        log.info("%s", runtimes[-1])
+        log.info(
+            "%(runtime)s %(version)s: at most %(max_absolute).1e away, relative %(max_relative).1e; "
+            "%(decisions_changed)d decisions changed",
+            runtimes[-1],
+        )
     result = {
         "passed": all(r["passed"] for r in runtimes),
         "examples": len(vectors),
