@@ -19,7 +19,7 @@ from pipeline.options import Hyperparameters, parse
 
 # Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
-VISITS = 200_000
+VISITS = 150_000
 KERAS_FILE = "model.keras"
 BATCH = 8192  # of predictions, where the size changes nothing but memory
 
@@ -128,18 +128,22 @@ def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tf.Te
     time, because its steps wait for their data.
     """
     vectors, frequencies = tf.constant(visits.vectors), tf.constant(visits.frequencies)
+    weights = network.trainable_variables
+    network.optimizer.build(weights)
 
-    @tf.function
-    def train_epoch(example: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        total = 0.0
-        for step in tf.range(visits.steps):
-            with tf.GradientTape() as tape:
-                answers = network(tf.gather(vectors, example[step]), training=True)
-                asked = tf.gather(frequencies, example[step])
-                loss = tf.reduce_mean(weight[step] * keras.losses.categorical_crossentropy(asked, answers))
-            weights = network.trainable_variables
-            network.optimizer.apply(tape.gradient(loss, weights), weights)
-            total += loss * visits.batch
+    def one_step(step: Any, total: Any, example: Any, weight: Any) -> tuple[Any, ...]:
+        with tf.GradientTape() as tape:
+            answers = network(tf.gather(vectors, example[step]), training=True)
+            asked = tf.gather(frequencies, example[step])
+            loss = tf.reduce_mean(weight[step] * keras.losses.categorical_crossentropy(asked, answers))
+        network.optimizer.apply(tape.gradient(loss, weights), weights)
+        return step + 1, total + loss * visits.batch, example, weight
+
+    # Without autograph, which takes as long to rewrite Keras' code as an epoch takes.
+    @tf.function(autograph=False)
+    def train_epoch(example: Any, weight: Any) -> tf.Tensor:
+        begin = (tf.constant(0), tf.constant(0.0), example, weight)
+        _, total, *_ = tf.while_loop(lambda step, *_: step < visits.steps, one_step, begin, parallel_iterations=1)
         return total / len(visits.example)
 
     function: Callable[[Any, Any], tf.Tensor] = train_epoch
