@@ -6,16 +6,25 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 .DEFAULT_GOAL := help
-.PHONY: help run test lint compile bench lock clean
+.PHONY: help run test test-cluster cluster cluster-down lint compile bench lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 run: .venv/ready ## Train, judge, convert, verify and publish a model here  [SONGS= RANKINGS= EPOCHS=]
 	@$(BIN)/jukebox run $(if $(SONGS),--songs '$(SONGS)') $(if $(RANKINGS),--rankings '$(RANKINGS)') $(if $(EPOCHS),--epochs $(EPOCHS))
 
 test: .venv/ready ## Run the tests  [ARGS='-k store']
 	@$(BIN)/pytest $(ARGS)
+
+test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
+	@$(BIN)/pytest tests/cluster $(ARGS)
+
+cluster: .venv/ready ## Bring such a node up, with Tekton, and leave it running
+	@$(BIN)/python -m tests.cluster up
+
+cluster-down: .venv/ready ## Take it down
+	@$(BIN)/python -m tests.cluster down
 
 lint: .venv/ready ## Check style and types
 	@$(BIN)/ruff check

@@ -1,0 +1,43 @@
+"""The cluster tier by hand: ``python -m tests.cluster up``, ``down``, ``build``, ``logs``."""
+
+import sys
+
+import typer
+
+from tests.cluster import build, cluster, node
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+
+@app.command("build")
+def build_all() -> None:
+    """Build what the node runs, unless it is built."""
+    build.require()
+    for module in build.modules():
+        print(build.build(module))
+
+
+@app.command()
+def up() -> None:
+    """Bring the cluster up and leave it running."""
+    cluster.up()
+    print(f"export KUBECONFIG={node.KUBECONFIG} PATH={node.KUBECTL.parent}:$PATH")
+
+
+@app.command()
+def down() -> None:
+    """Take the cluster down, and all that belongs to it."""
+    node.down()
+
+
+@app.command()
+def logs() -> None:
+    """Gather logs, events and runs of all namespaces."""
+    print(cluster.gather(), cluster.gather(cluster.running(), "all"), sep="\n")
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (build.Unavailable, RuntimeError, TimeoutError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,166 @@
+"""Builds what the node runs: binaries from the Go modules in ``go/``, and what Debian packages hold.
+
+Every folder of ``go/`` is a module that pins one project by its ``go.mod`` and ``go.sum``. What it names in its
+``tool`` lines, or its own ``main.go``, is built into ``CACHE/<module>-<hash of these files>/<import path>``; the
+manifests that a project keeps in its ``config/`` are copied beside its binaries: later nothing else is needed.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GO = Path(__file__).parent / "go"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jukebox" / "cluster"
+
+# Kubernetes' components say which version they are, and Tekton refuses an API server that does not.
+STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+
+# The file that a Debian package brings, and the package.
+DEBIAN = {
+    "/usr/bin/containerd": "containerd",
+    "/usr/sbin/runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "/usr/sbin/iptables": "iptables",
+    "/usr/sbin/conntrack": "conntrack",
+    "/usr/sbin/debootstrap": "debootstrap",
+    "/usr/bin/openssl": "openssl",
+    "/usr/bin/unshare": "util-linux",
+    "/usr/bin/ip": "iproute2",
+}
+REGISTRY = CACHE / "docker-registry" / "usr" / "bin" / "docker-registry"
+
+
+class Unavailable(RuntimeError):
+    """This machine cannot run the node; the message says what is missing and what to do instead."""
+
+
+def say(message: str) -> None:
+    """Tell a person who waits, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def run(*command: str | Path, **options: object) -> str:
+    """The output of a command; what it wrote on stderr is in the error if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    if done.returncode:
+        line = " ".join(map(str, command))
+        raise RuntimeError(f"{line} ended with {done.returncode}:\n{(done.stderr or done.stdout).strip()[-4000:]}")
+    return str(done.stdout)
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``folder`` when the block ends well, and nothing when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        whole = Path(temporary) / folder.name
+        whole.mkdir()
+        yield whole
+        if not folder.exists():  # another session may have been faster, with the same content
+            whole.rename(folder)
+
+
+def require() -> None:
+    """Install the Debian packages that are missing.
+
+    Raises ``Unavailable`` where this is no Linux, no root, or where Go or a package cannot be had.
+    """
+    missing = []
+    if sys.platform != "linux":
+        missing.append(f"Linux (this is {sys.platform})")
+    elif os.geteuid() != 0:
+        missing.append("root, for namespaces and cgroups")
+    if not shutil.which("go") and not all(folder(module).exists() for module in modules()):
+        missing.append("Go, to build Kubernetes and Tekton: https://go.dev/doc/install")
+    packages = [
+        package for file, package in DEBIAN.items() if not Path(file).exists() and not shutil.which(Path(file).name)
+    ]
+    if not REGISTRY.exists():
+        packages.append("docker-registry")
+    if packages and not shutil.which("apt-get"):
+        missing.append(f"these programs, as there is no apt-get to install them: {', '.join(packages)}")
+    if missing:
+        raise Unavailable(
+            "The cluster tier runs a Kubernetes node on this machine, and misses\n  - "
+            + "\n  - ".join(missing)
+            + "\nOr run the same tests on a cluster that has Tekton Pipelines and Triggers, kind for instance:\n"
+            "  KUBECONFIG=$HOME/.kube/config make test-cluster"
+        )
+    if packages:
+        install(packages)
+
+
+def install(packages: list[str]) -> None:
+    say(f"installing {' '.join(packages)}")
+    run("apt-get", "update", "-qq")
+    if "docker-registry" in packages:
+        packages.remove("docker-registry")
+        with filled(CACHE / "docker-registry") as target:  # unpacked only: installing it would start a service
+            # As root: apt's own user may not write below a home folder.
+            run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", "docker-registry", cwd=target)
+            run("dpkg", "-x", *target.glob("*.deb"), target)
+    if packages:
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, env=quiet)
+
+
+def modules() -> list[str]:
+    return sorted(path.parent.name for path in GO.glob("*/go.mod"))
+
+
+def folder(module: str) -> Path:
+    """Where the binaries of a module are, or will be."""
+    digest = hashlib.sha256()
+    for file in sorted((GO / module).iterdir()):
+        digest.update(f"{file.name}\0".encode() + file.read_bytes())
+    return CACHE / f"{module}-{digest.hexdigest()[:12]}"
+
+
+def build(module: str) -> Path:
+    """Build a module unless it is built already.
+
+    Returns:
+        The folder that holds each binary under its import path, and each project's manifests in ``config/<project>``.
+    """
+    target = folder(module)
+    if target.exists():
+        return target
+    source = GO / module
+    # The versions are what go.sum says, whatever the user's workspace or flags are.
+    environment = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
+        "GOWORK": "off",
+    }
+
+    def go(*command: str) -> str:
+        return run("go", *command, cwd=source, env=environment)
+
+    say(f"building {module}: downloading")
+    what = "." if (source / "main.go").exists() else "tool"
+    go("list", "-deps", what)  # unlike `go mod download`, it leaves out modules of which no package is built
+    listed = go("list", "-f", "{{.ImportPath}} {{.Module.Path}} {{.Module.Version}} {{.Module.Dir}}", what)
+    packages = [line.split(" ") for line in sorted(listed.splitlines())]
+    with filled(target) as whole:
+        for number, (path, project, version, directory) in enumerate(packages, 1):
+            say(f"building {module}: {path} ({number} of {len(packages)})")
+            flags = "-s -w"
+            if project == "k8s.io/kubernetes":
+                major, minor = version.removeprefix("v").split(".")[:2]
+                for stamped in STAMPED:
+                    for key, value in {"gitVersion": version, "gitMajor": major, "gitMinor": minor}.items():
+                        flags += f" -X {stamped}.{key}={value}"
+            go("build", "-ldflags", flags, "-o", f"{whole / path}", path)
+            config = Path(directory) / "config"
+            if config.is_dir() and not (whole / "config" / project).exists():
+                shutil.copytree(config, whole / "config" / project, copy_function=shutil.copyfile)
+                run("chmod", "-R", "u+w", whole / "config")
+    return target

@@ -1,0 +1,79 @@
+"""Fixtures of the tests that need a real cluster, and the gathering of logs when one fails."""
+
+import os
+import uuid
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.cluster import build, node
+from tests.cluster import cluster as tier
+from tests.cluster.kubectl import Kubectl
+
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that take the node down come first: later ones share one."""
+    items.sort(key=lambda item: item.path.name != "test_down.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def own_cluster() -> Iterator[Kubectl]:
+    """The node with Tekton; one that was up before stays up. Needs no KUBECONFIG."""
+    found = node.init() is not None
+    try:
+        kubectl = tier.up()
+    except build.Unavailable as missing:
+        pytest.exit(str(missing), returncode=1)
+    yield kubectl
+    tier.gather()
+    if not found:
+        node.down()
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Kubectl:
+    """The cluster of ``KUBECONFIG`` where it is set, and else the node of this folder."""
+    if kubeconfig := os.environ.get("KUBECONFIG"):
+        try:
+            return tier.existing(kubeconfig)
+        except build.Unavailable as missing:
+            pytest.exit(str(missing), returncode=1)
+    kubectl: Kubectl = request.getfixturevalue("own_cluster")
+    return kubectl
+
+
+@pytest.fixture
+def registry(cluster: Kubectl) -> str:
+    """The registry that pods push to and the node pulls from, over TLS by ``node.CA``."""
+    if os.environ.get("KUBECONFIG"):
+        pytest.skip("KUBECONFIG names a cluster, of which no registry is known")
+    return node.REGISTRY
+
+
+@pytest.fixture
+def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """``kubectl`` in a namespace of the test's own; its logs and events are kept if the test fails."""
+    bound = cluster.within(f"test-{uuid.uuid4().hex[:8]}")
+    cluster("create", "namespace", bound.namespace)
+    # A pod that is made before its account is refused; a controller would try again.
+    node.wait("service account", lambda: bound("get", "serviceaccount", "default"))
+    yield bound
+    if request.node.stash.get(FAILED, False):
+        folder = tier.gather(bound, request.node.name)
+        request.node.add_report_section("teardown", "logs", f"Logs and events of {bound.namespace} are in {folder}")
+    cluster("delete", "namespace", bound.namespace, "--wait=false")
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> str:
+    """The name of the test's own namespace."""
+    return kubectl.namespace

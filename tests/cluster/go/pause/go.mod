@@ -1,0 +1,3 @@
+module jukebox.test/pause
+
+go 1.24.0

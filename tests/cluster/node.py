@@ -1,0 +1,326 @@
+"""A Kubernetes node on this machine that cannot leave a trace.
+
+The node is three namespaces (process, mount, network) below one process, ``init``. Its /run, /tmp and /var are folders
+of ``STATE``, the kernel settings that a kubelet insists on are files laid over /proc/sys, its interface, rules and
+routes are those of its own network. When ``init`` is killed the kernel ends every process of the node and drops every
+mount, interface and rule; ``down`` has only a folder and empty cgroups to remove. So there are no pid files and nothing
+to clean up in order: ``init`` is found by the file that it executes, and a harness that was killed leaves a node that
+the next ``up`` uses or the next ``down`` ends.
+
+The host reaches pods and Services through one route; the node has no way out.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import string
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import requests
+
+from tests.cluster import build
+from tests.cluster.build import CACHE, run, say
+
+NAME = "jukebox"  # of the node, its cgroup and the host's end of its link
+STATE = CACHE / "node"
+KUBECTL = build.folder("kubernetes") / "k8s.io" / "kubernetes" / "cmd" / "kubectl"
+KUBECONFIG = STATE / "admin.kubeconfig"
+CA = STATE / "pki" / "ca.crt"
+
+HOST, ADDRESS, RANGE = "10.213.0.1", "10.213.0.2", "10.213.0.0/16"
+PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.213.2.10"
+REGISTRY = f"{ADDRESS}:5000"
+SERVER = f"https://{ADDRESS}:6443"
+
+# What a kubelet writes where it finds something else (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
+KERNEL = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1_000_000,
+    "kernel/keys/root_maxbytes": 25_000_000,
+}
+# The cache is bound to /mnt first: it may itself lie below /tmp or /var.
+INIT = """
+mount --bind "$0" /mnt
+for folder in run tmp var; do mount --bind /mnt/node/$folder /$folder; done
+for setting; do mount --bind /mnt/node/kernel/$setting /proc/sys/$setting; done
+mount --make-rshared /
+exec /mnt/node/init
+"""
+
+
+def init() -> int | None:
+    """The pid of the node's first process; None where the node is down."""
+    for exe in Path("/proc").glob("[0-9]*/exe"):
+        with contextlib.suppress(OSError):
+            if exe.samefile(STATE / "init"):
+                return int(exe.parent.name)
+    return None
+
+
+def processes() -> dict[str, int]:
+    """Pids of the node's own processes by the name of their program (of its containers: none)."""
+    first = init()
+    found = {}
+    for process in Path("/proc").glob("[0-9]*") if first else ():
+        with contextlib.suppress(OSError):
+            if (process / "ns" / "pid").samefile(f"/proc/{first}/ns/pid"):
+                found[(process / "exe").readlink().name] = int(process.name)
+    return found
+
+
+def inside(*spaces: str) -> tuple[str, ...]:
+    """The words before a command that shall run in namespaces of the node."""
+    return "nsenter", f"--target={init()}", *(f"--{space}" for space in spaces), "--"
+
+
+def start(program: str | Path, *arguments: str) -> None:
+    """Start a program of the node unless it runs; it outlives this process, and logs to ``STATE/log``."""
+    name = Path(program).name
+    if name in processes():
+        return
+    here = str(program).replace(str(CACHE), "/mnt", 1)
+    detach(*inside("mount", "net", "pid"), here, *arguments, log=name)
+
+
+def detach(*command: str, log: str) -> None:
+    """Start a command that a Ctrl-C here does not reach, and that outlives this process."""
+    with (STATE / "log" / f"{log}.log").open("ab") as file:
+        subprocess.run(("setsid", "--fork", *command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True)
+
+
+def wait(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until ``ready`` neither raises nor returns something false; raises with its last words when time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if ready():
+                return
+            last = "it is not"
+        except (RuntimeError, OSError) as error:
+            last = str(error)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not ready after {seconds:.0f} s: {last}; see {STATE / 'log'}")
+        time.sleep(0.1)
+
+
+def up() -> None:
+    """Bring the node up, or what of it has died, until it is Ready.
+
+    Its registry is empty: a pod runs once ``pause:1`` and its own image are there.
+    """
+    built = {module: build.build(module) for module in ("kubernetes", "etcd", "coredns", "pause")}
+    if init() is None:
+        down()
+        prepare(built["pause"] / "jukebox.test" / "pause")
+        begin()
+    programs = built["kubernetes"] / "k8s.io" / "kubernetes" / "cmd"
+    pki, admin = "/mnt/node/pki", "/mnt/node/admin.kubeconfig"
+
+    start(build.REGISTRY, "serve", "/mnt/node/etc/registry.yaml")
+    start("/usr/bin/containerd", "--config=/mnt/node/etc/containerd.toml")
+    start(built["etcd"] / "jukebox.test" / "etcd", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn")
+    start(
+        programs / "kube-apiserver",
+        "--etcd-servers=http://127.0.0.1:2379",
+        f"--advertise-address={ADDRESS}",
+        f"--service-cluster-ip-range={SERVICES}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged",
+        f"--client-ca-file={pki}/ca.crt",
+        f"--tls-cert-file={pki}/server.crt",
+        f"--tls-private-key-file={pki}/server.key",
+        f"--kubelet-client-certificate={pki}/admin.crt",
+        f"--kubelet-client-key={pki}/admin.key",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={pki}/server.crt",
+        f"--service-account-signing-key-file={pki}/server.key",
+    )
+    wait("registry", lambda: session().get(f"https://{REGISTRY}/v2/", timeout=5).ok)
+    wait("API server", lambda: kubectl("get", "--raw=/readyz"))
+    start(
+        programs / "kube-controller-manager",
+        f"--kubeconfig={admin}",
+        "--leader-elect=false",
+        f"--root-ca-file={pki}/ca.crt",
+        f"--service-account-private-key-file={pki}/server.key",
+        "--use-service-account-credentials",
+        "--enable-hostpath-provisioner",
+    )
+    start(programs / "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false")
+    start(
+        programs / "kubelet",
+        "--config=/mnt/node/etc/kubelet.yaml",
+        "--kubeconfig=/mnt/node/node.kubeconfig",
+        f"--hostname-override={NAME}",
+        f"--node-ip={ADDRESS}",
+    )
+    start(programs / "kube-proxy", "--config=/mnt/node/etc/kube-proxy.yaml")
+    start(built["coredns"] / "jukebox.test" / "coredns", "-conf", "/mnt/node/etc/Corefile")
+    kubectl("apply", "--server-side", f"--filename={STATE}/etc/base.yaml")
+    wait("kubelet", lambda: kubectl("get", f"--raw=/api/v1/nodes/{NAME}/proxy/healthz"))
+    wait("node", lambda: kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=1s"))
+    wait("service account", lambda: kubectl("get", "serviceaccount", "default"))
+    wait("names", lambda: session().get(f"http://{ADDRESS}:8181/ready", timeout=5).ok)
+
+
+def session() -> requests.Session:
+    """HTTP to the node's own servers."""
+    made = requests.Session()
+    made.trust_env = False  # neither the user's proxy nor his CA bundle is for the node
+    made.verify = str(CA)
+    return made
+
+
+def kubectl(*arguments: str) -> str:
+    return run(KUBECTL, f"--kubeconfig={KUBECONFIG}", *arguments)
+
+
+def prepare(pause: Path) -> None:
+    """Write what the node's programs read: keys, kubeconfigs, settings."""
+    for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "etc/cni", "etc/certs.d/_default"):
+        (STATE / name).mkdir(parents=True)
+    (STATE / "tmp").chmod(0o1777)
+    (STATE / "var" / "run").symlink_to("/run")
+    for setting, value in KERNEL.items():
+        file = STATE / "kernel" / setting
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    shutil.copy(pause, STATE / "init")
+
+    certificate("ca", "/CN=jukebox test CA")
+    names = [f"IP:{ip}" for ip in ("127.0.0.1", ADDRESS, API)]
+    names += [f"DNS:kubernetes.default{rest}" for rest in ("", ".svc", ".svc.cluster.local")]
+    certificate("server", "/CN=server", f"subjectAltName={','.join(names)}")
+    certificate("admin", "/O=system:masters/CN=admin")
+    certificate("node", f"/O=system:nodes/CN=system:node:{NAME}")
+    kubeconfig("admin")
+    kubeconfig("node")
+
+    values = {"NAME": NAME, "ADDRESS": ADDRESS, "REGISTRY": REGISTRY, "PODS": PODS, "DNS": DNS}
+    places = {"cni.conflist": "cni/cni.conflist", "hosts.toml": "certs.d/_default/hosts.toml"}
+    for file in (Path(__file__).parent / "config").iterdir():
+        text = string.Template(file.read_text()).substitute(values)
+        (STATE / "etc" / places.get(file.name, file.name)).write_text(text)
+
+
+def certificate(name: str, subject: str, *extensions: str) -> None:
+    """A key and its certificate in ``STATE/pki``, signed by the CA there; ``ca`` signs itself."""
+    pki = STATE / "pki"
+    config = pki / "openssl.cnf"
+    config.write_text("[req]\ndistinguished_name = dn\n[dn]\n")
+    extensions += (f"basicConstraints=critical,CA:{'TRUE' if name == 'ca' else 'FALSE'}",)
+    signer = () if name == "ca" else ("-CA", pki / "ca.crt", "-CAkey", pki / "ca.key")
+    run(
+        *(
+            "openssl",
+            "req",
+            "-x509",
+            "-config",
+            config,
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+        ),
+        *("-days", "365", "-subj", subject, "-keyout", pki / f"{name}.key", "-out", pki / f"{name}.crt", *signer),
+        *(word for extension in extensions for word in ("-addext", extension)),
+    )
+
+
+def kubeconfig(user: str) -> None:
+    """``STATE/<user>.kubeconfig``, whole in itself, for use on the host and in the node."""
+
+    def data(name: str) -> str:
+        return base64.b64encode((STATE / "pki" / name).read_bytes()).decode()
+
+    file = STATE / f"{user}.kubeconfig"
+    file.touch(mode=0o600)
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": NAME,
+        "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": user}}],
+        "clusters": [{"name": NAME, "cluster": {"server": SERVER, "certificate-authority-data": data("ca.crt")}}],
+        "users": [
+            {
+                "name": user,
+                "user": {
+                    "client-certificate-data": data(f"{user}.crt"),
+                    "client-key-data": data(f"{user}.key"),
+                },
+            }
+        ],
+    }
+    file.write_text(json.dumps(config, indent=2))
+
+
+def begin() -> None:
+    """Start ``init`` in new namespaces, and link its network with the host's."""
+    spaces = ("--pid", "--fork", "--mount-proc", "--mount", "--propagation=slave", "--net")
+    detach("unshare", *spaces, "sh", "-eu", "-c", INIT, str(CACHE), *KERNEL, log="init")
+    wait("namespaces", init)
+    for hierarchy in cgroups():
+        hierarchy.mkdir(exist_ok=True)
+    run("ip", "link", "add", NAME, "type", "veth", "peer", "name", "eth0", "netns", str(init()))
+    run("ip", "address", "add", f"{HOST}/30", "dev", NAME)
+    run("ip", "link", "set", NAME, "up")
+    run("ip", "route", "add", RANGE, "via", ADDRESS)
+    run(*inside("net"), "ip", "link", "set", "lo", "up")
+    run(*inside("net"), "ip", "address", "add", f"{ADDRESS}/30", "dev", "eth0")
+    run(*inside("net"), "ip", "link", "set", "eth0", "up")
+    # The host does not forward; but without a route the Services' addresses would not even reach the node's rules.
+    run(*inside("net"), "ip", "route", "add", "default", "via", HOST)
+    run(*inside("net"), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+
+
+def cgroups() -> list[Path]:
+    """The node's cgroup, in the one hierarchy of cgroup v2 or in each of v1."""
+    root = Path("/sys/fs/cgroup")
+    if (root / "cgroup.controllers").exists():
+        return [root / NAME]
+    return [path / NAME for path in root.iterdir() if path.is_dir() and not path.is_symlink()]
+
+
+def down() -> None:
+    """End the node and remove all that it made on this machine, whatever state it is in; nothing where it is down."""
+    first = init()
+    if first:
+        say("taking the node down")
+        spaces = [Path(f"/proc/{first}/ns/{space}").readlink() for space in ("pid", "mnt", "net")]
+        os.kill(first, signal.SIGKILL)
+        wait("end of the node", lambda: not any(space in members() for space in spaces), 30)
+    # It goes with the node's network, and the route with it.
+    link = Path("/sys/class/net", NAME)
+    wait(f"end of the interface {NAME} (does a node of another XDG_CACHE_HOME run?)", lambda: not link.exists(), 10)
+    for hierarchy in cgroups():
+        wait("end of its cgroups", partial(remove_groups, hierarchy), 30)
+    if STATE.exists():
+        shutil.rmtree(STATE)
+
+
+def remove_groups(top: Path) -> bool:
+    for group, _, _ in os.walk(top, topdown=False):
+        Path(group).rmdir()
+    return True
+
+
+def members() -> set[Path]:
+    """All namespaces in which some process is."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/ns/*"):
+        with contextlib.suppress(OSError):
+            found.add(link.readlink())
+    return found

@@ -1,0 +1,40 @@
+"""What is missing is said, and what is built is built once."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import build
+
+
+def test_without_root_and_go_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "REGISTRY", tmp_path / "absent")
+    monkeypatch.setattr(build, "folder", lambda module: tmp_path / module)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(build.Unavailable) as refused:
+        build.require()
+    for word in ("root", "https://go.dev/doc/install", "no apt-get", "KUBECONFIG="):
+        assert word in str(refused.value)
+
+
+def test_another_version_is_built_into_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(build.GO / "pause", tmp_path / "pause")
+    before = build.folder("pause")
+    monkeypatch.setattr(build, "GO", tmp_path)
+    assert build.folder("pause") == before
+    (tmp_path / "pause" / "go.sum").write_text("another")
+    assert build.folder("pause") != before
+
+
+def test_a_build_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with build.filled(tmp_path / "built") as whole:
+            (whole / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
