@@ -19,20 +19,9 @@ from scripts.run import View
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.real_data import real_data
 from tests.s3_server import S3Server
+from tests.test_pipeline import STEPS
 
 JUKEBOX = Path(sys.executable).with_name("jukebox")
-STEPS = [
-    "fetch-data",
-    "validate-data",
-    "preprocess-data",
-    "train-model",
-    "evaluate-model",
-    "convert-model",
-    "gate",
-    "verify-model",
-    "publish-model",
-    "summarize-run",
-]
 
 
 @dataclass(frozen=True)
