@@ -57,6 +57,18 @@ class HttpServer:
 
 
 @contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Let a server answer while the body runs."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def serve_http(certificate: Path | None = None) -> Iterator[HttpServer]:
     """Run the server while the context lasts; with TLS where a file of certificate and key is given."""
 
@@ -120,11 +132,8 @@ def serve_http(certificate: Path | None = None) -> Iterator[HttpServer]:
             server.socket = context.wrap_socket(server.socket, server_side=True)
             scheme = "https"
         served = HttpServer(f"{scheme}://127.0.0.1:{server.server_address[1]}")
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield served
-        finally:
-            served.released.set()
-            server.shutdown()
-            thread.join()
+        with running(server):
+            try:
+                yield served
+            finally:
+                served.released.set()

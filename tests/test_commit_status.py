@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from pipeline.errors import JukeboxError, SettingsInvalid
 from scripts import commit_status, notify
 from scripts.cli import app
 from scripts.commit_status import Host, State, build_request
+from tests.http_server import running
 
 COMMIT = "a" * 40
 TOKEN = "a-token-that-nobody-may-read"
@@ -38,14 +38,8 @@ def host(*statuses: int, text: str = "{}") -> Iterator[tuple[str, list[tuple[str
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name in the base class
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, running(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
 
 
 @pytest.fixture

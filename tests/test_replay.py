@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +19,7 @@ from typer.testing import CliRunner
 from pipeline.errors import JukeboxError, SettingsInvalid
 from scripts.cli import app
 from scripts.replay import NOBODY, RETRAIN, Event, Facts, Kind, build_event
+from tests.http_server import running
 
 GENUINE = Path(__file__).parents[2] / "shared" / "payloads"
 SECRET = "between us"
@@ -41,14 +41,8 @@ def listener(status: int = 202) -> Iterator[tuple[str, list[Event]]]:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name in the base class
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}", events
-        finally:
-            server.shutdown()
-            thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, running(server):
+        yield f"http://127.0.0.1:{server.server_address[1]}", events
 
 
 @pytest.fixture
