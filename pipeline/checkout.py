@@ -1,4 +1,4 @@
-"""The Git checkout that this code lies in, where it lies in one."""
+"""The Git checkout that this code, or another folder, lies in."""
 
 import subprocess
 from pathlib import Path
@@ -6,11 +6,14 @@ from pathlib import Path
 DIRTY = "-dirty"
 
 
-def head() -> str:
-    """The checkout's commit, with ``-dirty`` where files differ from it; nothing without a checkout or git."""
+def head(folder: Path = Path(__file__).parent) -> str:
+    """The commit of the checkout that ``folder`` lies in; nothing without a checkout or git.
+
+    It ends in ``-dirty`` where files differ from it.
+    """
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""

@@ -10,7 +10,19 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── ParityBroken             the ONNX model does not do what the Keras model does
     ├── StoreBroken              the model store cannot be read or written
     ├── SettingsInvalid          the settings file or an option is wrong
-    └── ServerUnavailable        the pipeline server does not answer, or refuses
+    ├── RunFailed                a run has not succeeded
+    ├── BuildFailed              the training image cannot be built, or not be pushed
+    └── ServerUnavailable        a server does not answer, or refuses
+        ├── ServerAway           the pipeline server is away in a way that another try may mend
+        ├── AccessDenied         the pipeline server does not let us in
+        ├── RequestRefused       the pipeline server refuses a request
+        ├── ClusterAway          the cluster's API does not answer
+        ├── ClusterRefuses       the cluster's API refuses a request
+        ├── HostRefuses          the Git host does not give a commit, or does not take its status
+        ├── RegistryRefuses      the image registry does not tell what it has
+        ├── ChatRefuses          the chat does not take a message
+        ├── ListenerRefuses      the listener does not take an event
+        └── ModelServerRefuses   the model server does not answer with a prediction
 """
 
 
@@ -46,5 +58,72 @@ class SettingsInvalid(JukeboxError):
     """The settings file or an option is wrong."""
 
 
+class RunFailed(JukeboxError):
+    """A run has not succeeded; ``state`` is the word for it."""
+
+    def __init__(self, message: str, state: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class BuildFailed(JukeboxError):
+    """The training image cannot be built, or not be pushed."""
+
+
 class ServerUnavailable(JukeboxError):
-    """The pipeline server does not answer, or refuses."""
+    """A server does not answer, or refuses."""
+
+
+class ServerAway(ServerUnavailable):
+    """The pipeline server is away or out of order in a way that another try may mend."""
+
+
+class AccessDenied(ServerUnavailable):
+    """The pipeline server does not let us in."""
+
+
+class RequestRefused(ServerUnavailable):
+    """The pipeline server refuses the request; ``status`` is the HTTP status, ``reason`` what it says."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"The server answers {status}: {reason}.")
+        self.status = status
+        self.reason = reason
+
+
+class ClusterAway(ServerUnavailable):
+    """The cluster's API does not answer."""
+
+
+class ClusterRefuses(ServerUnavailable):
+    """The cluster's API refuses a request.
+
+    ``status`` is the HTTP status, ``reason`` what it says, ``webhook`` the admission webhook that has refused, if one
+    has.
+    """
+
+    def __init__(self, status: int, reason: str, webhook: str = "") -> None:
+        super().__init__(f"The cluster refuses: {reason}")
+        self.status = status
+        self.reason = reason
+        self.webhook = webhook
+
+
+class HostRefuses(ServerUnavailable):
+    """The Git host does not give a commit, or does not take its status."""
+
+
+class RegistryRefuses(ServerUnavailable):
+    """The image registry does not tell what it has."""
+
+
+class ChatRefuses(ServerUnavailable):
+    """The chat does not take a message."""
+
+
+class ListenerRefuses(ServerUnavailable):
+    """The listener does not take an event."""
+
+
+class ModelServerRefuses(ServerUnavailable):
+    """The model server does not answer with a prediction."""

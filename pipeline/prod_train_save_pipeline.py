@@ -7,16 +7,16 @@ and summarize-run at the exit. ``python pipeline/prod_train_save_pipeline.py`` s
 """
 
 import sys
-import tempfile
-from pathlib import Path
 
-from kfp import compiler, dsl, kubernetes
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.base_component import BaseComponent
 
 from pipeline import components
 from pipeline.checkout import head
-from pipeline.errors import JukeboxError, SettingsInvalid
+from pipeline.errors import JukeboxError, RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
+from pipeline.kfp_server import Json, Kfp
 from pipeline.options import Hyperparameters
 from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings
@@ -193,6 +193,35 @@ def _size(task: PipelineTask, settings: Settings, image: str) -> None:
     kubernetes.set_timeout(task, TRAIN_TIMEOUT if training else STEP_TIMEOUT)
 
 
+def spec_of(pipeline: BaseComponent) -> Json:
+    """Return what the pipeline is compiled to, as the pipeline server takes it."""
+    return {
+        "pipeline_spec": json_format.MessageToDict(pipeline.pipeline_spec),
+        "platform_spec": json_format.MessageToDict(pipeline.platform_spec),
+    }
+
+
+def start_run(kfp: Kfp, spec: Json, parameters: Json, *, name: str, experiment: str) -> str:
+    """Start a run of a compiled pipeline that has no version on the server; return the run's id.
+
+    ``experiment`` is created where there is none of that name. Raises ServerUnavailable, in two lines, where the server
+    refuses.
+    """
+    try:
+        body = {
+            "display_name": name,
+            "experiment_id": kfp.create_experiment(experiment),
+            "pipeline_spec": spec,
+            "runtime_config": {"parameters": parameters},
+        }
+        return str(kfp.create_run(body)["run_id"])
+    except (RequestRefused, ServerAway) as error:
+        raise ServerUnavailable(
+            f"No run is started. {error}\n"
+            "See in the dashboard whether it was started all the same, before you try again."
+        ) from None
+
+
 def submit() -> None:
     """Submit a run with the default parameters to the project's pipeline server, and print where it is.
 
@@ -203,17 +232,15 @@ def submit() -> None:
     print(f"Connecting to Data Science Pipelines: {server.host}", flush=True)
     server.probe()
     if "<" in settings.image:
-        raise SettingsInvalid(f"the image is {settings.image}: put yours into manifests/settings.yaml")
+        raise SettingsInvalid(f"the image is {settings.image}: put yours into manifests/settings/settings.yaml")
     data_version = resolve_data_version(settings.songs, settings.rankings)
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(folder) / f"{PIPELINE}.yaml"
-        compiler.Compiler().compile(build_pipeline(settings), str(package))
-        run = server.start_run(
-            package,
-            {"data_version": data_version, "commit": head()},
-            name=f"{PIPELINE}-by-hand-{data_version[:12]}",
-            experiment=settings.model_name,
-        )
+    run = start_run(
+        Kfp(lambda: server),
+        spec_of(build_pipeline(settings)),
+        {"data_version": data_version, "commit": head()},
+        name=f"{PIPELINE}-by-hand-{data_version[:12]}",
+        experiment=settings.model_name,
+    )
     print(f"Run {run} started: {server.host}/#/runs/details/{run}")
 
 

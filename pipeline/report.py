@@ -115,24 +115,6 @@ def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -
     return template.render(evaluation=evaluation, verdict=_without_credentials(verdict), **_evaluation(evaluation))
 
 
-def verdict_markdown(verdict: Mapping[str, Any]) -> str:
-    """Return the verdict as Markdown: a sentence and a table of its checks, failures first."""
-    decided = "Not judged" if verdict["mode"] == "off" else "Passed" if verdict["passed"] else "Not passed"
-    lines = [f"**{decided}** · {_markdown(verdict['summary'])}"]
-    if verdict["checks"]:
-        lines += ["", "| | check | found | asked for | |", "|---|---|--:|--:|---|"]
-    for check in _failures_first(verdict["checks"]):
-        cells = (
-            "passed" if check["passed"] else "**failed**",
-            _markdown(check["name"]),
-            number(check["value"]),
-            f"{comparison(check['comparison'])} {number(check['threshold'])}",
-            _markdown(check["description"]),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def summary_markdown(state: str, name: str, *, published: str = "") -> str:
     """Return what an exit handler knows of a run as Markdown.
 

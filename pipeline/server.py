@@ -1,21 +1,15 @@
-"""The project's pipeline server: where it is, who we are to it, and how a run is started there."""
+"""The project's pipeline server: where it is, and who we are to it."""
 
-import json
 import os
 import re
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from ssl import SSLCertVerificationError
-from typing import Any
 
 import requests
 import yaml
-from kfp import Client
-from kfp_server_api.exceptions import ApiException  # type: ignore[import-untyped]
 from kubernetes import client, config
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError
 
 from pipeline.errors import ServerUnavailable, SettingsInvalid
 from pipeline.settings import Settings
@@ -25,7 +19,6 @@ TIMEOUT = (5, 15)  # seconds to connect and to answer
 
 _ELSEWHERE = "run this in a pod of the cluster, or name the server's route in KFP_ENDPOINT"
 _LOG_IN = "Check the address; a route that shows a login page answers so, too: log in (oc login)."
-_TWICE = "See in the dashboard whether it was started all the same, before you try again."
 _READY = "Is the DSPA ready (oc get dspa)?"
 
 
@@ -47,7 +40,7 @@ class Server:
         if "<" in self.host:
             raise ServerUnavailable(
                 f"The namespace {self.namespace} is a placeholder.\n"
-                "Name yours in manifests/settings.yaml or in JUKEBOX_NAMESPACE."
+                "Name yours in manifests/settings/settings.yaml or in JUKEBOX_NAMESPACE."
             )
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         url = f"{self.host}/apis/v2beta1/healthz"
@@ -57,12 +50,10 @@ class Server:
             cause = _cause(error)
             if isinstance(cause, SSLCertVerificationError):
                 raise ServerUnavailable(
-                    f"Its certificate is not trusted: {_words(cause)}.\n"
+                    f"Its certificate is not trusted: {said(cause)}.\n"
                     f"Trusted is {self.ca or 'what public CAs have signed'}. Log in (oc login), or {_ELSEWHERE}."
                 ) from None
-            raise ServerUnavailable(
-                f"No server answers there: {_words(cause)}.\n{_READY} If so, {_ELSEWHERE}."
-            ) from None
+            raise ServerUnavailable(f"No server answers there: {said(cause)}.\n{_READY} If so, {_ELSEWHERE}.") from None
         code = answer.status_code
         if code in (401, 403) or answer.is_redirect:
             raise _refused(code, answer.headers.get("Location", ""))
@@ -74,31 +65,6 @@ class Server:
                 f"What answers there is no pipeline server: it answers {code} with {kind}.\n{_LOG_IN}"
             )
 
-    def start_run(self, package: Path, arguments: Mapping[str, Any], *, name: str, experiment: str) -> str:
-        """Start a run of the compiled pipeline in the file ``package``; return the run's id.
-
-        ``experiment`` is created where there is none of that name. Raises ServerUnavailable, in two lines, where the
-        server refuses.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # kfp greets with the versions that it works with
-                kfp = Client(host=self.host, existing_token=self.token, ssl_ca_cert=self.ca, namespace=self.namespace)
-                run = kfp.create_run_from_pipeline_package(
-                    str(package), arguments=dict(arguments), run_name=name, experiment_name=experiment
-                )
-        except ApiException as error:
-            if error.status in (401, 403):
-                raise _refused(error.status) from None
-            raise ServerUnavailable(
-                f"The server starts no run: it answers {error.status}, {_message(error.body)}.\n{_TWICE}"
-            ) from None
-        except HTTPError as error:
-            raise ServerUnavailable(f"The server went away: {_words(_cause(error))}.\n{_TWICE}") from None
-        if not run.run_id:
-            raise ServerUnavailable(f"What answers there is no pipeline server: it names no run.\n{_LOG_IN}")
-        return str(run.run_id)
-
 
 def find_server(settings: Settings) -> Server:
     """Find the server: KFP_ENDPOINT, else the DSPA of the project's namespace.
@@ -106,22 +72,32 @@ def find_server(settings: Settings) -> Server:
     The namespace is JUKEBOX_NAMESPACE, else the pod's where this runs in one, else that of the settings. Token and
     CA come from the pod, else from the kubeconfig. Raises SettingsInvalid where KFP_ENDPOINT is no address.
     """
-    in_pod = (POD / "namespace").is_file()
     namespace = os.environ.get("JUKEBOX_NAMESPACE") or (
-        (POD / "namespace").read_text().strip() if in_pod else settings.namespace
+        (POD / "namespace").read_text().strip() if _in_pod() else settings.namespace
     )
-    host = _endpoint() or f"https://ds-pipeline-dspa.{namespace}.svc:8443"
-    token, ca = _pod_credentials() if in_pod else _kubeconfig_credentials()
-    # A bearer token is for encrypted connections alone (RFC 6750, section 5.3).
-    return Server(host, namespace, token if host.startswith("https://") else None, ca)
+    endpoint = os.environ.get("KFP_ENDPOINT", "")
+    host = address(endpoint, "KFP_ENDPOINT") if endpoint else f"https://ds-pipeline-dspa.{namespace}.svc:8443"
+    return Server(host, namespace, *find_credentials(host))
 
 
-def _endpoint() -> str:
-    host = os.environ.get("KFP_ENDPOINT", "").rstrip("/")
-    if host and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", host):
+def address(text: str, name: str) -> str:
+    """Return the address without a slash at its end; raise SettingsInvalid, with its ``name``, where it is none."""
+    host = text.rstrip("/")
+    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", host):
         # Not shown: it may hold credentials.
-        raise SettingsInvalid("KFP_ENDPOINT is no address as https://host or https://host:8443, without credentials")
+        raise SettingsInvalid(f"{name} is no address as https://host or https://host:8443, without credentials")
     return host
+
+
+def find_credentials(host: str) -> tuple[str | None, str | None]:
+    """Find the bearer token to show to ``host``, and the file with the CA to trust: a pod's, else the kubeconfig's."""
+    token, ca = _pod_credentials() if _in_pod() else _kubeconfig_credentials()
+    # A bearer token is for encrypted connections alone (RFC 6750, section 5.3).
+    return token if host.startswith("https://") else None, ca
+
+
+def _in_pod() -> bool:
+    return (POD / "namespace").is_file()
 
 
 def _pod_credentials() -> tuple[str | None, str | None]:
@@ -150,21 +126,16 @@ def _refused(code: int, location: str = "") -> ServerUnavailable:
     )
 
 
-def _message(body: Any) -> str:
-    """What the server says; the last clause of its message is the one for people."""
-    try:
-        return str(json.loads(body)["message"]).rsplit(": ", 1)[-1].strip().rstrip(".")
-    except (ValueError, TypeError, KeyError):
-        return "without saying why"
-
-
 def _cause(error: BaseException) -> BaseException:
     """The innermost of the exceptions that requests and urllib3 wrap into each other."""
     inner = (getattr(error, "reason", None), *reversed(error.args))
     return next((_cause(following) for following in inner if isinstance(following, BaseException)), error)
 
 
-def _words(error: BaseException) -> str:
-    """What an exception says, without the Python objects that it names."""
+def said(error: BaseException) -> str:
+    """What is said at the bottom of what requests and urllib3 wrap, without the Python objects; no URL is in it."""
     objects = r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)|\[SSL: \w+\] certificate verify failed): | \(_ssl\.c:\d+\)$"
-    return re.sub(objects, "", str(error)).rstrip(".")
+    cause = _cause(error)
+    # Of this one alone the text is a tuple's: the connection, and what happened to it.
+    text = cause.args[-1] if isinstance(cause, ConnectTimeoutError) else cause
+    return re.sub(objects, "", str(text)).rstrip(".")

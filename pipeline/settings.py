@@ -1,5 +1,6 @@
-"""The settings of a fork, read from ``manifests/settings.yaml``."""
+"""The settings of a fork, read from ``manifests/settings/settings.yaml``."""
 
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,12 +9,13 @@ import yaml
 
 from pipeline.errors import SettingsInvalid
 
-SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings.yaml"
+SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "settings.yaml"
 
 # What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
 _EXPECTED = {
+    "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
     "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
     "keep-versions": (r"[1-9][0-9]*", "a whole number from 1"),
     "step-cpu": _CPU,
@@ -29,6 +31,7 @@ class Settings:
     """What the pipeline takes from the settings file; each field is the key of the same name with dashes."""
 
     repository: str
+    git_host: str
     namespace: str
     cluster_domain: str
     image: str
@@ -52,8 +55,17 @@ class Settings:
         return not self.model_store.startswith("s3://")
 
 
-def read_settings(path: Path = SETTINGS_FILE) -> Settings:
-    """Read and check the settings; raises SettingsInvalid that names every wrong key and what it should be."""
+def settings_file() -> Path:
+    """The settings file: the one that JUKEBOX_SETTINGS names, else that of the checkout that this code lies in."""
+    return Path(os.environ.get("JUKEBOX_SETTINGS") or SETTINGS_FILE)
+
+
+def read_settings(path: Path | None = None) -> Settings:
+    """Read and check the settings; raises SettingsInvalid that names every wrong key and what it should be.
+
+    ``path`` is that of ``settings_file`` where it is not given.
+    """
+    path = path or settings_file()
     try:
         data = yaml.safe_load(path.read_text("utf-8"))["data"]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:

@@ -11,15 +11,15 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
 from pipeline.server import find_server
 from pipeline.settings import read_settings
-from scripts.kubernetes_api import Cluster, ClusterAway, ClusterRefuses, Resource
+from scripts.kubernetes_api import Cluster, Kind, Resource
 from scripts.results import ResultDir, write_results
 
 GROUP, API_VERSION = "pipelines.kubeflow.org", "v2beta1"
-PIPELINES = (GROUP, API_VERSION, "pipelines")
-VERSIONS = (GROUP, API_VERSION, "pipelineversions")
+PIPELINES = Kind(GROUP, API_VERSION, "pipelines")
+VERSIONS = Kind(GROUP, API_VERSION, "pipelineversions")
 # The pipeline server's webhook puts it on what it admits.
 ADMITTED = "pipelines.kubeflow.org/pipeline-id"
 BACKOFF = wait_exponential_jitter(multiplier=0.5, max=10)  # seconds

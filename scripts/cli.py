@@ -7,17 +7,27 @@ import typer
 from pipeline.errors import JukeboxError
 from scripts import (
     apply,
+    bootstrap,
+    build_image,
+    checkout,
     commit_status,
     compile_pipeline,
     data_version,
+    doctor,
     notify,
     predict,
     promote,
+    prune,
+    render,
     replay,
     run,
     sample,
+    secrets,
+    settle,
     start,
     status,
+    supersede,
+    teardown,
     wait,
 )
 
@@ -40,9 +50,19 @@ for name, module in {
     "wait": wait,
     "status": status,
     "promote": promote,
+    "checkout": checkout,
+    "supersede": supersede,
+    "settle": settle,
+    "build-image": build_image,
     "commit-status": commit_status,
     "notify": notify,
     "replay": replay,
+    "prune": prune,
+    "bootstrap": bootstrap,
+    "teardown": teardown,
+    "secrets": secrets,
+    "render": render,
+    "doctor": doctor,
 }.items():
     app.command(name)(module.command)
 

@@ -11,9 +11,11 @@ import requests
 import typer
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from pipeline.errors import JukeboxError, SettingsInvalid
+from pipeline.errors import HostRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
+from scripts.git import is_full_hash
+from scripts.outcome import Last, State, SupersededBy, outcome
 
 CONTEXT = "jukebox/continuous-training"
 DESCRIPTION_LIMIT = 140  # characters; GitHub refuses longer ones
@@ -27,20 +29,9 @@ class Host(StrEnum):
     GITEA = "gitea"
 
 
-class State(StrEnum):
-    """What became of the commit; the second line are Tekton's words for its tasks' status."""
-
-    PENDING, SUCCESS, FAILURE, ERROR = "pending", "success", "failure", "error"
-    SUCCEEDED, COMPLETED, FAILED, NONE = "Succeeded", "Completed", "Failed", "None"
-
-
-# Tekton's words: Completed is a success with skipped tasks; with None the tasks ended in no way that it could tell.
-WORDS = {"Succeeded": "success", "Completed": "success", "Failed": "failure", "None": "error"}
-GITLAB_WORDS = {"failure": "failed", "error": "failed"}
-
-
-class HostRefuses(JukeboxError):
-    """The Git host does not take the status."""
+# The hosts' words where they differ from ours; GitHub and Gitea know nothing that is cancelled.
+GITLAB_WORDS = {State.FAILURE: "failed", State.ERROR: "failed", State.CANCELLED: "canceled"}
+OTHER_WORDS = {State.CANCELLED: "error"}
 
 
 class _Passing(HostRefuses):
@@ -61,6 +52,8 @@ def command(
     state: Annotated[State, typer.Argument(help="Also in Tekton's words.")],
     host: Annotated[Host, typer.Option(help="What serves the repository.")],
     token_file: Annotated[Path, typer.Option(help="File with a token that may set a commit's status.")],
+    last: Last = State.SUCCESS,
+    superseded_by: SupersededBy = "",
     description: Annotated[str, typer.Option(help="One line, shown beside the state.")] = "",
     target_url: Annotated[str, typer.Option(help="Where to look further.")] = "",
     repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
@@ -73,13 +66,14 @@ def command(
     if not token:
         print(f"No commit status is set: {token_file} holds no token")
         return
+    word, phrase = outcome(state, last, superseded_by)
     request = build_request(
         host,
         repository or read_settings().repository,
         commit,
-        state,
+        word,
         token=token,
-        description=description,
+        description=f"{description} {phrase}".strip(),
         target_url=target_url,
     )
     retrying = Retrying(
@@ -89,7 +83,7 @@ def command(
         reraise=True,
     )
     retrying(_send, request)
-    print(f"{CONTEXT} of {commit[:12]} is {state}")
+    print(f"{CONTEXT} of {commit[:12]} is {word}: {phrase}")
 
 
 def read_secret(file: Path) -> str:
@@ -100,29 +94,34 @@ def read_secret(file: Path) -> str:
 def build_request(
     host: Host, repository: str, commit: str, state: State, *, token: str, description: str = "", target_url: str = ""
 ) -> Request:
-    """Return the request that sets a commit's status.
+    """Return the request that sets a commit's status to a state that is in none of Tekton's words.
 
-    ``repository`` is its web or clone address over https. Raises SettingsInvalid where that or the commit is none.
+    Raises SettingsInvalid where repository or commit is none.
+    """
+    if not is_full_hash(commit):
+        raise SettingsInvalid(f"the commit is {commit!r}, expected its full hash of 40 hexadecimal digits")
+    url, headers = find_api(host, repository, token)
+    words, key = (GITLAB_WORDS, "name") if host is Host.GITLAB else (OTHER_WORDS, "context")
+    body = {"state": words.get(state, state), key: CONTEXT, "description": _cut(description)}
+    return Request(f"{url}/statuses/{commit}", headers, body | ({"target_url": target_url} if target_url else {}))
+
+
+def find_api(host: Host, repository: str, token: str) -> tuple[str, dict[str, str]]:
+    """Return the address of a repository in the API of its host, and the headers that let us in.
+
+    ``repository`` is its web or clone address over https. Raises SettingsInvalid where it is none.
     """
     where = urlsplit(repository.removesuffix("/").removesuffix(".git"))
     path = where.path.strip("/")
     if where.scheme not in ("https", "http") or not where.hostname or "/" not in path:
         raise SettingsInvalid("the repository is no address as https://host/organisation/name")
-    if not (len(commit) in (40, 64) and set(commit) <= set("0123456789abcdef")):
-        raise SettingsInvalid(f"the commit is {commit!r}, expected its full hash of 40 hexadecimal digits")
     base = f"{where.scheme}://{where.hostname}{f':{where.port}' if where.port else ''}"
-    word = WORDS.get(state, str(state))
-    body = {"description": _cut(description)} | ({"target_url": target_url} if target_url else {})
     if host is Host.GITLAB:
-        url = f"{base}/api/v4/projects/{quote(path, safe='')}/statuses/{commit}"
-        return Request(url, {"PRIVATE-TOKEN": token}, {"state": GITLAB_WORDS.get(word, word), "name": CONTEXT, **body})
+        return f"{base}/api/v4/projects/{quote(path, safe='')}", {"PRIVATE-TOKEN": token}
     if host is Host.GITEA:
-        api, scheme = f"{base}/api/v1", "token"
-    else:
-        scheme = "Bearer"
-        api = "https://api.github.com" if where.hostname == "github.com" else f"{base}/api/v3"
-    url = f"{api}/repos/{quote(path)}/statuses/{commit}"
-    return Request(url, {"Authorization": f"{scheme} {token}"}, {"state": word, "context": CONTEXT, **body})
+        return f"{base}/api/v1/repos/{quote(path)}", {"Authorization": f"token {token}"}
+    api = "https://api.github.com" if where.hostname == "github.com" else f"{base}/api/v3"
+    return f"{api}/repos/{quote(path)}", {"Authorization": f"Bearer {token}"}
 
 
 def _send(request: Request) -> None:

@@ -8,16 +8,13 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from pipeline.checkout import DIRTY, head
 from pipeline.errors import SettingsInvalid
-from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline
-from pipeline.settings import SETTINGS_FILE, Settings, read_settings
+from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
+from pipeline.settings import Settings, read_settings
+from scripts.kubernetes_api import PREFIX
 
-# Annotations of our own stand under this prefix.
-PREFIX = "jukebox.github.io"
-# Behind a commit: what was compiled is not what was committed.
 Resource = dict[str, Any]
 
 
@@ -26,14 +23,15 @@ def command(
     image: Annotated[str, typer.Option(help="Training image, by digest; else that of the settings.")] = "",
     commit: Annotated[str, typer.Option(help="Commit of the source; else the checkout's HEAD.")] = "",
     built_by: Annotated[str, typer.Option(help="Who compiles: a PipelineRun, a person.")] = "",
-    settings_file: Annotated[Path, typer.Option("--settings", help="The settings.")] = SETTINGS_FILE,
+    settings: Annotated[
+        Path | None, typer.Option(help="The settings file; else JUKEBOX_SETTINGS names it, or it is the checkout's.")
+    ] = None,
 ) -> None:
     """Write Pipeline and PipelineVersion; the version is named by the hash of what it does.
 
     Example: `jukebox compile --image registry/jukebox-training@sha256:…`
     """
-    settings = read_settings(settings_file)
-    resources = pipeline_resources(settings, image=image, commit=commit or head(), built_by=built_by)
+    resources = pipeline_resources(read_settings(settings), image=image, commit=commit or head(), built_by=built_by)
     _write(output, yaml.safe_dump_all(resources, allow_unicode=True))
     print(f"{output}: PipelineVersion {resources[1]['metadata']['name']}")
 
@@ -46,11 +44,8 @@ def pipeline_resources(
     The version's name ends in the first 12 hex digits of the sha256 of its compiled spec (canonical JSON of
     pipelineSpec and platformSpec), so what changes nothing of the pipeline makes no new version.
     """
-    compiled = build_pipeline(settings, image=image)
-    spec = {
-        "pipelineSpec": json_format.MessageToDict(compiled.pipeline_spec),
-        "platformSpec": json_format.MessageToDict(compiled.platform_spec),
-    }
+    compiled = spec_of(build_pipeline(settings, image=image))
+    spec = {"pipelineSpec": compiled["pipeline_spec"], "platformSpec": compiled["platform_spec"]}
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     name = f"{PIPELINE}-{digest[:12]}"
     described = {"description": spec["pipelineSpec"]["pipelineInfo"]["description"]}

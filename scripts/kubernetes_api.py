@@ -1,36 +1,42 @@
-"""The cluster's API, as far as the commands need it: resources that are applied, and what became of a run's pods."""
+"""The cluster's API, as far as the commands need it, with one way to ask for resources of any kind."""
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import urllib3
 import yaml
 from kubernetes import client, config
 
-from pipeline.errors import ServerUnavailable
-from pipeline.server import POD, TIMEOUT
+from pipeline.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
+from pipeline.server import POD, TIMEOUT, find_server
+from pipeline.settings import Settings
 
 Resource = dict[str, Any]
-T = TypeVar("T")
+Resources = list[Resource]  # as a name, since a method is called list
 
+PREFIX = "jukebox.github.io"  # of labels and annotations of our own
+OURS = "app.kubernetes.io/name=continuous-training"  # on every PipelineRun that an event has started
 RUN_LABEL = "pipeline/runid"  # on the Workflow and the pods of a run
 ENDED = ("Succeeded", "Failed", "Error")  # the last phases of a Workflow
-WORKFLOWS = ("argoproj.io", "v1alpha1", "workflows")
 
 
-class ClusterRefuses(ServerUnavailable):
-    """The cluster's API refuses a request; ``status`` is the HTTP status, ``reason`` what it says."""
+class Kind(NamedTuple):
+    """A kind of resources; those without a group are Kubernetes' own."""
 
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"The cluster refuses: {reason}")
-        self.status = status
-        self.reason = reason
+    group: str
+    version: str
+    plural: str
+    namespaced: bool = True
 
 
-class ClusterAway(ServerUnavailable):
-    """The cluster's API does not answer."""
+CLAIMS = Kind("", "v1", "persistentvolumeclaims")
+PIPELINE_RUNS = Kind("tekton.dev", "v1", "pipelineruns")
+PODS = Kind("", "v1", "pods")
+SECRETS = Kind("", "v1", "secrets")
+WORKFLOWS = Kind("argoproj.io", "v1alpha1", "workflows")
 
 
 class Cluster:
@@ -40,7 +46,7 @@ class Cluster:
     """
 
     def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
+        self.namespace = namespace
         found = client.Configuration()
         # The client's own retries would follow each other at once.
         found.retries = False
@@ -53,71 +59,85 @@ class Cluster:
             raise ServerUnavailable(
                 f"No cluster is known: {error}.\nLog in (oc login), or name a kubeconfig in KUBECONFIG."
             ) from None
-        api = client.ApiClient(found)
-        self._objects = client.CustomObjectsApi(api)
-        self._core = client.CoreV1Api(api)
+        self._api = client.ApiClient(found)
 
-    def read(self, kind: tuple[str, str, str], name: str) -> Resource | None:
-        """Return the resource of this name, or None; ``kind`` is group, version and plural."""
-        group, version, plural = kind
+    def read(self, kind: Kind, name: str) -> Resource | None:
+        """Return the resource of this name, or None."""
         try:
-            found: Resource = _call(
-                lambda: self._objects.get_namespaced_custom_object(
-                    group, version, self._namespace, plural, name, _request_timeout=TIMEOUT
-                )
-            )
+            return self._call("GET", self._path(kind, name))
         except ClusterRefuses as error:
             if error.status == 404:
                 return None
             raise
+
+    def list(self, kind: Kind, selector: str = "") -> Resources:
+        """Return the resources of a kind; only those that the label selector names."""
+        found = self._call("GET", self._path(kind), {"labelSelector": selector} if selector else {})
+        return [*found["items"]]
+
+    def get(self, path: str) -> Resource:
+        """Return what is answered on a path that is none of a resource."""
+        return self._call("GET", path)
+
+    def create(self, kind: Kind, resource: Resource, *, dry_run: bool = False) -> Resource:
+        """Create the resource, sent as JSON; return it as it was admitted."""
+        return self._call("POST", self._path(kind), {"dryRun": "All"} if dry_run else {}, resource)
+
+    def patch(self, kind: Kind, name: str, patch: Resource) -> None:
+        """Merge ``patch`` into the resource."""
+        self._call("PATCH", self._path(kind, name), body=patch)
+
+    def delete(self, kind: Kind, name: str) -> None:
+        """Delete the resource, and in time what it owns; it may be gone already."""
+        try:
+            self._call("DELETE", self._path(kind, name), {"propagationPolicy": "Background"})
+        except ClusterRefuses as error:
+            if error.status != 404:
+                raise
+
+    def workflows(self, run_id: str) -> Resources:
+        """Return the Workflows of a run: one, or more where its creation was tried again."""
+        return self.list(WORKFLOWS, f"{RUN_LABEL}={run_id}")
+
+    def pods(self, run_id: str) -> Resources:
+        """Return the pods of a run, as the API sends them."""
+        return self.list(PODS, f"{RUN_LABEL}={run_id}")
+
+    def _path(self, kind: Kind, name: str = "") -> str:
+        group = f"apis/{kind.group}" if kind.group else "api"
+        namespace = f"namespaces/{self.namespace}/" if kind.namespaced else ""
+        return f"/{group}/{kind.version}/{namespace}{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+    def _call(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Resource:
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            found: Resource = self._api.call_api(
+                path,
+                method,
+                query_params=dict(query or {}),
+                header_params={"Accept": "application/json", "Content-Type": kind},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT,
+            )
+        except client.ApiException as error:
+            raise ClusterRefuses(int(error.status or 0), *_reason(error)) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ClusterAway(f"The cluster's API does not answer: {type(error).__name__}") from None
         return found
 
-    def create(self, kind: tuple[str, str, str], resource: Resource, *, dry_run: bool = False) -> Resource:
-        """Create the resource, sent as JSON; return it as it was admitted."""
-        group, version, plural = kind
-        options = {"dry_run": "All"} if dry_run else {}
-        created: Resource = _call(
-            lambda: self._objects.create_namespaced_custom_object(
-                group, version, self._namespace, plural, resource, _request_timeout=TIMEOUT, **options
-            )
-        )
-        return created
 
-    def patch(self, kind: tuple[str, str, str], name: str, patch: Resource) -> None:
-        """Merge ``patch`` into the resource."""
-        group, version, plural = kind
-        _call(
-            lambda: self._objects.patch_namespaced_custom_object(
-                group, version, self._namespace, plural, name, patch, _request_timeout=TIMEOUT
-            )
+def project_cluster(settings: Settings) -> Cluster:
+    """Return the cluster, in the project's namespace; raises SettingsInvalid where nobody has named one."""
+    namespace = find_server(settings).namespace
+    if "<" in namespace:
+        raise SettingsInvalid(
+            f"The namespace {namespace} is a placeholder: name yours in manifests/settings/settings.yaml or in "
+            "JUKEBOX_NAMESPACE"
         )
-
-    def workflows(self, run_id: str) -> list[Resource]:
-        """Return the Workflows of a run: one, or more where its creation was tried again."""
-        group, version, plural = WORKFLOWS
-        found = _call(
-            lambda: self._objects.list_namespaced_custom_object(
-                group,
-                version,
-                self._namespace,
-                plural,
-                label_selector=f"{RUN_LABEL}={run_id}",
-                _request_timeout=TIMEOUT,
-            )
-        )
-        return list(found["items"])
-
-    def pods(self, run_id: str) -> list[Resource]:
-        """Return the pods of a run, as the API sends them."""
-        answer = _call(
-            lambda: self._core.list_namespaced_pod(
-                self._namespace,
-                label_selector=f"{RUN_LABEL}={run_id}",
-                _request_timeout=TIMEOUT,
-                _preload_content=False,
-            )
-        )
-        return list(json.loads(answer.data)["items"])
+    return Cluster(namespace)
 
 
 def find_cluster(namespace: str) -> Cluster | None:
@@ -128,19 +148,11 @@ def find_cluster(namespace: str) -> Cluster | None:
         return None
 
 
-def _call(action: Callable[[], T]) -> T:
-    try:
-        return action()
-    except client.ApiException as error:
-        raise ClusterRefuses(int(error.status or 0), _reason(error)) from None
-    except urllib3.exceptions.HTTPError as error:
-        raise ClusterAway(f"The cluster's API does not answer: {type(error).__name__}") from None
-
-
-def _reason(error: client.ApiException) -> str:
-    """What the API says, without which webhook says so and without the resource that it may quote."""
+def _reason(error: client.ApiException) -> tuple[str, str]:
+    """What the API says, without the resource that it may quote, and the webhook that says so, if one does."""
     try:
         message = str(json.loads(error.body)["message"])
     except (ValueError, TypeError, KeyError):
         message = str(error.reason)
-    return re.sub(r'^.*?admission webhook "[^"]*" denied the request: ', "", message, flags=re.DOTALL)[:2000]
+    found = re.match(r'.*?admission webhook "([^"]*)" denied the request: (.*)', message, re.DOTALL)
+    return (found[2][:2000], found[1]) if found else (message[:2000], "")

@@ -8,13 +8,10 @@ import requests
 import typer
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from pipeline.errors import JukeboxError
+from pipeline.errors import ChatRefuses
 from pipeline.server import TIMEOUT
 from scripts.commit_status import read_secret
-
-
-class ChatRefuses(JukeboxError):
-    """The chat does not take the message."""
+from scripts.outcome import Last, State, SupersededBy, outcome
 
 
 class _Passing(ChatRefuses):
@@ -22,14 +19,17 @@ class _Passing(ChatRefuses):
 
 
 def command(
-    text: Annotated[str, typer.Argument(help="What to say; line breaks become spaces.")],
+    text: Annotated[str, typer.Argument(help="Whom it is about; line breaks become spaces.")],
+    state: Annotated[State, typer.Argument(help="What became of it, also in Tekton's words.")],
     url_file: Annotated[Path, typer.Option(help="File with the address of an incoming webhook, which is a secret.")],
+    last: Last = State.SUCCESS,
+    superseded_by: SupersededBy = "",
 ) -> None:
     """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
 
-    Example: `jukebox notify "push of 0a1b2c3: Succeeded" --url-file webhook`
+    Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """
-    line = " ".join(text.split())
+    line = f"{' '.join(text.split())}: {outcome(state, last, superseded_by)[1]}"
     print(line)
     url = read_secret(url_file)
     if not url:

@@ -7,16 +7,19 @@ from typing import Annotated, Any
 import numpy as np
 import polars as pl
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.champion import find_champion
-from pipeline.errors import DataInvalid, DataUnavailable, StoreBroken
+from pipeline.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
 from pipeline.runtimes import onnx_probabilities
 from pipeline.schema import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
+from scripts.model_server import infer
 
 BAR = 30  # characters
+SAME = 1e-3  # more than a model server errs by that computes in bfloat16
 
 
 def command(
@@ -25,36 +28,102 @@ def command(
         "build/latest/fetch-data/songs"
     ),
     model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")] = "build/models",
-    version: Annotated[int, typer.Option(min=0, help="Number in the store; 0: the newest.")] = 0,
+    version: Annotated[int, typer.Option(min=0, help="Its number; 0: the newest.")] = 0,
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Ask the model server, not the model store: the address that `kubectl get inferenceservice` shows, or "
+            "that of a forwarded port.",
+        ),
+    ] = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --endpoint: `labels.json` of the served version. A model server does not tell the names of the "
+            "countries; without this file they come from the same version in --model-store."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many countries to show.")] = 5,
 ) -> None:
     """Show the countries where a song is most likely to chart.
 
     Example: `jukebox predict "Golden River" --top 10`
+
+    Example: `jukebox predict "Golden River" --endpoint https://jukebox-ada.apps.example.com --labels labels.json`
     """
+    if labels and not endpoint:
+        raise SettingsInvalid("--labels is given without --endpoint; leave it out: the model store has its own")
     model_name = read_settings().model_name
-    model = find_champion(model_store, model_name, version)
-    if model is None:
-        raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
     found, others = _look_up(song, songs)
     if missing := [name for name in FEATURE_NAMES if found[name] is None]:
         raise DataInvalid(f"{found[ID]} has no {', '.join(missing)}; the model needs all features: take another song")
     features = np.array([[float(found[name]) for name in FEATURE_NAMES]], dtype=np.float32)
-    probabilities = onnx_probabilities(model.onnx, features)[0]
-    title = f"{found['name']} by {found['artists']} ({found[ID]}), {model_name} version {model.version}"
+    if endpoint:
+        number, answer = infer(endpoint, model_name, version, features)
+        if labels:
+            countries = _read_labels(labels, answer.shape[1])
+        else:
+            countries = _find_labels(model_store, model_name, number, features, answer)
+    else:
+        model = find_champion(model_store, model_name, version)
+        if model is None:
+            raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
+        number, countries, answer = model.version, model.labels, onnx_probabilities(model.onnx, features)
+    [probabilities] = answer
+    title = f"{found['name']} by {found['artists']} ({found[ID]}), {model_name} version {number}"
     table = Table(box=None)
     table.add_column("Country")
     table.add_column("Probability", justify="right")
     table.add_column("")
     for place in np.argsort(-probabilities)[:top]:
         share = float(probabilities[place])
-        table.add_row(model.labels[place], f"{share:.1%}", "█" * max(1, round(BAR * share / probabilities.max())))
+        table.add_row(countries[place], f"{share:.1%}", "█" * max(1, round(BAR * share / probabilities.max())))
     console = Console(highlight=False)
     # Names of songs hold brackets, which are no markup.
     console.print(title, markup=False, soft_wrap=True)
     console.print(table)
     if others:
         console.print(f"{others} more with such a name; give an id to choose")
+
+
+def _find_labels(
+    model_store: str, model_name: str, version: int, features: NDArray[np.float32], answer: NDArray[np.float32]
+) -> list[str]:
+    """Return the countries of the served version, from the store, if its model of that number answers the same.
+
+    The server itself does not name them: OpenVINO Model Server keeps the properties of an ONNX file to itself. And the
+    number alone does not say that it is this version: a laptop's store counts from 1, and so does a cluster's.
+    """
+    to_do = (
+        "Name the store of what is served with --model-store; or its labels with --labels, where you cannot reach it: "
+        f"kubectl exec deployment/{model_name}-predictor -- cat /mnt/models/{version}/labels.json > labels.json"
+    )
+    try:
+        model = find_champion(model_store, model_name, version)
+    except StoreBroken as error:
+        raise StoreBroken(f"the served version {version} needs its countries' names: {error}.\n{to_do}") from None
+    if not (
+        model
+        and len(model.labels) == answer.shape[1]
+        and np.allclose(onnx_probabilities(model.onnx, features), answer, atol=SAME)
+    ):
+        raise StoreBroken(f"the served version {version} answers otherwise than the one in {model_store}.\n{to_do}")
+    return model.labels
+
+
+def _read_labels(file: Path, count: int) -> list[str]:
+    try:
+        labels = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        labels = str(error)
+    if not isinstance(labels, list) or len(labels) != count:
+        found = f"a list of {len(labels)}" if isinstance(labels, list) else labels
+        raise SettingsInvalid(
+            f"{file} holds no list of {count} countries, which is what the model server answers with, but {found}; "
+            "name the labels.json of the served version"
+        )
+    return [str(label) for label in labels]
 
 
 def _look_up(song: str, songs: Path) -> tuple[dict[str, Any], int]:

@@ -1,5 +1,6 @@
 """``jukebox replay``: send an event to the listener as its genuine sender does, with its signature."""
 
+import base64
 import hashlib
 import hmac
 import json
@@ -16,10 +17,11 @@ import requests
 import typer
 
 from pipeline.checkout import DIRTY, head
-from pipeline.errors import JukeboxError, SettingsInvalid
+from pipeline.errors import ListenerRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
-from pipeline.settings import read_settings
+from pipeline.settings import Settings, read_settings, settings_file
 from pipeline.sources import redact
+from scripts.kubernetes_api import SECRETS, project_cluster
 
 NOBODY = "0" * 40
 # An alert asks for a new training by this label, whose value is the model's name.
@@ -38,6 +40,19 @@ class Kind(StrEnum):
     DATA_CLOUDEVENT = "data-cloudevent"
     ALERT = "alert"
     SCHEDULE = "schedule"
+
+
+# The Secret with what the listener shares with its senders, and the key of each.
+SECRET = "jukebox-senders"  # noqa: S105 its name
+SENDERS = {
+    Kind.PUSH: "github",
+    Kind.PUSH_GITLAB: "gitlab",
+    Kind.PUSH_GITEA: "gitea",
+    Kind.DATA: "data",
+    Kind.DATA_CLOUDEVENT: "data",
+    Kind.ALERT: "alert",
+    Kind.SCHEDULE: "schedule",
+}
 
 
 @dataclass(frozen=True)
@@ -106,11 +121,13 @@ class Event:
 
 def command(
     kind: Annotated[Kind, typer.Argument(help="What is said to have happened.")],
-    secret_file: Annotated[Path, typer.Option(help="File with the secret that sender and listener share.")],
-    url: Annotated[str, typer.Option(help="The listener; `kubectl port-forward svc/el-jukebox 8080`.")] = (
-        "http://localhost:8080"
-    ),
-    commit: Annotated[str, typer.Option(help="Pushed commit; else the checkout's HEAD.")] = "",
+    secret_file: Annotated[
+        Path | None, typer.Option(help="File with the secret that sender and listener share; else the cluster's own.")
+    ] = None,
+    url: Annotated[
+        str, typer.Option(help="The listener; `kubectl port-forward svc/el-jukebox 8080`.", envvar="JUKEBOX_LISTENER")
+    ] = "http://localhost:8080",
+    commit: Annotated[str, typer.Option(help="Pushed commit; else HEAD of the checkout with the settings.")] = "",
     branch: Annotated[str, typer.Option(help="Pushed branch.")] = Facts.branch,
     path: Annotated[str, typer.Option(help="A file that the push changes.")] = Facts.path,
     repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
@@ -119,16 +136,15 @@ def command(
 ) -> None:
     """Send an event; the listener takes it with 202 before it looks at it, so look for the PipelineRun.
 
-    Example: `jukebox replay push --secret-file github-secret`
+    Example: `jukebox replay push`
     """
     settings = read_settings()
-    if not secret_file.is_file() or not (secret := secret_file.read_text().strip()):
-        raise SettingsInvalid(f"{secret_file} holds no secret: no sender is let in without one")
+    secret = _secret(kind, secret_file, settings)
     bucket, _, key = (data or settings.songs).removeprefix("s3://").partition("/")
     facts = Facts(
         repository=(repository or settings.repository).removesuffix(".git"),
         branch=branch,
-        commit=commit or head().removesuffix(DIRTY) or Facts.commit,
+        commit=commit or head(settings_file().parent).removesuffix(DIRTY) or Facts.commit,
         path=path,
         bucket=bucket,
         key=key.replace("*", "replayed"),
@@ -137,6 +153,20 @@ def command(
     )
     answer = send(build_event(kind, facts, secret), url)
     print(f"{kind} {facts.delivery}: the listener answers {answer}")
+
+
+def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
+    """What sender and listener share; raises SettingsInvalid where there is nothing."""
+    if file:
+        where, secret = str(file), file.read_text().strip() if file.is_file() else ""
+    else:
+        cluster = project_cluster(settings)
+        where = f"key {SENDERS[kind]} of Secret {SECRET} in {cluster.namespace}"
+        data = (cluster.read(SECRETS, SECRET) or {}).get("data", {})
+        secret = base64.b64decode(data.get(SENDERS[kind], "")).decode().strip()
+    if not secret:
+        raise SettingsInvalid(f"{where} holds no secret: no sender is let in without one")
+    return secret
 
 
 def build_event(kind: Kind, facts: Facts, secret: str) -> Event:
@@ -148,7 +178,7 @@ def build_event(kind: Kind, facts: Facts, secret: str) -> Event:
 
 
 def send(event: Event, url: str) -> str:
-    """Send the event; return the status and what is answered. Raises JukeboxError where it is not taken."""
+    """Send the event; return the status and what is answered. Raises ListenerRefuses where it is not taken."""
     try:
         answer = requests.post(url, data=event.body, headers=event.headers, timeout=TIMEOUT, allow_redirects=False)
     except (OSError, ValueError) as error:
@@ -158,10 +188,6 @@ def send(event: Event, url: str) -> str:
     if not answer.ok or answer.is_redirect:
         raise ListenerRefuses(f"{redact(url)} answers {answer.status_code}: {answer.text[:300]}")
     return f"{answer.status_code} {answer.text.strip()[:300]}"
-
-
-class ListenerRefuses(JukeboxError):
-    """The listener does not take the event."""
 
 
 def _authentication(kind: Kind, body: bytes, secret: str) -> dict[str, str]:
@@ -295,7 +321,7 @@ def _cloudevent(facts: Facts, kind: str, subject: str) -> dict[str, str]:
         "Ce-Id": facts.delivery,
         "Ce-Type": kind,
         "Ce-Source": f"/{facts.model}/replay",
-        "Ce-Subject": subject,
+        "Ce-Subject": quote(subject, safe="/"),
         "Ce-Time": facts.time,
     }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
@@ -9,12 +10,12 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import typer
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 
-from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.errors import RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
+from pipeline.kfp_server import BACKOFF, PATIENCE, Json, Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
-from scripts.kfp_server import BACKOFF, PATIENCE, Json, Kfp, RequestRefused, ServerAway
 from scripts.kubernetes_api import ENDED, Cluster, find_cluster
 from scripts.results import ResultDir, write_results
 
@@ -24,13 +25,25 @@ LISTED_LATE = 15.0  # seconds until the server lists what was applied
 RUN_IDS = uuid5(NAMESPACE_URL, "https://jukebox.github.io/runs")
 
 
+class Reason(StrEnum):
+    """Why there is a training."""
+
+    PUSH = "push"
+    DATA = "data"
+    ALERT = "alert"
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+
+
 def command(
     version: Annotated[str, typer.Argument(help="Name of the PipelineVersion.")],
     key: Annotated[str, typer.Option(help="A second start with the same key finds the first one's run.")] = "",
     parameters: Annotated[str, typer.Option(help="JSON: the run's parameters.")] = "{}",
     data_version: Annotated[str, typer.Option(help="Short for the parameter; else found out from the data.")] = "",
     commit: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
-    unless_succeeded: Annotated[bool, typer.Option(help="Not where a run of this version has succeeded.")] = False,
+    reason: Annotated[
+        Reason, typer.Option(help="Why; a push starts nothing where a run of its version has succeeded.")
+    ] = Reason.MANUAL,
     result_dir: ResultDir = None,
 ) -> None:
     """Start a run of the PipelineVersion and print its id.
@@ -46,7 +59,8 @@ def command(
         experiment=settings.model_name,
         key=key or str(uuid4()),
         parameters=given,
-        unless_succeeded=unless_succeeded,
+        # What a push has not changed has no need of another run; new data, or a person, has.
+        unless_succeeded=reason is Reason.PUSH,
         cluster=find_cluster(find_server(settings).namespace),
     )
     run_id, data = str(run["run_id"]), run.get("runtime_config", {}).get("parameters", {}).get("data_version", "")

@@ -2,34 +2,25 @@
 
 import json
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import StoreBroken
+from pipeline.kfp_server import Json, Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
 from pipeline.store import open_store
-from scripts.kfp_server import Json, Kfp
+from scripts.output import Output, console
 from scripts.wait import was_terminated
 
 NOT_YET = ("1970", "0001")  # the years of what has not happened
-WIDE = 200  # columns where nobody sees an edge
 Rows = list[dict[str, Any]]
-
-
-class Output(StrEnum):
-    """How it is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def command(
@@ -49,15 +40,14 @@ def command(
     if output is Output.JSON:
         print(json.dumps({"versions": versions, "runs": runs, "models": models, "models_note": note}, indent=1))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE
     names = {row["id"]: row["name"] for row in versions}
     shown = [{**row, "version": names.get(row["version"], row["version"])} for row in runs]
+    screen = console()
     for title, rows in {"Versions": versions, "Runs": shown, "Models": models}.items():
-        console.print(_table(title, rows))
+        screen.print(title, style="bold")
+        screen.print(_table(rows))
     if note:
-        console.print(note, soft_wrap=True)
+        screen.print(note, soft_wrap=True)
 
 
 def find_versions(kfp: Kfp, limit: int) -> Rows:
@@ -112,8 +102,8 @@ def _model(number: int, lineage: Json) -> dict[str, Any]:
     }
 
 
-def _table(title: str, rows: Rows) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=bool(rows))
+def _table(rows: Rows) -> Table:
+    table = Table(box=None, show_header=bool(rows))
     for column in rows[0] if rows else ("",):
         table.add_column(column.capitalize(), overflow="fold")
     for row in rows:

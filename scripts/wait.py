@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import JukeboxError, ServerUnavailable
+from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerAway, ServerUnavailable
+from pipeline.kfp_server import Json, Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
-from scripts.kfp_server import AccessDenied, Json, Kfp, RequestRefused, ServerAway
 from scripts.kubernetes_api import ENDED, Cluster, Resource, find_cluster
 from scripts.results import ResultDir, write_results
 
@@ -45,14 +45,6 @@ class Pace:
     stuck: float = 600
     lost: float = 120
     denied: float = 120
-
-
-class RunFailed(JukeboxError):
-    """The run did not succeed; ``state`` is the word for it."""
-
-    def __init__(self, message: str, state: str) -> None:
-        super().__init__(message)
-        self.state = state
 
 
 def command(

@@ -78,6 +78,11 @@ def serve_http(certificate: Path | None = None) -> Iterator[HttpServer]:
         def do_HEAD(self) -> None:
             self.do_GET()
 
+        def do_POST(self) -> None:
+            # Closed with something unread, the connection would be reset.
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             served.requests.append((path, dict(self.headers)))

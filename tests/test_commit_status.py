@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from pipeline.errors import JukeboxError, SettingsInvalid
 from scripts import commit_status, notify
 from scripts.cli import app
-from scripts.commit_status import Host, State, build_request
+from scripts.commit_status import Host, build_request
+from scripts.outcome import State
 from tests.http_server import running
 
 COMMIT = "a" * 40
@@ -78,19 +79,31 @@ def test_each_host_is_asked_at_its_own_address(kind: Host, repository: str, url:
 
 
 @pytest.mark.parametrize(
-    ("state", "github", "gitlab"),
+    ("state", "last", "newer", "github", "gitlab", "phrase"),
     [
-        ("pending", "pending", "pending"),
-        ("Succeeded", "success", "success"),
-        ("Completed", "success", "success"),
-        ("Failed", "failure", "failed"),
-        ("None", "error", "failed"),
+        ("pending", "success", "", "pending", "pending", "goes on"),
+        ("Succeeded", "Succeeded", "", "success", "success", "succeeded"),
+        ("Completed", "Succeeded", "", "success", "success", "succeeded"),
+        ("Failed", "None", "", "failure", "failed", "failed"),
+        ("Failed", "Failed", "", "failure", "failed", "failed"),
+        ("None", "None", "", "error", "failed", "broke off"),
+        # Cancelled by hand between two tasks, and for a newer push.
+        ("Completed", "None", "", "error", "canceled", "was cancelled"),
+        ("Completed", "None", "push-2", "error", "canceled", "superseded by push-2, a newer push"),
+        ("Failed", "None", "push-2", "error", "canceled", "superseded by push-2, a newer push"),
     ],
 )
-def test_tektons_words_become_the_hosts(state: str, github: str, gitlab: str) -> None:
-    for kind, word in ((Host.GITHUB, github), (Host.GITEA, github), (Host.GITLAB, gitlab)):
-        request = build_request(kind, "https://x/o/n", COMMIT, State(state), token=TOKEN)
-        assert request.body["state"] == word
+def test_tektons_words_become_the_hosts(
+    state: str, last: str, newer: str, github: str, gitlab: str, phrase: str, token_file: Path
+) -> None:
+    for kind, word in ((Host.GITEA, github), (Host.GITLAB, gitlab)):
+        with host(201) as (url, asked):
+            options = ("--last", last, "--superseded-by", newer, "--description", "PipelineRun push-1")
+            result = status(url, token_file, state, *options, kind=kind)
+        assert result.exit_code == 0, result.output
+        [(_, _, body)] = asked
+        assert body["state"] == word
+        assert body["description"] == f"PipelineRun push-1 {phrase}"
 
 
 def test_a_description_is_one_line_that_the_host_takes() -> None:
@@ -107,8 +120,8 @@ def test_what_is_no_repository_or_commit_is_refused(repository: str, commit: str
         build_request(Host.GITHUB, repository, commit, State.SUCCESS, token=TOKEN)
 
 
-def status(url: str, token_file: Path) -> Any:
-    arguments = ["commit-status", COMMIT, "Succeeded", "--host", "gitea", "--token-file", str(token_file)]
+def status(url: str, token_file: Path, state: str = "Succeeded", *options: str, kind: Host = Host.GITEA) -> Any:
+    arguments = ["commit-status", COMMIT, state, "--host", kind, "--token-file", str(token_file), *options]
     return CliRunner().invoke(app, [*arguments, "--repository", f"{url}/o/n"])
 
 
@@ -120,7 +133,7 @@ def test_the_status_is_set_also_where_the_host_is_busy_first(token_file: Path) -
     path, headers, body = asked[-1]
     assert path == f"/api/v1/repos/o/n/statuses/{COMMIT}"
     assert headers["Authorization"] == f"token {TOKEN}"
-    assert body == {"state": "success", "context": "jukebox/continuous-training", "description": ""}
+    assert body == {"state": "success", "context": "jukebox/continuous-training", "description": "succeeded"}
     assert TOKEN not in result.output
 
 
@@ -144,15 +157,21 @@ def test_a_chat_gets_the_line_and_its_address_stays_secret(tmp_path: Path) -> No
     file = tmp_path / "url"
     with host(502, 200) as (url, asked):
         file.write_text(f"{url}/services/secret-part\n")
-        result = CliRunner().invoke(app, ["notify", "push of abc:\n Succeeded", "--url-file", str(file)])
+        result = CliRunner().invoke(app, ["notify", "push of\n abc", "Succeeded", "--url-file", str(file)])
     assert result.exit_code == 0, result.output
-    assert [body for _, _, body in asked] == [{"text": "push of abc: Succeeded"}] * 2
-    away = CliRunner().invoke(app, ["notify", "x", "--url-file", str(file)])
+    assert [body for _, _, body in asked] == [{"text": "push of abc: succeeded"}] * 2
+    away = CliRunner().invoke(app, ["notify", "x", "Failed", "--url-file", str(file)])
     assert isinstance(away.exception, JukeboxError)
     assert "secret-part" not in str(away.exception) + away.output
 
 
+def test_a_chat_is_told_that_a_run_was_superseded(tmp_path: Path) -> None:
+    words = ["notify", "push-1", "Failed", "--last", "None", "--superseded-by", "push-2"]
+    result = CliRunner().invoke(app, [*words, "--url-file", str(tmp_path / "missing")])
+    assert result.output.startswith("push-1: superseded by push-2, a newer push\n")
+
+
 def test_nobody_is_notified_where_there_is_no_address(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["notify", "x", "--url-file", str(tmp_path / "missing")])
+    result = CliRunner().invoke(app, ["notify", "x", "Failed", "--url-file", str(tmp_path / "missing")])
     assert result.exit_code == 0
     assert "Nobody is notified" in result.output

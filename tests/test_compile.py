@@ -12,7 +12,6 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from pipeline import checkout as checkout_module
 from pipeline.checkout import head
 from pipeline.errors import SettingsInvalid
 from pipeline.settings import SETTINGS_FILE, Settings, read_settings
@@ -128,37 +127,35 @@ def test_both_resources_carry_the_labels_of_the_product(settings: Settings) -> N
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit, in which the compiler lies."""
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one commit."""
     for line in (
         "init --quiet",
         "-c user.name=Ada -c user.email=ada@example.com commit --quiet --allow-empty --message=First",
         "tag v1",
     ):
         subprocess.run(["git", *line.split()], cwd=tmp_path, check=True)
-    monkeypatch.setattr(checkout_module, "__file__", str(tmp_path / "checkout.py"))
     return tmp_path
 
 
 def test_the_commit_is_the_checkouts(checkout: Path) -> None:
     listed = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True)
-    assert head() == listed.stdout.strip()
+    assert head(checkout) == listed.stdout.strip()
 
 
 def test_a_checkout_with_changes_is_not_taken_for_its_commit(checkout: Path, settings: Settings) -> None:
-    commit = head()
+    commit = head(checkout)
     (checkout / "new").write_text("")
     subprocess.run(["git", "add", "new"], cwd=checkout, check=True)
-    assert head() == f"{commit}-dirty"
-    _, version = pipeline_resources(settings, commit=head())
+    assert head(checkout) == f"{commit}-dirty"
+    _, version = pipeline_resources(settings, commit=head(checkout))
     assert version["metadata"]["annotations"]["jukebox.github.io/commit"] == f"{commit}-dirty"
     assert version["spec"]["codeSourceURL"].endswith(f"/commit/{commit}")
 
 
 def test_without_a_checkout_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkout_module, "__file__", str(tmp_path / "checkout.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert head() == ""
+    assert head(tmp_path) == ""
 
 
 def test_without_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +179,7 @@ def test_another_settings_file_is_read_where_it_is_named(tmp_path: Path) -> None
     larger = tmp_path / "settings.yaml"
     larger.write_text(SETTINGS_FILE.read_text().replace("train-memory: 4Gi", "train-memory: 64Gi"))
     output = tmp_path / "pipeline.yaml"
-    command(output=output, settings_file=larger)
+    command(output=output, settings=larger)
     _, version = yaml.safe_load_all(output.read_text())
     container = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]["exec-train-model"]["container"]
     assert container["resources"]["resourceMemoryLimit"] == "64Gi"

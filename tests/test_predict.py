@@ -1,43 +1,32 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import polars as pl
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from kubernetes.config import kube_config
 
-from pipeline.errors import DataInvalid, DataUnavailable, StoreBroken
-from pipeline.schema import FEATURE_NAMES, FEATURES, ID, INPUT, OUTPUT
+from pipeline import server
+from pipeline.errors import DataInvalid, DataUnavailable, ModelServerRefuses, SettingsInvalid, StoreBroken
+from pipeline.schema import FEATURES, ID, OUTPUT
 from pipeline.store import open_store
 from scripts.predict import command
+from tests.http_server import Answer, HttpServer, serve_http
+from tests.kfp.cluster import Cluster
+from tests.kfp.world import NAMESPACE, TOKEN
+from tests.serving import Served, model, serving
+
+pytest_plugins = ("tests.kfp.fixtures",)
 
 LABELS = ["BR", "IS", "JP", "KR"]
 WEIGHTS = [0.1, 0.2, 3.0, 1.0]  # what an energy of 1 adds to a country's score
 
 
-def model(weights: list[float]) -> bytes:
-    """An ONNX model that sees a song's energy alone."""
-    matrix = np.zeros((len(FEATURE_NAMES), len(weights)), dtype=np.float32)
-    matrix[FEATURE_NAMES.index("energy")] = weights
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", [INPUT, "weights"], ["scores"]), helper.make_node("Softmax", ["scores"], [OUTPUT])],
-        "energy",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", len(FEATURE_NAMES)])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", len(weights)])],
-        [numpy_helper.from_array(matrix, "weights")],
-    )
-    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(built)
-    content: bytes = built.SerializeToString()
-    return content
-
-
 def publish(root: Path, run: str, weights: list[float]) -> int:
     files = {
         "model.onnx": model(weights),
-        "labels.json": json.dumps(LABELS).encode(),
+        "labels.json": json.dumps(LABELS[: len(weights)]).encode(),
         "lineage.json": b"{}",
         "model-card.html": b"",
     }
@@ -186,3 +175,189 @@ def test_a_store_without_a_model_says_how_to_get_one(predict: Predict, tmp_path:
 def test_a_version_that_does_not_exist_is_told(predict: Predict, store: Path) -> None:
     with pytest.raises(StoreBroken, match=f"{store}/jukebox/7/model.onnx.*does not exist or was pruned"):
         predict("Golden River", version=7)
+
+
+# A model server
+
+INFER = "/v2/models/jukebox/infer"
+BOTH = '--model_version_policy={"all": {}}'
+ANSWER = {"name": OUTPUT, "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}
+
+
+@pytest.fixture(autouse=True)
+def kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a kubeconfig would be read on this laptop, which is no pod."""
+    monkeypatch.setattr(server, "POD", tmp_path / "no-pod")
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    return tmp_path / "kubeconfig"
+
+
+@pytest.fixture
+def served(store: Path) -> Iterator[Served]:
+    """A model server on both versions of the store."""
+    with serving(store / "jukebox", BOTH) as running:
+        yield running
+
+
+@pytest.fixture
+def http() -> Iterator[HttpServer]:
+    with serve_http() as running:
+        yield running
+
+
+def prediction(version: object = "1", **output: object) -> Answer:
+    """What a model server answers, but for ``output``."""
+    body = {"model_name": "jukebox", "model_version": version, "outputs": [ANSWER | output]}
+    return Answer(json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+
+
+def test_a_model_server_answers_as_the_store_does(predict: Predict, served: Served) -> None:
+    assert predict("Golden River", endpoint=served.url) == predict("Golden River")
+    assert predict("Golden River", endpoint=f"{served.url}/", version=1) == predict("Golden River", version=1)
+
+
+def test_the_version_that_is_served_is_shown_also_where_the_store_has_a_newer(predict: Predict, store: Path) -> None:
+    with serving(store / "jukebox", '--model_version_policy={"specific": {"versions": [1]}}') as pinned:
+        lines = predict("Golden River", endpoint=pinned.url)
+    assert lines[0].endswith("jukebox version 1")
+    assert countries(lines)[0] == "JP"
+
+
+@pytest.mark.parametrize("other", [[1.0, 0.3, 2.0, 3.0], [1.0, 2.0]], ids=["of another training", "of two countries"])
+def test_a_version_of_the_same_number_in_another_store_does_not_name_the_countries(
+    predict: Predict, served: Served, tmp_path: Path, other: list[float]
+) -> None:
+    store = tmp_path / "other"
+    publish(store, "first", other)
+    with pytest.raises(
+        StoreBroken, match=rf"version 1 answers otherwise than the one in {store}.*\n.*--labels"
+    ) as told:
+        predict("Golden River", endpoint=served.url, version=1, model_store=str(store))
+    assert "--labels" in str(told.value)
+    assert "deployment/jukebox-predictor -- cat /mnt/models/1/labels.json" in str(told.value)
+
+
+def test_without_the_store_a_file_names_the_countries(predict: Predict, served: Served, tmp_path: Path) -> None:
+    away = str(tmp_path / "away")
+    with pytest.raises(StoreBroken, match=r"version 2 needs its countries' names: .*does not exist.*\n.*--labels"):
+        predict("Golden River", endpoint=served.url, model_store=away)
+    labels = served.folder / "2" / "labels.json"
+    assert predict("Golden River", endpoint=served.url, model_store=away, labels=labels) == predict("Golden River")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [('["BR"]', "a list of 1"), ("{", "Expecting"), ('"BRIS"', "BRIS"), (None, "No such file")],
+)
+def test_a_file_that_cannot_be_the_served_versions_labels_is_told(
+    predict: Predict, served: Served, tmp_path: Path, content: str | None, found: str
+) -> None:
+    file = tmp_path / "labels.json"
+    if content:
+        file.write_text(content)
+    with pytest.raises(SettingsInvalid, match=f"labels.json holds no list of 4 countries.*{found}.*served version"):
+        predict("Golden River", endpoint=served.url, labels=file)
+
+
+def test_labels_of_a_version_in_the_store_are_not_asked_for(predict: Predict, tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="--labels is given without --endpoint"):
+        predict("Golden River", labels=tmp_path / "labels.json")
+
+
+def test_a_version_that_is_not_served_is_told(predict: Predict, served: Served) -> None:
+    with pytest.raises(ModelServerRefuses) as told:
+        predict("Golden River", endpoint=served.url, version=7)
+    model_url = f"{served.url}/v2/models/jukebox"
+    assert f"{model_url}/versions/7/infer answers 404: Model with requested version is not found." in str(told.value)
+    assert f"{model_url} lists the versions that are" in str(told.value)
+    assert served.get("/v2/models/jukebox").json()["versions"] == ["1", "2"]
+
+
+def test_a_server_that_has_no_model_yet_is_told(predict: Predict, tmp_path: Path) -> None:
+    with serving(tmp_path / "empty") as empty, pytest.raises(ModelServerRefuses, match=r"answers 404: .*not found"):
+        predict("Golden River", endpoint=empty.url)
+
+
+def test_a_server_that_is_not_there_is_told(predict: Predict) -> None:
+    with serve_http() as gone:
+        pass
+    with pytest.raises(ModelServerRefuses, match=f"{gone.url} does not answer: .*refused.*\n.*kubectl get infer"):
+        predict("Golden River", endpoint=gone.url)
+
+
+def test_a_server_that_falls_silent_is_not_waited_for(
+    predict: Predict, http: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.model_server.TIMEOUT", (5, 0.1))
+    http.serve(INFER, Answer(b"{}", stalls_after=0))
+    with pytest.raises(ModelServerRefuses, match=r"does not answer: .*timed out"):
+        predict("Golden River", endpoint=http.url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(b"Forbidden", 403), r"infer answers 403\.\nLog in \(oc login\)"),
+        (Answer(b"Unauthorized", 401), r"infer answers 401\.\nLog in"),
+        (
+            Answer(status=302, headers={"Location": "https://login.example.com/?state=hidden"}),
+            r"answers 302 and sends you to https://login\.example\.com\.\n.*[Ll]og in",
+        ),
+        (Answer(b"<html>Application is not available", 503), r"answers 503\.\n.*kubectl get inferenceservice"),
+        (Answer(b'{"error": "Invalid shape"}', 400), r"answers 400: Invalid shape\.\n.*of this project"),
+        (
+            Answer(b"<html>Log in", headers={"Content-Type": "text/html"}),
+            r"text/html that is no prediction.*\n.*login page",
+        ),
+        (Answer(b"[]"), "no prediction"),
+        (prediction("one"), "no prediction"),
+        (prediction(name="other"), "no prediction"),
+        (prediction(data=[0.5, 0.5]), "no prediction .*reshape"),
+        (prediction(data=["a", "b", "c", "d"]), "no prediction"),
+        (prediction(shape=[4, 1]), r"shape \[4, 1\], expected \[1, countries\]"),
+        (prediction(shape=[4]), r"shape \[4\], expected \[1, countries\]"),
+        (prediction(data=[1, 2, 3, 4]), "no probabilities"),
+        (prediction(data=[-1, 1, 0, 1]), "no probabilities"),
+        (prediction(data=[float("nan")] * 4), "no probabilities"),
+        (prediction(shape=[1, 0], data=[]), "no probabilities"),
+    ],
+)
+def test_what_is_no_prediction_is_told(predict: Predict, http: HttpServer, answer: Answer, message: str) -> None:
+    http.serve(INFER, answer)
+    with pytest.raises(ModelServerRefuses, match=message) as told:
+        predict("Golden River", endpoint=http.url)
+    assert "hidden" not in str(told.value)
+
+
+def test_an_endpoint_that_is_no_address_is_told_without_showing_it(predict: Predict) -> None:
+    with pytest.raises(SettingsInvalid, match="the endpoint is no address as https://host") as told:
+        predict("Golden River", endpoint="https://ada:hidden@host")
+    assert "hidden" not in str(told.value)
+
+
+def test_a_certificate_that_nobody_here_trusts_is_told(predict: Predict, certificate: Path) -> None:
+    with serve_http(certificate) as safe, pytest.raises(ModelServerRefuses) as told:
+        predict("Golden River", endpoint=safe.url)
+    assert f"No trusted connection to {safe.url}: self-signed certificate.\nTrusted is what public" in str(told.value)
+
+
+def test_the_kubeconfigs_ca_is_trusted_and_its_token_let_in(
+    predict: Predict, served: Served, certificate: Path, kubeconfig: Path
+) -> None:
+    Cluster(NAMESPACE, url="https://api").kubeconfig(kubeconfig, TOKEN, certificate)
+    labels = served.folder / "1" / "labels.json"
+    with serve_http(certificate) as safe:
+        safe.serve(INFER, prediction())
+        assert countries(predict("Golden River", endpoint=safe.url, labels=labels)) == LABELS[::-1]
+        [(_, headers)] = safe.requests
+    assert headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_the_token_does_not_travel_unencrypted(
+    predict: Predict, http: HttpServer, store: Path, certificate: Path, kubeconfig: Path
+) -> None:
+    Cluster(NAMESPACE, url="https://api").kubeconfig(kubeconfig, TOKEN, certificate)
+    http.serve(INFER, prediction())
+    predict("Golden River", endpoint=http.url, labels=store / "jukebox" / "1" / "labels.json")
+    [(_, headers)] = http.requests
+    assert "Authorization" not in headers

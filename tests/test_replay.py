@@ -1,9 +1,11 @@
 """``jukebox replay``: events in the shape, and with the signature, of their genuine senders."""
 
+import base64
 import hashlib
 import hmac
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,10 +19,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipeline.errors import JukeboxError, SettingsInvalid
+from pipeline.settings import SETTINGS_FILE
 from scripts.cli import app
-from scripts.replay import NOBODY, RETRAIN, Event, Facts, Kind, build_event
+from scripts.replay import NOBODY, RETRAIN, SENDERS, Event, Facts, Kind, build_event
+from tests.git_server import IDENTITY
 from tests.http_server import running
+from tests.kfp.world import World
 
+pytest_plugins = ("tests.kfp.fixtures",)
 GENUINE = Path(__file__).parents[2] / "shared" / "payloads"
 SECRET = "between us"
 HOSTILE = "$(touch /tmp/x) `id` \"'\n<b>ü🎵"
@@ -74,6 +80,65 @@ def test_each_kind_arrives_signed_over_the_very_bytes(kind: Kind, secret_file: P
     name, value = expected.get(kind, ("Authorization", f"Bearer {SECRET}"))
     assert event.headers[name] == value
     assert event.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_secret_is_the_clusters_where_none_is_given(
+    world: World, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {sender: base64.b64encode(f"secret-of-{sender}".encode()).decode() for sender in set(SENDERS.values())}
+    world.cluster.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
+    with listener() as (url, events):
+        monkeypatch.setenv("JUKEBOX_LISTENER", url)
+        result = CliRunner().invoke(app, ["replay", kind])
+    assert result.exit_code == 0, result.output
+    [event] = events
+    ours = build_event(kind, Facts(), f"secret-of-{SENDERS[kind]}").headers
+    key = next(key for key in ours if key in ("Authorization", "X-Gitlab-Token", "X-Hub-Signature-256"))
+    digest = hmac.new(f"secret-of-{SENDERS[kind]}".encode(), event.body, hashlib.sha256).hexdigest()
+    assert event.headers[key] == (f"sha256={digest}" if key.startswith("X-Hub") else ours[key])
+
+
+def test_a_cluster_without_the_secret_is_named(world: World) -> None:
+    for data in ({}, {"alert": ""}):
+        world.cluster.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
+        result = CliRunner().invoke(app, ["replay", "alert"])
+        assert isinstance(result.exception, SettingsInvalid)
+        assert "key alert of Secret jukebox-senders in ada-jukebox holds no secret" in str(result.exception)
+
+
+def test_the_commit_is_that_of_the_settings_checkout(
+    secret_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = tmp_path / "fork"
+    fork.mkdir()
+    (fork / "settings.yaml").write_text(SETTINGS_FILE.read_text().replace("<ORGANISATION>", "acme"))
+    for words in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "Fork")):
+        subprocess.run(["git", *words], cwd=fork, env={**os.environ, **IDENTITY}, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=fork, check=True, capture_output=True, text=True).stdout
+    monkeypatch.setenv("JUKEBOX_SETTINGS", str(fork / "settings.yaml"))
+    with listener() as (url, events):
+        CliRunner().invoke(app, ["replay", "push", "--url", url, "--secret-file", str(secret_file)])
+    sent = json.loads(events[0].body)
+    assert sent["after"] == head.strip()
+    assert sent["repository"]["full_name"] == "acme/jukebox"
+
+
+def test_a_header_of_a_cloudevent_is_plain_ascii(secret_file: Path) -> None:
+    words = [
+        "replay",
+        "data-cloudevent",
+        "--data",
+        "s3://data/songs/Müller 🎵.parquet",
+        "--secret-file",
+        str(secret_file),
+    ]
+    with listener() as (url, events):
+        result = CliRunner().invoke(app, [*words, "--url", url])
+    assert result.exit_code == 0, result.output
+    [event] = events
+    assert event.headers["Ce-Subject"] == "data/songs/M%C3%BCller%20%F0%9F%8E%B5.parquet"
+    assert json.loads(event.body)["key"] == "songs/Müller 🎵.parquet"
 
 
 def test_without_a_secret_nothing_is_sent(tmp_path: Path) -> None:

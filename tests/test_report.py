@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
@@ -31,7 +30,6 @@ from pipeline.report import (
     render_report,
     seconds,
     summary_markdown,
-    verdict_markdown,
 )
 from tests.browser import CHROMIUM, MISSING, Browser, browser
 from tests.report_fixture import broken_data, documents, refused, run
@@ -425,7 +423,6 @@ def test_credentials_are_shown_nowhere(secret: str) -> None:
     texts = (
         render_without_pictures(found, about),
         evaluation_html(found["evaluation"], found["verdict"]),
-        verdict_markdown(found["verdict"]),
         summary_markdown("FAILED", "run", published=secret),
     )
     for text in texts:
@@ -469,19 +466,6 @@ def test_where_the_gate_is_off_the_dashboard_does_not_say_that_it_was_passed() -
     found = documents(countries=5)
     verdict = found["verdict"] | {"mode": "off", "checks": [], "summary": "Nothing was judged."}
     assert "passed" not in Page(evaluation_html(found["evaluation"], verdict)).text("").lower()
-    assert verdict_markdown(verdict) == "**Not judged** · Nothing was judged.\n"
-
-
-def test_the_verdict_as_markdown_shows_failures_first_and_no_markup_of_others() -> None:
-    verdict = deepcopy(documents(countries=5)["verdict"])
-    verdict["checks"][2] |= {"passed": False, "description": "a | b <img src=x> *c* [d](javascript:e)\nf"}
-    verdict |= {"passed": False, "summary": "Not good enough."}
-    text = verdict_markdown(verdict)
-    assert text.startswith("**Not passed** · Not good enough.\n\n| | check | found | asked for | |\n|---")
-    first, *others = [line for line in text.splitlines() if line.startswith(("| passed", "| **failed"))]
-    assert first.startswith("| **failed** | top5-floor | ")
-    assert first.endswith(r"| ≥ 0.1 | a \| b \<img src=x\> \*c\* \[d\]\(javascript:e\) f |")
-    assert len(others) == 3
 
 
 def test_the_summary_says_what_was_published_or_that_nothing_was() -> None:

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kubernetes.config import kube_config
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError
 
 from pipeline import prod_train_save_pipeline, server
 from pipeline.errors import ServerUnavailable, SettingsInvalid
-from pipeline.server import Server, find_server
+from pipeline.kfp_server import Kfp
+from pipeline.prod_train_save_pipeline import start_run
+from pipeline.server import Server, find_server, said
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 
@@ -387,21 +392,19 @@ def test_a_namespace_that_nobody_has_filled_in_is_named(settings: Settings) -> N
 
 # Starting a run
 
-PACKAGE = {"pipelineInfo": {"name": "tiny"}, "schemaVersion": "2.1.0", "root": {"dag": {}}}
+SPEC = {"pipelineInfo": {"name": "tiny"}, "schemaVersion": "2.1.0", "root": {"dag": {}}}
 
 
 @pytest.fixture
-def start(stand_in: StandIn, tmp_path: Path) -> Callable[[], str]:
-    package = tmp_path / "tiny.yaml"
-    package.write_text(yaml.safe_dump(PACKAGE))
-    arguments = {"data_version": "abc"}
-    return lambda: stand_in.server().start_run(package, arguments, name="tiny-by-hand", experiment="jukebox")
+def start(stand_in: StandIn) -> Callable[[], str]:
+    kfp, arguments = Kfp(stand_in.server), {"data_version": "abc"}
+    return lambda: start_run(kfp, SPEC, arguments, name="tiny-by-hand", experiment="jukebox")
 
 
 def test_a_run_is_started_with_our_spec_and_arguments_in_our_name(stand_in: StandIn, start: Callable[[], str]) -> None:
     assert start() == "a-run"
     (posted,) = stand_in.asked("POST", RUNS)
-    assert posted.body["pipeline_spec"] == PACKAGE
+    assert posted.body["pipeline_spec"] == SPEC
     assert posted.body["runtime_config"] == {"parameters": {"data_version": "abc"}}
     assert posted.body["display_name"] == "tiny-by-hand"
     assert posted.body["experiment_id"] == "an-experiment"
@@ -422,11 +425,13 @@ NO_PARAMETER = '{"message": "Failed to create a new run: Invalid input error: pa
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        pytest.param(Answer(400, NO_PARAMETER), "answers 400, parameter label is not optional", id="a wrong spec"),
-        pytest.param(Answer(500, "oops", kind="text/plain"), "answers 500, without saying why", id="a broken server"),
+        pytest.param(Answer(400, NO_PARAMETER), "answers 400: parameter label is not optional", id="a wrong spec"),
+        pytest.param(Answer(500, "oops", kind="text/plain"), "out of order: it answers 500", id="a broken server"),
         pytest.param(Answer(403, "{}"), "does not let you in: it answers 403", id="no right to start runs"),
-        pytest.param(Answer(200, "<html>", kind="text/html"), "no pipeline server: it names no run", id="a login page"),
-        pytest.param(None, "went away: Remote end closed connection", id="a server that goes away"),
+        pytest.param(
+            Answer(200, "<html>", kind="text/html"), "no pipeline server: it names no run_id", id="a login page"
+        ),
+        pytest.param(None, "does not answer: Remote end closed connection", id="a server that goes away"),
     ],
 )
 def test_a_run_that_is_not_started_is_told_in_two_lines(
@@ -493,3 +498,9 @@ def test_submitting_without_a_server_says_so_in_two_lines(tmp_path: Path) -> Non
     assert "No server answers there" in ended.stderr
     assert "KFP_ENDPOINT" in ended.stderr
     assert ended.returncode == 1
+
+
+def test_a_connection_that_takes_too_long_is_said_without_python_objects() -> None:
+    connection = HTTPSConnection("10.0.0.1", 8443)
+    error = MaxRetryError(None, "/", ConnectTimeoutError(connection, "Connection to 10.0.0.1 timed out."))  # type: ignore[arg-type]
+    assert said(requests.ConnectTimeout(error)) == "Connection to 10.0.0.1 timed out"

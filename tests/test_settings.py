@@ -45,6 +45,15 @@ def test_every_value_comes_from_the_file(write: Write) -> None:
     assert not changed.on_claim
 
 
+def test_another_file_is_named_by_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUKEBOX_SETTINGS", str(write(namespace="ada-jukebox")))
+    assert read_settings().namespace == "ada-jukebox"
+    assert read_settings(SETTINGS_FILE).namespace != "ada-jukebox"
+    monkeypatch.setenv("JUKEBOX_SETTINGS", "nowhere.yaml")
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.yaml"):
+        read_settings()
+
+
 def test_keys_of_others_are_welcome(write: Write) -> None:
     assert read_settings(write(alert_receiver="somebody")) == read_settings()
 

@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.errors import AccessDenied, ServerAway, ServerUnavailable, SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import start as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
-from scripts.kfp_server import AccessDenied, ServerAway
 from scripts.kubernetes_api import Cluster
 from scripts.start import run_id_of, start
 from tests.kfp.execution import Look
@@ -222,12 +221,19 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
     assert parameters["data_version"] == resolve_data_version(str(songs), str(rankings))
 
 
-def test_a_version_that_has_succeeded_is_not_trained_again(applied: World) -> None:
+@pytest.mark.parametrize("reason", ["push", "data", "alert", "schedule", "manual", ""])
+def test_a_push_alone_trains_no_version_again_that_has_succeeded(applied: World, reason: str, tmp_path: Path) -> None:
     run_id, _ = started(applied, "uid-1")
     applied.executor.looks[applied.workflow_of(run_id)] = Look(True, "", 0)
     applied.service.tick()
-    assert started(applied, "uid-2", unless_succeeded=True) == (run_id, False)
-    assert len(applied.posts()) == 1
+    options = ["--reason", reason] if reason else []
+    words = ["start", VERSION, "--key", "uid-2", "--data-version", DATA_VERSION, "--result-dir", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, *options])
+    assert result.exit_code == 0, result.output
+    again = reason != "push"
+    assert (tmp_path / "run-id").read_text() == (run_id_of("uid-2") if again else run_id)
+    assert (tmp_path / "started").read_text() == json.dumps(again)
+    assert len(applied.posts()) == 1 + again
 
 
 def test_a_version_whose_run_failed_is_trained_again(applied: World) -> None:
@@ -295,7 +301,7 @@ def test_a_server_that_never_answers_is_given_up(applied: World, monkeypatch: py
     """Fact 11: kfp's client would hang for ever."""
     import threading
 
-    from scripts import kfp_server
+    from pipeline import kfp_server
 
     released = threading.Event()
     monkeypatch.setattr(kfp_server, "TIMEOUT", (1, 0.1))

@@ -66,7 +66,7 @@ def test_the_newest_come_first_and_only_as_many_as_asked(world: World, tmp_path:
 
 
 def test_all_pages_of_a_list_are_read(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from scripts import kfp_server
+    from pipeline import kfp_server
 
     monkeypatch.setattr(kfp_server, "PAGE", 2)
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)

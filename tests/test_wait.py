@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline.errors import ServerUnavailable
+from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerUnavailable
 from pipeline.prod_train_save_pipeline import PIPELINE
 from scripts import wait as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
-from scripts.kfp_server import AccessDenied
 from scripts.kubernetes_api import Cluster
 from scripts.start import run_id_of, start
-from scripts.wait import Pace, RunFailed, Watch, was_terminated
+from scripts.wait import Pace, Watch, was_terminated
 from tests.kfp.execution import Look
 from tests.kfp.service import Answer
 from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
@@ -370,7 +369,6 @@ def test_an_unknown_run_is_said_at_once(running: World) -> None:
 
 def test_a_log_that_is_not_there_is_no_log(running: World) -> None:
     """Fact 15: the log's address answers 200 with an error."""
-    from scripts.kfp_server import RequestRefused
 
     with pytest.raises(RequestRefused, match="The specified key does not exist"):
         running.kfp().log(RUN, "nope")

@@ -59,7 +59,8 @@ class _Downloaded:
 def resolve_data_version(songs: str, rankings: str) -> str:
     """Return the name of the data that the two URIs give now: 64 hex characters.
 
-    It is the sha256 over the names and identities of all files. A file's identity is its ETag on S3; on
+    It is the sha256 over the names and identities of all files. A file's identity is its ETag on S3, where
+    an object's next version has another one unless its content is the same, which is the same data; on
     HTTP the strong ETag, else Last-Modified and length; and the sha256 of its content, which is read for
     it, in a folder and where a server tells nothing. Raises ``DataUnavailable`` where a URI names nothing
     or cannot be read.

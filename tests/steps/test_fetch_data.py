@@ -237,6 +237,21 @@ class TestDataVersion:
         assert version(b"1") == version(b"1")
         assert version(b"1") != version(b"2")
 
+    def test_a_version_of_an_object_with_the_same_content_is_the_same_data(self, s3_environment: S3Server) -> None:
+        """Given a bucket with versions, then a new one counts where it brings other content, and so does a way back."""
+        client, bucket = s3_environment.client, s3_environment.bucket()
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        uri = f"s3://{bucket}/a.csv"
+        found = []
+        for body in (b"1", b"1", b"2"):
+            put = client.put_object(Bucket=bucket, Key="a.csv", Body=body)
+            found.append((put["VersionId"], resolve_data_version(uri, uri)))
+        assert len({version_id for version_id, _ in found}) == 3
+        first, same, other = (data_version for _, data_version in found)
+        assert first == same != other
+        client.delete_object(Bucket=bucket, Key="a.csv", VersionId=found[-1][0])
+        assert resolve_data_version(uri, uri) == first
+
 
 class TestWhatIsRefused:
     """What is refused leaves nothing behind."""

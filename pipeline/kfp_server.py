@@ -1,4 +1,4 @@
-"""The pipeline server's REST API, as far as the commands need it.
+"""The pipeline server's REST API, as far as this project needs it.
 
 Not through ``kfp.Client``: that has no read timeout, takes a login page for an answer and returns empty objects, loses
 the status of a refused connection, and cannot choose a run's id. Here every call has a timeout, reads the token again
@@ -15,8 +15,8 @@ from urllib.parse import quote
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from pipeline.errors import ServerUnavailable
-from pipeline.server import TIMEOUT, Server
+from pipeline.errors import AccessDenied, RequestRefused, ServerAway
+from pipeline.server import TIMEOUT, Server, said
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -32,23 +32,6 @@ PASSING = re.compile(
     r"|too many connections|deadline exceeded|EOF|failed calling webhook|server is currently unable",
     re.IGNORECASE,
 )
-
-
-class ServerAway(ServerUnavailable):
-    """The server is away or out of order in a way that another try may mend."""
-
-
-class AccessDenied(ServerUnavailable):
-    """The server does not let us in."""
-
-
-class RequestRefused(ServerUnavailable):
-    """The server refuses the request; ``status`` is the HTTP status, ``reason`` what it says."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(f"The server answers {status}: {reason}.")
-        self.status = status
-        self.reason = reason
 
 
 class Kfp:
@@ -114,16 +97,15 @@ class Kfp:
 
     def create_run(self, run: Mapping[str, Any]) -> Json:
         """Create a run, in one attempt: a second POST of the same run starts a second workflow."""
-        return self._once("POST", "v2beta1/runs", "run_id", body=dict(run))
+        return self._call("POST", "v2beta1/runs", "run_id", body=dict(run), once=True)
 
     def log(self, run_id: str, node: str) -> str:
         """Return the log of a node of a run's workflow; of a node with attempts that of the last one.
 
         Raises RequestRefused where there is none.
         """
-        text = self._tried(
-            lambda: self._send("GET", f"v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(node, safe='')}/log").text
-        )
+        path = f"v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(node, safe='')}/log"
+        text = self._tried(lambda: self._send("GET", path).text, self._patience)
         # An error has status 200, too.
         if text.startswith('{"error_message"'):
             raise RequestRefused(200, str(json.loads(text)["error_message"]).rsplit(": ", 1)[-1])
@@ -154,40 +136,16 @@ class Kfp:
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
-    ) -> Json:
-        return self._tried(lambda: self._once(method, path, key, query=query, body=body))
-
-    def _tried(self, action: Callable[[], T]) -> T:
-        retrying = Retrying(
-            stop=stop_after_delay(self._patience),
-            wait=BACKOFF,
-            retry=retry_if_exception_type(ServerAway),
-            reraise=True,
-        )
-        return retrying(action)
-
-    def _once(
-        self,
-        method: str,
-        path: str,
-        key: str = "",
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Json | None = None,
+        once: bool = False,
     ) -> Json:
         """Return the JSON object that is answered; ``key`` is a field without which it is no answer."""
-        answer = self._send(method, path, query, body)
-        try:
-            found = answer.json()
-        except ValueError:
-            found = None
-        if not isinstance(found, dict) or (key and not found.get(key)):
-            raise AccessDenied(
-                "What answers is no pipeline server: it names no "
-                f"{key or 'list'} (it sends {answer.headers.get('Content-Type', 'something without a type')}).\n"
-                "Check the address; a login page answers so, too: log in (oc login)."
-            )
-        return found
+        return self._tried(lambda: _object(self._send(method, path, query, body), key), 0 if once else self._patience)
+
+    def _tried(self, action: Callable[[], T], patience: float) -> T:
+        retrying = Retrying(
+            stop=stop_after_delay(patience), wait=BACKOFF, retry=retry_if_exception_type(ServerAway), reraise=True
+        )
+        return retrying(action)
 
     def _send(
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Json | None = None
@@ -211,9 +169,23 @@ class Kfp:
             server.probe()  # which says what is wrong with the certificate
             raise ServerAway("The connection to the server broke off.") from None
         except OSError as error:  # the root of what requests raises
-            raise ServerAway(f"The server {server.host} does not answer: {_words(error)}.") from None
+            raise ServerAway(f"The server {server.host} does not answer: {said(error)}.") from None
         _check(answer)
         return answer
+
+
+def _object(answer: requests.Response, key: str) -> Json:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or (key and not found.get(key)):
+        raise AccessDenied(
+            "What answers is no pipeline server: it names no "
+            f"{key or 'list'} (it sends {answer.headers.get('Content-Type', 'something without a type')}).\n"
+            "Check the address; a login page answers so, too: log in (oc login)."
+        )
+    return found
 
 
 def _check(answer: requests.Response) -> None:
@@ -243,16 +215,6 @@ def _said(answer: requests.Response) -> tuple[str, str]:
     # The detail is the innermost error; of an error of its own the server does not show it.
     reason = next((detail for detail in details if detail != "Internal Server Error"), message.rsplit(": ", 1)[-1])
     return message, reason.strip().rstrip(".")
-
-
-def _words(error: BaseException) -> str:
-    """What is said at the bottom of what requests and urllib3 wrap; no URL is in it."""
-    while True:
-        inner = (getattr(error, "reason", None), *reversed(error.args))
-        following = next((each for each in inner if isinstance(each, BaseException)), None)
-        if following is None:
-            return re.sub(r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)): ", "", str(error)).rstrip(".")
-        error = following
 
 
 def _equals(*pairs: str) -> dict[str, str]:

@@ -1,0 +1,90 @@
+"""A small model, and the stand-in of the model server that serves it, as a process of its own."""
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import requests
+from onnx import TensorProto, helper, numpy_helper
+from tenacity import retry, stop_after_delay, wait_fixed
+
+from pipeline.schema import FEATURE_NAMES, INPUT, OUTPUT
+from tests.cluster import model_server
+
+VECTOR = [1.0] * len(FEATURE_NAMES)
+until = retry(stop=stop_after_delay(30), wait=wait_fixed(0.02), reraise=True)
+
+
+def model(weights: list[float]) -> bytes:
+    """An ONNX model that sees a song's energy alone."""
+    matrix = np.zeros((len(FEATURE_NAMES), len(weights)), dtype=np.float32)
+    matrix[FEATURE_NAMES.index("energy")] = weights
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", [INPUT, "weights"], ["scores"]), helper.make_node("Softmax", ["scores"], [OUTPUT])],
+        "energy",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", len(FEATURE_NAMES)])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", len(weights)])],
+        [numpy_helper.from_array(matrix, "weights")],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(built)
+    content: bytes = built.SerializeToString()
+    return content
+
+
+@dataclass
+class Served:
+    """A running server, the folder that it serves, and a client that keeps its connection."""
+
+    folder: Path
+    url: str
+    process: subprocess.Popen[str]
+    http: requests.Session = field(default_factory=requests.Session)
+
+    def get(self, path: str) -> requests.Response:
+        return self.http.get(f"{self.url}{path}", timeout=10)
+
+    def infer(self, path: str = "/v2/models/jukebox/infer", **tensor: Any) -> requests.Response:
+        """Ask about two songs, or about what ``tensor`` makes of them."""
+        whole = {"name": INPUT, "shape": [2, len(VECTOR)], "datatype": "FP32", "data": VECTOR * 2, **tensor}
+        return self.http.post(f"{self.url}{path}", json={"id": "7", "inputs": [whole]}, timeout=10)
+
+    def publish(self, number: int, *weights: float) -> None:
+        """Publish a version as the model store does: whole, by a rename."""
+        staged = self.folder / f".{number}.staged"
+        staged.mkdir(parents=True)
+        (staged / "model.onnx").write_bytes(model(list(weights) or [float(number), 0.0]))
+        staged.rename(self.folder / str(number))
+
+    @until
+    def reaches(self, version: int) -> None:
+        assert self.infer().json().get("model_version") == str(version)
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[Served]:
+    """Run a server on a folder with versions, with more arguments; it polls fast."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    given = ("--model_name=jukebox", f"--model_path={folder}", f"--rest_port={port}", "--port=8001")
+    command = [sys.executable, model_server.__file__, *given, "--file_system_poll_wait_seconds=0.02", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            served = Served(folder, f"http://127.0.0.1:{port}", process)
+            until(served.get)("/v2/health/ready")
+            yield served
+        finally:
+            process.kill()

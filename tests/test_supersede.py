@@ -1,0 +1,154 @@
+"""``jukebox supersede``: which runs a newer push cancels, with a real Git server and the cluster's stand-in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tenacity import wait_none
+from typer.testing import CliRunner
+
+from pipeline.errors import ClusterRefuses, HostRefuses, SettingsInvalid
+from scripts import supersede as module
+from scripts.cli import app
+from scripts.supersede import COMMIT, SUPERSEDED_BY
+from tests.git_server import GitServer, serve_git
+from tests.kfp.world import World
+
+pytest_plugins = ("tests.kfp.fixtures",)
+
+
+@pytest.fixture(params=[True, False], ids=["commits alone", "a server that sends all"])
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[GitServer]:
+    (tmp_path / "server").mkdir()
+    with serve_git(tmp_path / "server", filters=request.param) as served:
+        yield served
+
+
+def add(
+    world: World, name: str, commit: str, *tasks: str, ended: str = "", reason: str = "push", **metadata: Any
+) -> Any:
+    """Add a run whose tasks have begun; ``ended`` is True or False."""
+    labels = {"app.kubernetes.io/name": "continuous-training", "jukebox.github.io/reason": reason, COMMIT: commit}
+    status = {
+        "conditions": [{"type": "Succeeded", "status": ended or "Unknown"}],
+        "childReferences": [{"pipelineTaskName": task} for task in tasks],
+    }
+    return world.cluster.add(
+        "pipelineruns", {"metadata": {"name": name, "labels": labels, **metadata}, "spec": {}, "status": status}
+    )
+
+
+def supersede(world: World, server: GitServer, run: str) -> str:
+    result = CliRunner().invoke(app, ["supersede", run, "--repository", server.url])
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def cancelled(world: World) -> dict[str, str]:
+    """Who was cancelled for whom, gracefully."""
+    runs = [run for run in world.cluster.list("pipelineruns") if run["spec"].get("status")]
+    assert {run["spec"]["status"] for run in runs} <= {"CancelledRunFinally"}
+    return {run["metadata"]["name"]: run["metadata"]["annotations"][SUPERSEDED_BY] for run in runs}
+
+
+def test_an_older_run_that_has_not_begun_to_train_is_cancelled(world: World, server: GitServer) -> None:
+    commits = [server.push(str(number)) for number in range(4)]
+    add(world, "first", commits[0], "checkout", "test", "start")
+    add(world, "second", commits[1], "checkout", "test")
+    add(world, "third", commits[2])
+    add(world, "ours", commits[3], "checkout")
+    output = supersede(world, server, "ours")
+    assert cancelled(world) == {"second": "ours", "third": "ours"}
+    assert "second is superseded by ours" in output
+
+
+def test_what_is_no_older_push_is_left_alone(world: World, server: GitServer) -> None:
+    first, second = server.push("1"), server.push("2")
+    add(world, "data", first, reason="data")
+    add(world, "failed", first, ended="False")
+    add(world, "succeeded", first, ended="True")
+    add(world, "same", second)
+    add(world, "rerun-x7k2p", first, generateName="rerun-")
+    add(world, "ours", second)
+    assert supersede(world, server, "ours") == ""
+    assert cancelled(world) == {}
+
+
+@pytest.mark.parametrize("state", [{"ended": "True"}, {}], ids=["that ended well", "that goes on"])
+def test_a_late_delivery_of_an_older_push_gives_way_to_a_newer_run(
+    world: World, server: GitServer, state: dict[str, str]
+) -> None:
+    first, second = server.push("1"), server.push("2")
+    add(world, "newer", second, "start", **state)
+    add(world, "ours", first)
+    assert "ours is superseded by newer" in supersede(world, server, "ours")
+    assert cancelled(world) == {"ours": "newer"}
+
+
+def test_a_newer_run_that_failed_or_was_cancelled_supersedes_nothing(world: World, server: GitServer) -> None:
+    first, second = server.push("1"), server.push("2")
+    add(world, "failed", second, ended="False")
+    add(world, "cancelled", second)["spec"]["status"] = "CancelledRunFinally"
+    add(world, "ours", first)
+    supersede(world, server, "ours")
+    assert "status" not in world.cluster.objects["pipelineruns", "ours"]["spec"]
+
+
+def test_a_branch_that_was_forced_elsewhere_supersedes_nothing(world: World, server: GitServer) -> None:
+    root = server.push("root")
+    gone = server.push("gone")
+    server.git("checkout", "--quiet", root)
+    ours = server.push("another way")
+    add(world, "of-the-old-branch", gone)
+    add(world, "of-nothing", "1" * 40)
+    add(world, "ours", ours)
+    supersede(world, server, "ours")
+    assert cancelled(world) == {}
+
+
+def test_a_rerun_by_hand_stays_and_forgets_what_its_first_run_was_told(world: World, server: GitServer) -> None:
+    first, second = server.push("1"), server.push("2")
+    add(world, "newer", second, ended="True")
+    add(
+        world, "push-1-r-x7k2p", first, generateName="push-1-r-", annotations={SUPERSEDED_BY: "newer", "other": "stays"}
+    )
+    assert "started by hand" in supersede(world, server, "push-1-r-x7k2p")
+    assert cancelled(world) == {}
+    metadata = world.cluster.objects["pipelineruns", "push-1-r-x7k2p"]["metadata"]
+    assert metadata["annotations"] == {"other": "stays"}
+
+
+@pytest.mark.parametrize("moves_on", [True, False], ids=["begins to train", "goes on testing"])
+def test_a_run_that_moves_on_meanwhile_is_judged_anew(
+    world: World, server: GitServer, moves_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "wait_random", lambda *_: wait_none())
+    first, second = server.push("1"), server.push("2")
+    older = add(world, "older", first, "test")
+    add(world, "ours", second)
+    answer, once = world.cluster.answer, iter([True])
+
+    def meanwhile(method: str, path: str, *rest: Any) -> Any:
+        if method == "PATCH" and next(once, False):
+            older["status"]["childReferences"].append({"pipelineTaskName": "start" if moves_on else "compile"})
+            world.cluster.touch(older)
+        return answer(method, path, *rest)
+
+    monkeypatch.setattr(world.cluster, "answer", meanwhile)
+    supersede(world, server, "ours")
+    assert cancelled(world) == ({} if moves_on else {"older": "ours"})
+
+
+def test_what_is_missing_is_said(world: World, server: GitServer) -> None:
+    commit = server.push()
+    with pytest.raises(SettingsInvalid, match="no PipelineRun ours in ada-jukebox"):
+        supersede(world, server, "ours")
+    add(world, "ours", "1" * 40)
+    with pytest.raises(HostRefuses, match=r"1{40}"):
+        supersede(world, server, "ours")
+    add(world, "ours", commit)
+    world.cluster.forbidden = {"pipelineruns"}
+    with pytest.raises(ClusterRefuses, match="forbidden"):
+        supersede(world, server, "ours")
