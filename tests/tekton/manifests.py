@@ -20,16 +20,19 @@ def kubectl() -> str | None:
     return shutil.which("kubectl", path=folders)
 
 
-def build(program: str, folder: Path, namespace: str = "ada-jukebox") -> list[Resource]:
+def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github") -> list[Resource]:
     """Copy ``tekton/`` and the settings to ``folder``, fill the settings in, and return what Kustomize builds."""
-    shutil.copytree(ROOT / "tekton", folder / "tekton")
-    (folder / "manifests").mkdir()
-    for name in ("manifests/settings.yaml", "tekton/settings.yaml"):
-        text = (ROOT / name).read_text()
-        for placeholder, value in {**FILLED, "<USER_NAME>-jukebox": namespace}.items():
-            text = text.replace(placeholder, value)
-        (folder / name).write_text(text)
-    command = [program, "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder / "tekton")]
+    for part in ("tekton", "manifests/settings", "manifests/replacements"):
+        shutil.copytree(ROOT / part, folder / part)
+    overlay = {"resources": ["tekton"], "components": ["manifests/replacements"]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    settings = folder / "manifests" / "settings" / "settings.yaml"
+    text = settings.read_text()
+    filled = {**FILLED, "<USER_NAME>-jukebox": namespace, "git-host: github": f"git-host: {host}"}
+    for placeholder, value in filled.items():
+        text = text.replace(placeholder, value)
+    settings.write_text(text)
+    command = [program, "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return list(yaml.safe_load_all(done.stdout))

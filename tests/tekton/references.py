@@ -12,6 +12,7 @@ from typing import Any
 import typer.main
 
 from scripts.cli import app
+from scripts.commit_status import Host
 from tests.tekton.manifests import Resource
 
 COMMANDS = getattr(typer.main.get_command(app), "commands")  # noqa: B009
@@ -55,15 +56,13 @@ def _overlays(interceptors: list[dict[str, Any]]) -> set[str]:
 
 
 def _triggers(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
-    [group] = kinds["EventListener"]["jukebox"]["spec"]["triggerGroups"]
-    configured = _overlays(group["interceptors"])
-    used_configured: set[str] = set()
+    groups = kinds["EventListener"]["jukebox"]["spec"]["triggerGroups"]
+    used_configured: dict[str, set[str]] = {group["name"]: set() for group in groups}
     used_bindings: set[str] = set()
     used_templates: set[str] = set()
     for name, trigger in kinds["Trigger"].items():
         where, spec = f"Trigger {name}", trigger["spec"]
         own = _overlays(spec["interceptors"])
-        used_configured |= _used(spec["interceptors"], r"\bextensions\.(\w+)")
         used_templates.add(spec["template"]["ref"])
         params: dict[str, str] = {}
         for binding in spec["bindings"]:
@@ -82,13 +81,26 @@ def _triggers(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
                 yield f"{where} binds {param}, which TriggerTemplate {spec['template']['ref']} does not take"
             for param in sorted(_required(declared) - set(params)):
                 yield f"{where} does not bind {param}, which TriggerTemplate {spec['template']['ref']} needs"
-        labels = trigger["metadata"]["labels"]
-        for key, value in group["triggerSelector"]["labelSelector"]["matchLabels"].items():
-            if labels.get(key) != value:
-                yield f"{where} is not selected by the EventListener"
-    yield from _differ("the triggers' filters", used_configured, configured, "overlay of the EventListener")
+        selecting = [group["name"] for group in groups if _selects(group, trigger)]
+        if len(selecting) != 1:
+            yield f"{where} is in {len(selecting)} groups of the EventListener"
+        for group in selecting:
+            used_configured[group] |= _used(spec["interceptors"], r"\bextensions\.(\w+)")
+    for group in groups:
+        filters = f"the filters of the group {group['name']}"
+        configured = _overlays(group["interceptors"])
+        yield from _differ(filters, used_configured[group["name"]], configured, "overlay of the EventListener")
     yield from _differ("Triggers", used_bindings, set(kinds["TriggerBinding"]), "TriggerBinding")
     yield from _differ("Triggers", used_templates, set(kinds["TriggerTemplate"]), "TriggerTemplate")
+
+
+def _selects(group: dict[str, Any], trigger: Resource) -> bool:
+    """Whether a trigger is in the group, for one of the Git hosts that may be configured."""
+    selector = group["triggerSelector"]["labelSelector"]
+    asked = [(key, [value]) for key, value in selector["matchLabels"].items()]
+    asked += [(one["key"], one["values"]) for one in selector.get("matchExpressions", [])]
+    labels, hosts = trigger["metadata"]["labels"], list(Host)
+    return all(labels.get(key) in (values if values[0] not in hosts else hosts) for key, values in asked)
 
 
 def _templates(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
@@ -163,28 +175,20 @@ def _tasks(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
         yield from _differ(where, spaces, _names(spec.get("workspaces", [])), "workspace")
         mounted = {mount["name"] for step in spec["steps"] for mount in step.get("volumeMounts", [])}
         yield from _differ(where, mounted, _names(spec.get("volumes", [])), "volume")
-        written = _used(spec["steps"], r"\$\(results\.([\w-]+)\.path\)")
+        written: set[str] = set()
         for step in spec["steps"]:
             at = f"{where}, step {step['name']}"
-            words = [*step.get("command", []), *step.get("args", [])]
-            script = step.get("script", "")
-            set_ = {one["name"]: one.get("value", "") for one in step.get("env", [])}
-            used = _used(words, r"\$\((\w+)\)") | set(re.findall(r"\$\{?([A-Z][A-Z_]*)\b", script))
-            from_params = {key for key, value in set_.items() if re.search(r"\$\((params|results)\.", value)}
-            shared = {
-                key for other in spec["steps"] for key in _used(other.get("script", ""), r"\$\{?([A-Z][A-Z_]*)\b")
-            }
-            for key in sorted(used - set(set_)):
+            words = [*step["command"], *step["args"]]
+            there = _names(step.get("env", []))
+            handed = {one["name"] for one in step.get("env", []) if "valueFrom" in one or "$(params." in one["value"]}
+            used = _used(words, r"\$\((\w+)\)")
+            for key in sorted(used - there):
                 yield f"{at} uses the variable {key}, which is not set"
-            for key in sorted(from_params - used - shared):
+            for key in sorted(handed - used):
                 yield f"{at} sets the variable {key} and does not use it"
-            line = re.search(r"\bjukebox (\w[\w-]*)((?:.|\n)*)", script)
-            if words[:1] == ["jukebox"]:
-                command, options = words[1], words[2:]
-            elif line:
-                command, options = line[1], re.findall(r"(?<=[\s=])--[\w-]+\S*", script)
-            else:
+            if words[0] != "jukebox":
                 continue
+            command, options = words[1], words[2:]
             yield from _command(at, command, options)
             if any(option.startswith("--result-dir") for option in options):
                 written |= _results_of(command)
@@ -205,6 +209,10 @@ def _command(where: str, command: str, words: list[str]) -> Iterator[str]:
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     for option in sorted(given - options):
         yield f"{where} gives jukebox {command} the option {option}, which it does not take"
+    arguments = [param for param in params if param.param_type_name == "argument"]
+    number = len([word for word in words if not word.startswith("--")])
+    if not len([param for param in arguments if param.required]) <= number <= len(arguments):
+        yield f"{where} gives jukebox {command} {number} arguments, which it does not take"
     for param in params:
         if param.required and param.param_type_name == "option" and not given & set(param.opts):
             yield f"{where} does not give jukebox {command} the option {param.opts[0]}, which it needs"

@@ -24,7 +24,12 @@ def misread_overlay(find: Find) -> None:
 
 
 def lose_setting(find: Find) -> None:
-    del find("EventListener", "jukebox")["triggerGroups"][0]["interceptors"][0]["params"][0]["value"][1]
+    del find("EventListener", "jukebox")["triggerGroups"][0]["interceptors"][0]["params"][1]["value"][1]
+
+
+def lose_trigger(find: Find) -> None:
+    selector = find("EventListener", "jukebox")["triggerGroups"][1]["triggerSelector"]["labelSelector"]
+    selector["matchExpressions"][0]["values"].remove("alert")
 
 
 def rename_pipeline_param(find: Find) -> None:
@@ -55,9 +60,12 @@ def lose_option(find: Find) -> None:
     find("Task", "notify")["steps"][0]["args"].pop()
 
 
-def misspell_option_in_script(find: Find) -> None:
-    step = find("Task", "start")["steps"][0]
-    step["script"] = step["script"].replace("--key", "--id")
+def forget_variable(find: Find) -> None:
+    find("Task", "notify")["steps"][0]["args"].remove("--superseded-by=$(SUPERSEDED_BY)")
+
+
+def lose_argument(find: Find) -> None:
+    find("Task", "notify")["steps"][0]["args"].remove("$(STATE)")
 
 
 def misspell_command(find: Find) -> None:
@@ -76,6 +84,7 @@ BROKEN: dict[Callable[[Find], None], str] = {
     rename_key: "Trigger github binds sha",
     misread_overlay: "uses the overlay nam",
     lose_setting: "uses the overlay of the EventListener branch",
+    lose_trigger: "Trigger alert is in 0 groups",
     rename_pipeline_param: "gives the param commit",
     rename_task_param: "gives the param image",
     rename_result: "uses the result apply.version",
@@ -83,7 +92,8 @@ BROKEN: dict[Callable[[Find], None], str] = {
     misspell_variable: "uses the variable RUNID",
     misspell_option: "the option --time-out",
     lose_option: "does not give jukebox notify the option --url-file",
-    misspell_option_in_script: "the option --id",
+    forget_variable: "sets the variable SUPERSEDED_BY and does not use it",
+    lose_argument: "gives jukebox notify 1 arguments",
     misspell_command: "jukebox aply",
     lose_account: "does not use the ServiceAccount jukebox-build",
     lose_task: "does not use the Task promote",
