@@ -1,0 +1,249 @@
+"""Every overlay and every combination of components builds; a fork finds nothing of the original left in it."""
+
+import difflib
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.settings import Settings
+from tests.manifests import references, schemas
+from tests.manifests.building import (
+    COMPONENTS,
+    OVERLAYS,
+    PLACEHOLDER,
+    PLATFORMS,
+    build,
+    copy,
+    of_kind,
+    read_settings,
+    with_components,
+)
+from tests.tekton.manifests import ROOT, Resource
+
+GOLDEN = Path(__file__).parent / "golden"
+WAVE = "argocd.argoproj.io/sync-wave"
+FORK = {
+    "repository": "https://git.example.org/birds/songbird",
+    "git-host": "gitlab",
+    "branch": "trunk",
+    "namespace": "eve-birds",
+    "cluster-domain": "apps.other.example.org",
+    "platform": "kubeflow",
+    "argo-cd": "argo-cd",
+    "dev-cluster": "https://dev.example.org:6443",
+    "prod-cluster": "https://prod.example.org:6443",
+    "monitoring-namespace": "observability",
+    "gateway-namespace": "edge",
+    "gateway": "portal",
+    "kfp-endpoint": "https://kfp.example.org",
+    "image": "images.example.org/birds/training",
+    "ci-image": "images.example.org/birds/ci",
+    "base-image": "images.example.org/python:3.12",
+    "package-index": "https://pypi.example.org/simple",
+    "model-server-image": f"images.example.org/ovms@sha256:{'f' * 64}",
+    "schedule": "30 4 * * 2",
+    "songs": "s3://nest/features/*.parquet",
+    "rankings": "s3://nest/charts/*.parquet",
+    "model-name": "songbird",
+    "model-store": "s3://nest/store",
+    "model-storage-pvc": "nest",
+    "keep-versions": "7",
+    "storage-class": "cephfs",
+    "storage-size": "77Gi",
+    "s3-host": "objects.example.org",
+    "s3-bucket": "nest",
+    "s3-secret": "nest-keys",
+    "step-cpu": "3",
+    "step-memory": "3Gi",
+    "train-cpu": "5",
+    "train-memory": "5Gi",
+    "train-gpus": "1",
+    "gpu-resource": "example.org/gpu",
+    "quota-cpu": "99",
+    "quota-memory": "199Gi",
+    "quota-storage": "999Gi",
+    "database-host": "db.example.org",
+    "database-user": "birds",
+    "vault-server": "https://vault.example.org",
+    "cluster-queue": "flock",
+    "bucket-class": "ceph-buckets",
+}
+# These are also the name of the project, of a sender and of a folder: that they are replaced, the references say.
+AMBIGUOUS = {"model-name", "git-host", "argo-cd"}
+
+
+def lines(resources: list[Resource]) -> list[str]:
+    """What an overlay holds: a line a resource, by wave."""
+    found = []
+    for resource in resources:
+        wave = int(resource["metadata"].get("annotations", {}).get(WAVE, 0))
+        found.append((wave, f"{wave:>2} {resource['kind']}/{resource['metadata']['name']}"))
+    return [line for _, line in sorted(found)]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_holds_what_it_should(overlay: str, built: dict[str, list[Resource]]) -> None:
+    path = GOLDEN / f"{overlay.replace('/', '-')}.txt"
+    found = "\n".join(lines(built[overlay])) + "\n"
+    if os.environ.get("GOLDEN"):
+        path.write_text(found)
+    differences = list(difflib.unified_diff(path.read_text().splitlines(), found.splitlines(), lineterm="", n=0))
+    assert not differences, "\n".join(
+        [*differences, f"Meant? GOLDEN=1 make test ARGS=tests/manifests, and look at {path}"]
+    )
+
+
+def test_the_environments_of_a_platform_differ_in_the_model_server_alone(built: dict[str, list[Resource]]) -> None:
+    for platform in PLATFORMS:
+        dev, prod = built[f"{platform}/dev"], built[f"{platform}/prod"]
+        changed = [(ours, theirs) for ours, theirs in zip(dev, prod, strict=True) if ours != theirs]
+        [(ours, theirs)] = changed
+        assert ours["kind"] == "InferenceService"
+        assert "args" not in ours["spec"]["predictor"]["model"]
+        assert theirs["spec"]["predictor"]["model"]["args"] == ['--model_version_policy={"specific":{"versions":[1]}}']
+
+
+def test_a_promotion_changes_one_line_of_git_and_one_field_of_one_resource(kubectl: str, tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    path = folder / "manifests/components/production/served-version.yaml"
+    before = [build(kubectl, folder / "manifests/overlays" / overlay) for overlay in OVERLAYS]
+    promoted = path.read_text().replace('"versions":[1]', '"versions":[12]')
+    assert (
+        len([pair for pair in zip(path.read_text().split("\n"), promoted.split("\n"), strict=True) if len({*pair}) > 1])
+        == 1
+    )
+    path.write_text(promoted)
+    for overlay, old in zip(OVERLAYS, before, strict=True):
+        new = build(kubectl, folder / "manifests/overlays" / overlay)
+        changed = [resource for resource, other in zip(new, old, strict=True) if resource != other]
+        if overlay.endswith("dev"):
+            assert changed == []
+            continue
+        [service] = changed
+        assert service["spec"]["predictor"]["model"].pop("args") == [
+            '--model_version_policy={"specific":{"versions":[12]}}'
+        ]
+        [old_service] = of_kind(old, "InferenceService")
+        old_service["spec"]["predictor"]["model"].pop("args")
+        assert service == old_service
+
+
+def test_each_pair_of_components_builds(kubectl: str, repository: Path) -> None:
+    pairs = [*itertools.combinations(COMPONENTS, 2)]
+    paths = [with_components(repository, "openshift-ai/prod", pair) for pair in pairs]
+    with ThreadPoolExecutor(2) as pool:
+        for pair, resources in zip(pairs, pool.map(lambda path: build(kubectl, path), paths), strict=True):
+            assert _wrong(resources) == [], pair
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_components_at_once_build(overlay: str, laden: dict[str, list[Resource]]) -> None:
+    assert _wrong(laden[overlay]) == []
+
+
+def _wrong(resources: list[Resource]) -> list[str]:
+    ids = Counter(f"{resource['kind']}/{resource['metadata']['name']}" for resource in resources)
+    return [*(identity for identity, times in ids.items() if times > 1), *_left(resources)]
+
+
+def test_no_placeholder_is_left(built: dict[str, list[Resource]]) -> None:
+    for name, resources in built.items():
+        assert _left(resources) == [], name
+
+
+def _left(resources: list[Resource]) -> list[str]:
+    """Words in capitals that a replacement should have taken away; a step's shell and its variables have them, too."""
+    settings = {key.upper().replace("-", "_") for key in read_settings()} | {"MODEL", "DOMAIN", "LUA", "METHOD"}
+    found = []
+    for resource in resources:
+        text = json.dumps(resource)
+        if resource["kind"] == "Task":
+            text = json.dumps([resource["spec"]["stepTemplate"]["image"], resource["spec"]["stepTemplate"].get("env")])
+            text = text.replace('"name": "KFP_ENDPOINT"', "")
+        found += [
+            f"{resource['kind']}: {word}" for word in re.findall(r"\b[A-Z][A-Z0-9_]+\b", text) if word in settings
+        ]
+    return found
+
+
+def test_every_file_is_listed_and_holds_one_resource() -> None:
+    kustomizations = [path for part in ("manifests", "argocd") for path in (ROOT / part).rglob("kustomization.yaml")]
+    assert len(kustomizations) > 30
+    for path in kustomizations:
+        document = yaml.safe_load(path.read_text())
+        listed = [entry for entry in document.get("resources", []) if entry.endswith(".yaml")]
+        listed += [patch["path"] for patch in document.get("patches", []) if "path" in patch]
+        for generator in document.get("configMapGenerator", []):
+            listed += [entry.rpartition("=")[2] for entry in generator["files"]]
+        there = {entry.name for entry in path.parent.iterdir() if entry.is_file()} - {"kustomization.yaml"}
+        assert set(listed) == there, path.parent
+        for name in there:
+            text = (path.parent / name).read_text()
+            if name.endswith(".yaml") and path.parent.name != "settings":
+                assert text.startswith("---\n"), path.parent / name
+                assert len(list(yaml.safe_load_all(text))) == 1, path.parent / name
+
+
+def test_overlays_are_a_few_lines() -> None:
+    for overlay in OVERLAYS:
+        text = (ROOT / "manifests/overlays" / overlay / "kustomization.yaml").read_text()
+        assert len(text.splitlines()) < 12, overlay
+
+
+@pytest.fixture(scope="module")
+def fork(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Resource]]:
+    """What somebody gets who has changed every setting."""
+    folder = copy(tmp_path_factory.mktemp("changed"), FORK)
+    found = {}
+    for overlay in OVERLAYS:
+        found[overlay] = build(kubectl, folder / "manifests/overlays" / overlay)
+        found[f"{overlay} with all components"] = build(kubectl, with_components(folder, overlay, COMPONENTS))
+    for name in PLATFORMS.values():
+        found[name] = build(kubectl, folder / "argocd" / name)
+    return found
+
+
+def test_the_fork_changes_every_setting() -> None:
+    settings = read_settings()
+    assert set(FORK) == set(settings)
+    assert [key for key in settings if settings[key] == FORK[key]] == []
+
+
+def test_nothing_of_the_original_is_left_in_a_fork(fork: dict[str, list[Resource]]) -> None:
+    old = {key: value for key, value in read_settings().items() if len(value) > 3 and key not in AMBIGUOUS}
+    for name, resources in fork.items():
+        text = json.dumps(resources)
+        assert not PLACEHOLDER.search(text.replace("<SEALED>", "")), name
+        for key, value in old.items():
+            assert not re.search(rf"(?<![\w.-]){re.escape(value)}(?![\w-])", text), f"{name}: {key} is still {value}"
+
+
+def test_every_setting_of_a_fork_is_used(fork: dict[str, list[Resource]]) -> None:
+    text = json.dumps(list(fork.values()))
+    python = {field.name.replace("_", "-") for field in fields(Settings)} | {"argo-cd"}
+    assert [key for key, value in FORK.items() if value not in text and key not in python] == []
+
+
+def test_no_name_dangles_in_a_fork(fork: dict[str, list[Resource]]) -> None:
+    for name, resources in fork.items():
+        if name in OVERLAYS or name.endswith("components"):
+            assert references.problems(resources, FORK) == []
+
+
+def test_a_fork_is_valid(fork: dict[str, list[Resource]]) -> None:
+    for platform in PLATFORMS:
+        assert schemas.check(fork[f"{platform}/prod with all components"]).invalid == []
+
+
+def test_nothing_says_in_which_namespace_it_is(built: dict[str, list[Resource]]) -> None:
+    for overlay in OVERLAYS:
+        for resource in built[overlay]:
+            assert "namespace" not in resource["metadata"], "the Application's destination says it"

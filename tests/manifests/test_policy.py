@@ -1,0 +1,180 @@
+"""What holds for everything that is applied: images by digest, limits, restricted pods, labels, the least of rights."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.manifests.building import OVERLAYS, of_kind, read_settings, walk
+from tests.tekton.manifests import ROOT, Resource
+
+DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
+# ClusterRoles, each with the reason for it.
+CLUSTER_ROLES = {
+    "jukebox-listener": "the listener watches two kinds that have no namespace",
+    "jukebox-argocd": "Argo CD creates that role, and may give only what it has",
+}
+
+
+@pytest.fixture
+def everything(built: dict[str, list[Resource]], laden: dict[str, list[Resource]]) -> list[Resource]:
+    return [resource for resources in (*built.values(), *laden.values()) for resource in resources]
+
+
+def containers(resources: list[Resource]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Each container of ours outside Tekton's tasks, whose own tests look at them: its name, itself, its pod."""
+    for resource in resources:
+        for pod in walk(resource.get("spec")):
+            # What the listener runs as is Triggers' image.
+            for container in pod.get("containers", []) if resource["kind"] != "EventListener" else []:
+                yield f"{resource['kind']}/{resource['metadata']['name']}", container, pod
+
+
+def test_every_container_is_limited_and_restricted(everything: list[Resource]) -> None:
+    found = list(containers(everything))
+    assert {name for name, _, _ in found} >= {"ServingRuntime/jukebox-ovms", "CronJob/jukebox-schedule"}
+    for name, container, pod in found:
+        for kind in ("requests", "limits"):
+            assert {"cpu", "memory"} <= set(container["resources"][kind]), name
+        security = {**pod.get("securityContext", {}), **container["securityContext"]}
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        assert security["runAsNonRoot"] is True, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+
+
+def test_the_model_server_writes_nothing_and_has_no_token(built: dict[str, list[Resource]]) -> None:
+    for overlay in OVERLAYS:
+        [runtime] = of_kind(built[overlay], "ServingRuntime")
+        [container] = runtime["spec"]["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["readinessProbe"]["httpGet"]["path"] == "/v2/models/{{.Name}}/ready"
+        assert "--file_system_poll_wait_seconds=1" in container["args"]
+        assert '--plugin_config={"INFERENCE_PRECISION_HINT":"f32"}' in container["args"]
+        assert "--metrics_enable" in container["args"]
+        [service] = of_kind(built[overlay], "InferenceService")
+        assert service["spec"]["predictor"]["automountServiceAccountToken"] is False
+        assert service["metadata"]["annotations"]["serving.kserve.io/deploymentMode"] == "Standard"
+        assert "canaryTrafficPercent" not in service["spec"]["predictor"]
+        assert 1 <= service["spec"]["predictor"]["minReplicas"] <= service["spec"]["predictor"]["maxReplicas"]
+
+
+def test_images_are_named_by_digest(built: dict[str, list[Resource]]) -> None:
+    [runtime] = of_kind(built["kubeflow/prod"], "ServingRuntime")
+    assert DIGEST.fullmatch(runtime["spec"]["containers"][0]["image"])
+    setting = read_settings(ROOT)["model-server-image"]
+    assert DIGEST.fullmatch(setting) or setting.endswith("@sha256:<DIGEST>"), "the model server's image has no digest"
+
+
+def test_no_image_is_the_latest(everything: list[Resource]) -> None:
+    for resource in everything:
+        for found in walk(resource):
+            image = found.get("image")
+            assert not (isinstance(image, str) and image.endswith(":latest")), resource["metadata"]["name"]
+
+
+def test_nothing_in_git_is_a_secret(everything: list[Resource]) -> None:
+    assert of_kind(everything, "Secret") == []
+    for resource in of_kind(everything, "SealedSecret"):
+        assert set(resource["spec"]["encryptedData"].values()) == {"<SEALED>"}
+
+
+def test_everything_is_labelled_and_nothing_by_instance(everything: list[Resource]) -> None:
+    for resource in everything:
+        name = f"{resource['kind']}/{resource['metadata']['name']}"
+        if name in ("ConfigMap/argocd-cm", "ArgoCD/openshift-gitops"):
+            continue  # not ours: these are added to
+        labels = resource["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "jukebox", name
+        assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} <= set(labels), name
+        assert not any("app.kubernetes.io/instance" in found for found in walk(resource)), name
+
+
+def test_rights_are_the_least_that_work(everything: list[Resource]) -> None:
+    names = {role["metadata"]["name"].partition(".")[0] for role in of_kind(everything, "ClusterRole")}
+    assert names == set(CLUSTER_ROLES)
+    for role in of_kind(everything, "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            parts = [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+            assert "*" not in parts, role["metadata"]["name"]
+            assert not {"secrets", "pods/exec"} & set(rule["resources"]), role["metadata"]["name"]
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"]), role["metadata"]["name"]
+
+
+def test_every_pod_is_denied_by_default_and_every_flow_has_its_reason(built: dict[str, list[Resource]]) -> None:
+    for overlay in OVERLAYS:
+        policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(built[overlay], "NetworkPolicy")}
+        assert policies["jukebox-default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        assert "egress" not in policies["jukebox-model-server"], "it asks nobody"
+    for path in (ROOT / "manifests/base/access").glob("networkpolicy-*.yaml"):
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if re.match(r"    - (from|to|ports|\{)", line):
+                assert lines[number - 1].strip().startswith("#"), f"{path.name}:{number + 1} says not why"
+
+
+def test_what_argo_cd_may_do_is_what_there_is(
+    built: dict[str, list[Resource]], laden: dict[str, list[Resource]]
+) -> None:
+    used = {
+        (resource["apiVersion"].rpartition("/")[0], resource["kind"])
+        for resources in laden.values()
+        for resource in resources
+    }
+    for flavour in ("argo-cd", "openshift-gitops"):
+        [project] = of_kind(built[f"argocd/{flavour}"], "AppProject")
+        allowed = [
+            (entry["group"], entry["kind"])
+            for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist")
+            for entry in project["spec"][key]
+        ]
+        assert sorted(allowed) == sorted(used)
+        assert {kind for _, kind in allowed} & {"PipelineRun", "PipelineVersion", "Secret", "Namespace"} == set()
+        assert project["spec"]["sourceRepos"] == ["https://github.com/acme/jukebox"]
+        assert {entry["namespace"] for entry in project["spec"]["destinations"]} == {"ada-jukebox"}
+
+
+def test_the_listener_may_start_what_its_template_holds(built: dict[str, list[Resource]]) -> None:
+    [run] = of_kind(built["kubeflow/prod"], "TriggerTemplate")[0]["spec"]["resourcetemplates"]
+    given = {each["pipelineTaskName"]: each["serviceAccountName"] for each in run["spec"]["taskRunSpecs"]}
+    for flavour in ("argo-cd", "openshift-gitops"):
+        policies = {
+            each["metadata"]["name"]: each for each in of_kind(built[f"argocd/{flavour}"], "ValidatingAdmissionPolicy")
+        }
+        variables = policies["jukebox-listener.ada-jukebox"]["spec"]["variables"]
+        [accounts] = [each["expression"] for each in variables if each["name"] == "accounts"]
+        assert dict(re.findall(r"'([\w-]+)': '([\w-]+)'", accounts)) == given
+
+
+def test_data_outlives_git(laden: dict[str, list[Resource]]) -> None:
+    for resources in laden.values():
+        for resource in of_kind(
+            resources, "PersistentVolumeClaim", "ObjectBucketClaim", "DataSciencePipelinesApplication", "ModelRegistry"
+        ):
+            options = resource["metadata"]["annotations"]["argocd.argoproj.io/sync-options"]
+            assert set(options.split(",")) == {"Prune=false", "Delete=false"}, resource["kind"]
+        [service] = of_kind(resources, "InferenceService")
+        assert "sync-wave" not in str(service["metadata"]), "KServe would copy it onto the pods"
+
+
+def test_the_application_heals_prunes_and_tries_again(built: dict[str, list[Resource]]) -> None:
+    [applications] = of_kind(built["argocd/argo-cd"], "ApplicationSet")
+    spec = applications["spec"]["template"]["spec"]
+    assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
+    assert spec["syncPolicy"]["retry"]["limit"] > 0
+    assert "ignoreDifferences" not in spec
+    [settings] = of_kind(built["argocd/argo-cd"], "ConfigMap")
+    assert settings["data"]["application.resourceTrackingMethod"] == "annotation"
+    for element in applications["spec"]["generators"][0]["list"]["elements"]:
+        path = f"manifests/overlays/{element['platform']}/{element['environment']}/kustomization.yaml"
+        assert (ROOT / path).is_file()
+
+
+def test_both_flavours_of_argo_cd_judge_health_alike(built: dict[str, list[Resource]]) -> None:
+    [settings] = of_kind(built["argocd/argo-cd"], "ConfigMap")
+    [instance] = of_kind(built["argocd/openshift-gitops"], "ArgoCD")
+    checks = {f"{one['group']}_{one['kind']}": one["check"] for one in instance["spec"]["resourceHealthChecks"]}
+    prefix = "resource.customizations.health."
+    assert checks == {k.removeprefix(prefix): v for k, v in settings["data"].items() if k.startswith(prefix)}
+    assert instance["spec"]["resourceTrackingMethod"] == settings["data"]["application.resourceTrackingMethod"]
