@@ -1,0 +1,511 @@
+"""``jukebox doctor``: look at a cluster, and say of each thing that the project needs whether it is there."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import requests
+import typer
+import yaml
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.errors import ClusterAway, ClusterRefuses, JukeboxError, ServerUnavailable
+from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.server import TIMEOUT, find_server, said
+from pipeline.settings import Settings, read_settings
+from scripts.apply import VERSIONS
+from scripts.commit_status import Host, find_api
+from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
+from scripts.output import Output, console
+from scripts.render import build
+from scripts.secrets import KEYS, SHORTEST, values, wanted
+
+OLDEST_KUBERNETES = (1, 30)  # the first that knows ValidatingAdmissionPolicies, and a pod that sleeps before it stops
+SOON = timedelta(days=14)
+
+DEFINITIONS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
+DEPLOYMENTS = Kind("apps", "v1", "deployments")
+HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "httproutes")
+INFERENCE_SERVICES = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
+LISTENERS = Kind("triggers.tekton.dev", "v1beta1", "eventlisteners")
+PIPELINE_SERVERS = Kind("datasciencepipelinesapplications.opendatahub.io", "v1", "datasciencepipelinesapplications")
+OUR_ACCESS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
+THEIR_ACCESS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
+ROUTES = Kind("route.openshift.io", "v1", "routes")
+STORAGE_CLASSES = Kind("storage.k8s.io", "v1", "storageclasses", namespaced=False)
+TASKS = Kind("tekton.dev", "v1", "tasks")
+TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
+
+# Who makes volumes that pods on many nodes may write to; a class does not say it itself.
+SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx|host-path")
+PINNED = re.compile(r'"versions":\s*\[(\d+)\]')
+
+
+class State(StrEnum):
+    """How it is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, how it is, what was found, and what to do about it."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Project:
+    """What the checks look at. ``overlay`` holds the resources that Git says, or is nothing where none was named."""
+
+    cluster: Cluster
+    settings: Settings
+    overlay: list[Resource]
+
+
+Findings = Iterator[Finding]
+
+
+def command(
+    overlay: Annotated[
+        Path | None, typer.Option(help="What Git says runs here, as manifests/overlays/openshift-ai/prod.")
+    ] = None,
+    output: Annotated[Output, typer.Option(help="For people or for programs.")] = Output.TABLE,
+) -> None:
+    """Look at the cluster: what is there, what is missing, and what to do; end with 1 where something fails.
+
+    No secret is shown. Without an overlay, what is applied is not compared with Git.
+
+    Example: `jukebox doctor --overlay manifests/overlays/openshift-ai/prod`
+    """
+    settings = read_settings()
+    resources = [each for each in yaml.safe_load_all(build(overlay)) if each] if overlay else []
+    findings = list(examine(Project(project_cluster(settings), settings, resources)))
+    if output is Output.JSON:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print(findings)
+    if any(finding.state is State.FAIL for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine(project: Project) -> Findings:
+    """Yield what all checks find; raises ClusterAway where the cluster does not answer: nothing can be seen then."""
+    for name, check in CHECKS.items():
+        try:
+            yield from check(project)
+        except ClusterAway:
+            raise
+        except ClusterRefuses as error:
+            state = State.WARN if error.status == 403 else State.FAIL
+            yield Finding(name, state, f"cannot be looked at: {error.reason}", "Ask somebody who may look to run this.")
+        except JukeboxError as error:
+            yield Finding(name, State.FAIL, str(error))
+
+
+def _kubernetes(project: Project) -> Findings:
+    """A version that knows all that is in the manifests."""
+    version = str(project.cluster.get("/version")["gitVersion"])
+    found = re.match(r"v(\d+)\.(\d+)", version)
+    old = not found or (int(found[1]), int(found[2])) < OLDEST_KUBERNETES
+    yield _judge("Kubernetes", not old, version, f"Update it to {'.'.join(map(str, OLDEST_KUBERNETES))} or newer.")
+
+
+# What serves each of these; without Argo CD and the Prometheus Operator a cluster trains and serves all the same.
+INSTALLED = {
+    "Tekton Pipelines": (TASKS, State.FAIL, "Install Tekton Pipelines; on OpenShift the operator OpenShift Pipelines."),
+    "Tekton Triggers": (TEMPLATES, State.FAIL, "Install Tekton Triggers; on OpenShift it comes with Pipelines."),
+    "KServe": (INFERENCE_SERVICES, State.FAIL, "Install KServe; on OpenShift the operator OpenShift AI."),
+    "Kubeflow Pipelines": (VERSIONS, State.FAIL, "Install Kubeflow Pipelines 2.14 or newer; or OpenShift AI."),
+    "Argo CD": (
+        Kind("argoproj.io", "v1alpha1", "applications"),
+        State.WARN,
+        "Install Argo CD, unless that of another cluster looks after this one.",
+    ),
+    "Prometheus Operator": (
+        Kind("monitoring.coreos.com", "v1", "podmonitors"),
+        State.WARN,
+        "Without it nothing is measured, and no alert asks for a training.",
+    ),
+}
+
+
+def _installed(project: Project) -> Findings:
+    """The kinds of resources that the project is made of, in the versions that it uses."""
+    for name, (kind, absent, remedy) in INSTALLED.items():
+        served = f"{kind.group}/{kind.version}"
+        try:
+            there = {each["name"] for each in project.cluster.get(f"/apis/{served}")["resources"]}
+        except ClusterRefuses as error:
+            if error.status != 404:
+                raise
+            there = set()
+        release = _release(project.cluster, f"{kind.plural}.{kind.group}") if kind.plural in there else ""
+        if kind.plural in there:
+            yield Finding(name, State.OK, f"{served} {release}".strip())
+        else:
+            yield Finding(name, absent, f"the cluster does not know {kind.plural} of {served}", remedy)
+
+
+def _release(cluster: Cluster, definition: str) -> str:
+    """The release that a definition's labels name, where it may be read and names one."""
+    try:
+        labels = (cluster.read(DEFINITIONS, definition) or {})["metadata"].get("labels", {})
+    except (ClusterRefuses, KeyError):
+        return ""
+    return next((str(value) for key, value in labels.items() if key.endswith(("/release", "/version"))), "")
+
+
+def _storage(project: Project) -> Findings:
+    """A claim that runs and model servers on several nodes reach at once."""
+    name, remedy = project.settings.model_storage_pvc, "Name a class with ReadWriteMany in storage-class"
+    if not project.settings.on_claim:
+        yield Finding("Model store", State.OK, project.settings.model_store)
+        return
+    if claim := project.cluster.read(CLAIMS, name):
+        phase, modes = claim.get("status", {}).get("phase", "Pending"), claim["spec"].get("accessModes", [])
+        found = (
+            f"claim {name} is {phase}, {' '.join(modes)}, of class {claim['spec'].get('storageClassName', 'default')}"
+        )
+        if phase != "Bound":
+            yield Finding("Model store", State.FAIL, found, f"See `kubectl describe pvc {name}`. {remedy}.")
+        else:
+            many = "ReadWriteMany" in modes
+            yield _judge(
+                "Model store", many, found, f"All its pods go to one node. {remedy} to change that.", State.WARN
+            )
+        return
+    classes = {each["metadata"]["name"]: each["provisioner"] for each in project.cluster.list(STORAGE_CLASSES)}
+    shared = sorted(each for each, provisioner in classes.items() if SHARED.search(provisioner))
+    found = f"claim {name} is not there; classes: {', '.join(sorted(classes)) or 'none'}"
+    advice = f", likely {', '.join(shared)}" if shared else ", or take the component storage-rwo"
+    yield Finding(
+        "Model store", State.WARN if classes else State.FAIL, found, f"{remedy}{advice}, and apply the overlay."
+    )
+
+
+# What no webhook may let pass. A dry run, so nothing is created where one does.
+PROVOCATIONS: dict[str, tuple[Kind, str, Resource]] = {
+    "Tekton Pipelines": (TASKS, "Task", {"steps": [{"name": "a", "image": "a", "command": ["$(params.missing)"]}]}),
+    "Tekton Triggers": (
+        TEMPLATES,
+        "TriggerTemplate",
+        {
+            "resourcetemplates": [
+                {
+                    "apiVersion": "tekton.dev/v1",
+                    "kind": "PipelineRun",
+                    "metadata": {"name": "$(tt.params.missing)"},
+                    "spec": {"pipelineRef": {"name": "a"}},
+                }
+            ]
+        },
+    ),
+    "KServe": (INFERENCE_SERVICES, "InferenceService", {"predictor": {"minReplicas": 3, "maxReplicas": 2}}),
+    "Kubeflow Pipelines": (
+        VERSIONS,
+        "PipelineVersion",
+        {"pipelineName": "missing", "pipelineSpec": {"pipelineInfo": {"name": PIPELINE}, "schemaVersion": "2.1.0"}},
+    ),
+}
+
+
+def _webhooks(project: Project) -> Findings:
+    """The webhooks refuse what they must refuse."""
+    for owner, (kind, word, spec) in PROVOCATIONS.items():
+        resource = {
+            "apiVersion": f"{kind.group}/{kind.version}",
+            "kind": word,
+            "metadata": {"name": "jukebox-doctor"},
+            "spec": spec,
+        }
+        name = f"Admission of {owner}"
+        try:
+            project.cluster.create(kind, resource, dry_run=True)
+        except ClusterRefuses as error:
+            if error.webhook:
+                yield Finding(name, State.OK, f"{error.webhook} is up")
+            elif error.status == 403:
+                yield Finding(name, State.WARN, f"cannot be tried: {error.reason}", "Ask somebody who may create it.")
+            else:
+                yield Finding(name, State.FAIL, error.reason, f"See the webhook's pods: is {owner} installed and up?")
+        else:
+            remedy = f"Its webhook is missing: see whether {owner} is ready (the pipeline server: oc get dspa)."
+            yield Finding(name, State.FAIL, f"nothing refuses a wrong {word}", remedy)
+
+
+# Verb, group, resource and subresource, and what it is for.
+OURS = {
+    ("create", "", "secrets", ""): "jukebox secrets",
+    ("patch", "", "secrets", ""): "jukebox secrets --rotate",
+    ("create", "tekton.dev", "pipelineruns", ""): "a training by hand",
+    ("get", "", "pods", "log"): "the log of a step",
+}
+THEIRS = {
+    "jukebox-listener": ("create", "tekton.dev", "pipelineruns", ""),
+    "jukebox-release": ("create", "pipelines.kubeflow.org", "pipelineversions", ""),
+    "jukebox-runs": ("patch", "tekton.dev", "pipelineruns", ""),
+}
+
+
+def _permissions(project: Project) -> Findings:
+    """What you and the accounts of the project may do."""
+    denied = [
+        f"{' '.join(filter(None, right))} ({purpose})"
+        for right, purpose in OURS.items()
+        if not _allowed(project.cluster, OUR_ACCESS, right)
+    ]
+    found = f"you may not {', '.join(denied)}" if denied else "you may do what the commands do"
+    yield _judge("Your permissions", not denied, found, "Ask for the role admin of the namespace.", State.WARN)
+    for account, right in THEIRS.items():
+        may = _allowed(project.cluster, THEIR_ACCESS, right, account)
+        found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]}"
+        yield _judge("Account", may, found, "Apply the overlay: its Role or RoleBinding is not there.")
+    # It runs what was pushed, tests and all.
+    may = _allowed(project.cluster, THEIR_ACCESS, ("get", "", "secrets", ""), "jukebox-steps")
+    found = f"jukebox-steps {'may' if may else 'may not'} read Secrets"
+    yield _judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
+
+
+def _allowed(cluster: Cluster, review: Kind, right: tuple[str, str, str, str], account: str = "") -> bool:
+    keys = ("verb", "group", "resource", "subresource")
+    spec: dict[str, Any] = {
+        "resourceAttributes": dict(zip(keys, right, strict=True)) | {"namespace": cluster.namespace}
+    }
+    word = "SelfSubjectAccessReview"
+    if account:
+        word, spec["user"] = "LocalSubjectAccessReview", f"system:serviceaccount:{cluster.namespace}:{account}"
+        spec["groups"] = [
+            "system:serviceaccounts",
+            f"system:serviceaccounts:{cluster.namespace}",
+            "system:authenticated",
+        ]
+    body = {"apiVersion": "authorization.k8s.io/v1", "kind": word, "spec": spec}
+    if account:
+        body["metadata"] = {"namespace": cluster.namespace}
+    return bool(cluster.create(review, body)["status"].get("allowed"))
+
+
+def _secrets(project: Project) -> Findings:
+    """They are there and hold their keys."""
+    for each in wanted(project.settings):
+        name = f"Secret {each.name}"
+        secret = project.cluster.read(SECRETS, each.name)
+        remedy = f"jukebox secrets{f' {each.option} FILE' if each.option else ''}"
+        held = values(secret)
+        missing = [key for key in each.keys if not held.get(key)]
+        short = [] if each.option else [key for key in KEYS if 0 < len(held.get(key, "")) < SHORTEST]
+        if secret is None and not each.needed:
+            yield Finding(name, State.OK, f"not there, and not needed; it {each.purpose}")
+        elif secret is None:
+            yield Finding(name, State.FAIL, f"not there; {each.purpose}", remedy)
+        elif missing or short:
+            found = [f"{key} is missing or empty" for key in missing]
+            found += [f"{key} has fewer than {SHORTEST} characters" for key in short]
+            yield Finding(name, State.FAIL, ", ".join(found), remedy)
+        else:
+            yield Finding(name, State.OK, ", ".join(each.keys))
+
+
+def _token(project: Project) -> Findings:
+    """It takes the token, for some time still."""
+    name = "Token of the Git host"
+    token = values(project.cluster.read(SECRETS, "jukebox-git-host")).get("token", "")
+    if not token:
+        return
+    if "<" in project.settings.repository:
+        remedy = "Put yours into manifests/settings/settings.yaml."
+        yield Finding(name, State.WARN, f"cannot be tried: the repository is {project.settings.repository}", remedy)
+        return
+    host = Host(project.settings.git_host)
+    url, headers = find_api(host, project.settings.repository, token)
+    if host is Host.GITLAB:  # which tells of the token itself, and of no one else's
+        url = f"{url.partition('/projects/')[0]}/personal_access_tokens/self"
+    try:
+        answer = requests.get(url, headers=headers, timeout=TIMEOUT, allow_redirects=False)
+    except OSError as error:
+        yield Finding(name, State.WARN, f"{url} does not answer from here: {said(error)}", "Try it from elsewhere.")
+        return
+    remedy = "Make a new token there, and give it with `jukebox secrets --git-token-file FILE`."
+    expires = _expiry(answer)
+    if not answer.ok:
+        yield Finding(name, State.FAIL, f"{url} answers {answer.status_code}: it has expired, or may not read", remedy)
+    elif expires and expires < datetime.now(UTC) + SOON:
+        yield Finding(name, State.WARN, f"expires at {expires:%Y-%m-%d %H:%M} UTC", remedy)
+    else:
+        yield Finding(name, State.OK, f"taken, until {expires:%Y-%m-%d}" if expires else "taken")
+
+
+def _expiry(answer: requests.Response) -> datetime | None:
+    """When the host says that the token expires: GitHub in a header, GitLab in the answer."""
+    text = answer.headers.get("GitHub-Authentication-Token-Expiration", "")
+    if not text and "json" in answer.headers.get("Content-Type", ""):
+        found = answer.json()
+        text = (found.get("expires_at") or "") if isinstance(found, dict) else ""
+    try:
+        # 2026-12-24, or 2026-12-24 09:40:00 with UTC or +0100 behind it.
+        found = datetime.fromisoformat(text.replace(" ", "T", 1).replace(" ", "").replace("UTC", "+00:00"))
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _pipeline_server(project: Project) -> Findings:
+    """It is ready."""
+    if server := project.cluster.read(PIPELINE_SERVERS, "dspa"):
+        yield _ready("Pipeline server", server, "See `oc describe dspa dspa`, and the pods whose names hold dspa.")
+
+
+def _way_to_pipeline_server(project: Project) -> Findings:
+    """It lets you in."""
+    found = find_server(project.settings)
+    try:
+        found.probe()
+    except ServerUnavailable as error:
+        what, _, remedy = str(error).partition("\n")
+        yield Finding("Way to the pipeline server", State.WARN, f"{found.host}: {what}", remedy)
+    else:
+        yield Finding("Way to the pipeline server", State.OK, found.host)
+
+
+def _ready(name: str, resource: Resource, remedy: str) -> Finding:
+    conditions = resource.get("status", {}).get("conditions", [])
+    ready = next((each for each in conditions if each["type"] == "Ready"), {"status": "not said"})
+    words = (ready["status"], ready.get("reason", ""), ready.get("message", ""))
+    return _judge(name, ready["status"] == "True", f"Ready is {' '.join(filter(None, words))}", remedy)
+
+
+def _listener(project: Project) -> Findings:
+    """It runs, and the world reaches it."""
+    listener = project.cluster.read(LISTENERS, "jukebox")
+    deployment = project.cluster.read(DEPLOYMENTS, "el-jukebox")
+    if not listener or not deployment:
+        yield Finding("Listener", State.FAIL, "EventListener jukebox has no Deployment", "Apply the overlay.")
+        return
+    available = deployment.get("status", {}).get("availableReplicas", 0)
+    remedy = "See `kubectl describe deployment el-jukebox`: a Secret, an account or the image may be missing."
+    yield _judge("Listener", available > 0, f"{available} pods available", remedy)
+    hosts = list(_hosts(project.cluster))
+    if not hosts:
+        yield Finding("Way to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")
+    for host in hosts:
+        url = f"https://{host}/live"
+        try:
+            answer = requests.get(url, timeout=TIMEOUT, allow_redirects=False)
+            found, reached = f"{url} answers {answer.status_code}", answer.status_code == 200
+        except OSError as error:
+            found, reached = f"{url} does not answer: {said(error)}", False
+        yield _judge("Way to the listener", reached, found, "Check DNS, the certificate and the route's status.")
+
+
+def _hosts(cluster: Cluster) -> Iterator[str]:
+    # Of a kind that it does not know, the cluster says that there is none.
+    if route := cluster.read(ROUTES, "jukebox-listener"):
+        yield route["spec"]["host"]
+    if route := cluster.read(HTTP_ROUTES, "jukebox-listener"):
+        yield from route["spec"].get("hostnames", [])
+
+
+def _overlay(project: Project) -> Findings:
+    """Nothing in the overlay is left to be filled in."""
+    left = sorted(set(re.findall(r"<[A-Z][A-Z_0-9]*>", json.dumps(project.overlay))))
+    if project.overlay:
+        found = f"the overlay still has {', '.join(left)}" if left else "all are filled in"
+        yield _judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")
+
+
+def _model(project: Project) -> Findings:
+    """What is served is what Git says."""
+    name = project.settings.model_name
+    service = project.cluster.read(INFERENCE_SERVICES, name)
+    if not service:
+        yield Finding("Model server", State.FAIL, f"InferenceService {name} is not there", "Apply the overlay.")
+        return
+    remedy = f"See `kubectl describe inferenceservice {name}`; before the first training there is no model to load."
+    yield _ready("Model server", service, remedy)
+    served, why = _served(project.cluster, name)
+    pins = [each for each in project.overlay if each["kind"] == "InferenceService"]
+    pinned = _pinned(pins[0]) if pins else _pinned(service)
+    source = "Git" if pins else "the cluster"
+    text = f"served is {', '.join(served) or f'unknown: {why}'}; {source} pins {pinned or 'none'}"
+    if pins and pinned != _pinned(service):
+        text += f", the cluster {_pinned(service) or 'none'}"
+        yield Finding("Model", State.FAIL, text, "See whether Argo CD has synced, and what hinders it.")
+    elif not served:
+        yield Finding("Model", State.WARN, text, "Ask the model server itself: GET /v2/models/NAME.")
+    else:
+        remedy = "Was the version published, and is it in the store? See the model server's log."
+        yield _judge("Model", not pinned or served == [pinned], text, remedy)
+
+
+def _pinned(service: Resource) -> str:
+    """The one version that an InferenceService asks for, or nothing."""
+    found = PINNED.search(" ".join(service["spec"]["predictor"].get("model", {}).get("args", [])))
+    return found[1] if found else ""
+
+
+def _served(cluster: Cluster, name: str) -> tuple[list[str], str]:
+    """The versions that the model server's pods have loaded; or none, and why it is not known.
+
+    A pod that is not ready answers nobody: one that waits for a version that is not there leaves the others serving.
+    """
+    pods = cluster.list(PODS, f"serving.kserve.io/inferenceservice={name}")
+    ready = [pod["metadata"]["name"] for pod in pods if _is_ready(pod)]
+    versions: set[str] = set()
+    try:
+        for pod in ready:
+            path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod}:8888/proxy/v2/models/{name}"
+            versions |= {str(version) for version in cluster.get(path).get("versions", [])}
+    except ClusterRefuses as error:
+        return [], error.reason
+    why = "the server names no version" if ready else "no pod is ready"
+    return sorted(versions, key=lambda version: (len(version), version)), why
+
+
+def _is_ready(pod: Resource) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
+
+
+CHECKS: dict[str, Callable[[Project], Findings]] = {
+    "Kubernetes": _kubernetes,
+    "What is installed": _installed,
+    "Admission": _webhooks,
+    "Model store": _storage,
+    "Settings": _overlay,
+    "Permissions": _permissions,
+    "Secrets": _secrets,
+    "Token of the Git host": _token,
+    "Pipeline server": _pipeline_server,
+    "Way to the pipeline server": _way_to_pipeline_server,
+    "Listener": _listener,
+    "Model": _model,
+}
+
+
+def _judge(name: str, good: bool, found: str, remedy: str, bad: State = State.FAIL) -> Finding:
+    return Finding(name, State.OK, found) if good else Finding(name, bad, found, remedy)
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table("", "Check", "Found", "What to do", box=None)
+    for each in findings:
+        table.add_row(f"[{COLOURS[each.state]}]{each.state}[/]", *map(escape, (each.name, each.found, each.remedy)))
+    screen = console()
+    screen.print(table)
+    counts = {state: sum(each.state is state for each in findings) for state in State}
+    screen.print(", ".join(f"{count} {state}" for state, count in counts.items()))

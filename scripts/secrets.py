@@ -1,0 +1,183 @@
+"""``jukebox secrets``: what the project must not have in Git, made or taken from files, straight into the cluster."""
+
+import json
+import re
+import secrets
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.errors import SettingsInvalid
+from pipeline.prod_train_save_pipeline import S3_KEYS
+from pipeline.settings import Settings, read_settings
+from scripts.kubernetes_api import SECRETS, Cluster, Resource, project_cluster
+from scripts.output import console
+from scripts.replay import SECRET, SENDERS
+
+# The listener takes no bearer token that is shorter.
+SHORTEST = 16  # characters
+KEYS = tuple(sorted(set(SENDERS.values())))
+# Requests a second that the listener may send to the API server, two for each run; without, it is five in all, and news
+# of a thousand uploaded objects keep a push waiting for minutes.
+LISTENER = {"qps": "50", "burst": "100"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A Secret of the project. What has no ``option`` is generated; what is not ``needed`` something does without.
+
+    ``fixed`` are values that are no secret, but are read from a Secret alone.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    purpose: str
+    option: str = ""
+    needed: bool = False
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+
+def wanted(settings: Settings) -> tuple[Wanted, ...]:
+    """All Secrets that the project uses."""
+    on_s3 = any(uri.startswith("s3://") for uri in (settings.songs, settings.rankings, settings.model_store))
+    return (
+        Wanted(SECRET, KEYS, "the listener lets in who has one of them", needed=True),
+        Wanted("jukebox-listener", tuple(LISTENER), "the listener does not start without", needed=True, fixed=LISTENER),
+        Wanted(
+            "jukebox-git-host", ("token",), "reads a private repository, shows a commit's status", "--git-token-file"
+        ),
+        Wanted("jukebox-registry", (".dockerconfigjson",), "pulls and pushes the training image", "--registry-file"),
+        Wanted(settings.s3_secret, S3_KEYS[:2], "reads and writes s3://", "--s3-file", needed=on_s3),
+        Wanted("jukebox-chat", ("url",), "tells a chat what became of a training", "--chat-file"),
+    )
+
+
+def command(
+    git_token_file: Annotated[
+        Path | None, typer.Option(help="A token of the Git host that may read the repository and set commit statuses.")
+    ] = None,
+    registry_file: Annotated[
+        Path | None, typer.Option(help="A config.json as `podman login --authfile` writes it.")
+    ] = None,
+    s3_file: Annotated[
+        Path | None, typer.Option(help=f"Lines as {S3_KEYS[0]}=…; also {', '.join(S3_KEYS[1:])}.")
+    ] = None,
+    chat_file: Annotated[Path | None, typer.Option(help="The address of an incoming webhook.")] = None,
+    rotate: Annotated[list[str] | None, typer.Option(help=f"Make this one anew: {', '.join(KEYS)}.")] = None,
+) -> None:
+    """Make the Secrets that the project needs, and say which ones are missing; no value is printed or put in a file.
+
+    What is there stays, unless it is given in a file or is to be rotated: then the sender needs the new one.
+
+    Example: `jukebox secrets --git-token-file token --s3-file s3.env`
+    """
+    settings = read_settings()
+    files = {
+        "--git-token-file": (git_token_file, _line("token")),
+        "--registry-file": (registry_file, _registry),
+        "--s3-file": (s3_file, _s3),
+        "--chat-file": (chat_file, _line("url")),
+    }
+    # All of them are read before the first one is written.
+    given = {option: read(_text(file, option)) for option, (file, read) in files.items() if file}
+    if unknown := sorted(set(rotate or ()) - set(KEYS)):
+        raise SettingsInvalid(f"{', '.join(unknown)} cannot be rotated: expected one of {', '.join(KEYS)}")
+    cluster = project_cluster(settings)
+    table = Table("Secret", "Key", "State", box=None)
+    for each in wanted(settings):
+        for key, state in write(cluster, each, given.get(each.option, {}), rotate or ()).items():
+            table.add_row(each.name, key, state)
+    screen = console()
+    screen.print(table)
+    screen.print(
+        f"To hand one to its sender: kubectl get secret {SECRET} --namespace {cluster.namespace} "
+        "--output jsonpath='{.data.KEY}' | base64 --decode",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequence[str]) -> dict[str, str]:
+    """Write what of a Secret is given, missing or to be rotated; return each key's state, in words.
+
+    Raises SettingsInvalid where another program keeps the Secret and would undo it.
+    """
+    there = cluster.read(SECRETS, each.name)
+    held = values(there)
+    new = dict(given)
+    if each.fixed:
+        new = {key: value for key, value in each.fixed.items() if key not in held}
+    elif not each.option:
+        new = {
+            key: secrets.token_urlsafe(32) for key in each.keys if key in rotate or len(held.get(key, "")) < SHORTEST
+        }
+    owners = (there or {}).get("metadata", {}).get("ownerReferences", [])
+    if new and owners:
+        raise SettingsInvalid(
+            f"Secret {each.name} is kept by {owners[0]['kind']} {owners[0]['name']}, which would undo a change: "
+            "change it where that takes it from"
+        )
+    if new and there:
+        cluster.patch(SECRETS, each.name, {"stringData": new})
+    elif new:
+        labels = {"app.kubernetes.io/name": each.name.removeprefix("jukebox-"), "app.kubernetes.io/part-of": "jukebox"}
+        kind = "kubernetes.io/dockerconfigjson" if ".dockerconfigjson" in new else "Opaque"
+        secret = {"metadata": {"name": each.name, "labels": labels}, "type": kind, "stringData": new}
+        cluster.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", **secret})
+    missing = f"missing: give it with {each.option}; it {each.purpose}" + ("" if each.needed else " (optional)")
+    states = {key: "there" if held.get(key) else missing for key in each.keys}
+    return states | {key: "replaced" if held.get(key) else "created" for key in new}
+
+
+def values(secret: Resource | None) -> dict[str, str]:
+    """What a Secret holds, for our own eyes."""
+    data = (secret or {}).get("data") or {}
+    return {key: b64decode(value).decode(errors="replace").strip() for key, value in data.items()}
+
+
+def _text(file: Path, option: str) -> str:
+    try:
+        text = file.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsInvalid(f"{option} {file} cannot be read: {error}") from None
+    if not text:
+        raise SettingsInvalid(f"{option} {file} is empty")
+    return text
+
+
+def _line(key: str) -> Callable[[str], dict[str, str]]:
+    def read(text: str) -> dict[str, str]:
+        if re.search(r"\s", text):
+            raise SettingsInvalid(f"the file of the {key} holds more than one word: expected the {key} alone")
+        return {key: text}
+
+    return read
+
+
+def _registry(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)["auths"]
+    except (ValueError, TypeError, KeyError):
+        found = None
+    if not isinstance(found, dict) or not found:
+        raise SettingsInvalid("the registry's file is no JSON with auths: `podman login --authfile FILE` writes it")
+    return {".dockerconfigjson": text}
+
+
+def _s3(text: str) -> dict[str, str]:
+    lines = [line.partition("=") for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    found = {key.strip(): value.strip().strip("\"'") for key, _, value in lines}
+    missing = [key for key in S3_KEYS[:2] if not found.get(key)]
+    unknown = sorted(set(found) - set(S3_KEYS))
+    if missing or unknown:
+        # Not the unknown ones themselves: a line may be a key that lacks its name.
+        raise SettingsInvalid(
+            f"the file of S3 lacks {', '.join(missing) or 'nothing'} and has {len(unknown)} other lines: "
+            f"expected lines as NAME=value with {', '.join(S3_KEYS)}"
+        )
+    return found
