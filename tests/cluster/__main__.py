@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from tests.cluster import build, cluster, node
+from tests.cluster import build, cluster, node, project
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -19,15 +19,17 @@ def build_all() -> None:
 
 @app.command()
 def up() -> None:
-    """Bring the cluster up and leave it running."""
-    cluster.up()
-    print(f"export KUBECONFIG={node.KUBECONFIG} PATH={node.KUBECTL.parent}:$PATH")
+    """Bring the cluster up with all that a project needs, and leave it running."""
+    project.up(cluster.up())
+    print(f"Next: source {project.ENVIRONMENT.relative_to(project.ROOT)}; make bootstrap")
 
 
 @app.command()
 def down() -> None:
     """Take the cluster down, and all that belongs to it."""
     node.down()
+    for file in (project.ENVIRONMENT, project.KUBECONFIG):
+        file.unlink(missing_ok=True)
 
 
 @app.command()

@@ -17,8 +17,6 @@ def up() -> Kubectl:
     If that fails, or is interrupted, its logs are kept, and a node that was not up before is taken down.
     """
     build.require()
-    for module in build.modules():
-        build.build(module)
     found = node.init() is not None
     try:
         say("starting the node")

@@ -5,17 +5,27 @@ import uuid
 from collections.abc import Generator, Iterator
 
 import pytest
+import yaml
 
+from tests.cluster import argocd as argocd_tier
 from tests.cluster import build, node
 from tests.cluster import cluster as tier
+from tests.cluster import kserve as kserve_tier
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.listener import Listener, installed
+from tests.tekton.manifests import ROOT
 
 FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that take the node down come first: later ones share one."""
-    items.sort(key=lambda item: item.path.name != "test_down.py")
+    """The tests that take the node down come first: later ones share one. Last are those that need most."""
+
+    def place(item: pytest.Item) -> tuple[bool, bool]:
+        needs = set(getattr(item, "fixturenames", ()))
+        return item.path.name != "test_down.py", bool(needs & {"argocd", "kserve", "project"})
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,12 +61,26 @@ def cluster(request: pytest.FixtureRequest) -> Kubectl:
     return kubectl
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def registry(cluster: Kubectl) -> str:
     """The registry that pods push to and the node pulls from, over TLS by ``node.CA``."""
-    if os.environ.get("KUBECONFIG"):
+    if cluster.kubeconfig != str(node.KUBECONFIG):
         pytest.skip("KUBECONFIG names a cluster, of which no registry is known")
     return node.REGISTRY
+
+
+@pytest.fixture(scope="session")
+def argocd(cluster: Kubectl, registry: str) -> Kubectl:
+    """``kubectl`` in the namespace of Argo CD, which is installed for the first test that needs it."""
+    health = yaml.safe_load(cluster("kustomize", str(ROOT / "argocd" / "health")))
+    argocd_tier.install(cluster, health["data"])
+    return cluster.within(argocd_tier.NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def kserve(cluster: Kubectl, registry: str) -> None:
+    """KServe's controller, installed for the first test that needs it."""
+    kserve_tier.install(cluster)
 
 
 @pytest.fixture
@@ -77,3 +101,19 @@ def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubect
 def namespace(kubectl: Kubectl) -> str:
     """The name of the test's own namespace."""
     return kubectl.namespace
+
+
+@pytest.fixture(scope="module")
+def listener(
+    cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Listener]:
+    """The listener in a namespace of the module's own; what it creates does not start."""
+    bound = cluster.within(f"{request.path.stem.replace('_', '-')}-{uuid.uuid4().hex[:8]}")
+    cluster("create", "namespace", bound.namespace)
+    node.wait("service account", lambda: bound("get", "serviceaccount", "default"))
+    with installed(bound, tmp_path_factory.mktemp("manifests")) as made:
+        yield made
+    if any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path):
+        build.say(f"logs and events of the listener are in {tier.gather(bound, request.path.stem)}")
+    cluster("delete", "namespace", bound.namespace, "--wait=false")
+    cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}", "--wait=false")

@@ -7,26 +7,34 @@ to a pod.
 import hashlib
 import json
 import os
+import shutil
+import ssl
 import tarfile
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import node
 from tests.cluster.build import CACHE, filled, run, say
 
+ROOT = Path(__file__).parents[2]
 SUITE = "bookworm"  # its Python is 3.11
 # The name of the image that most tests use, so that they find it on a cluster with a way out too, and what it holds.
 PYTHON = "python:3.11-slim-bookworm"
-PACKAGES = ("ca-certificates", "git", "python-is-python3", "python3", "python3-pip", "python3-venv")
+PACKAGES = ("ca-certificates", "git", "python-is-python3", "python3", "python3-pip", "python3-venv", "redis-server")
+# Of this machine's own builds; what is in it is found again by its content.
+STORAGE = CACHE / "buildah"
+HERE = ("--isolation=chroot", "--network=host")
 
 
-def push(name: str, layer: Path, config: dict[str, Any]) -> str:
-    """Push an image of one layer.
+def push(name: str, layers: Sequence[Path], config: Mapping[str, Any]) -> str:
+    """Push an image of layers.
 
     Args:
         name: the repository, with ``:tag`` where the image is also to be found by that.
-        layer: a tar file.
+        layers: tar files, the lowest first.
         config: what a container of it runs: ``Entrypoint``, ``User``, ``Env``, … of the OCI image configuration.
 
     Returns:
@@ -50,22 +58,24 @@ def push(name: str, layer: Path, config: dict[str, Any]) -> str:
                     http.put(place, params={"digest": digest}, data=body, timeout=600).raise_for_status()
             return digest, size
 
-        digest, size = upload(layer)
+        uploaded = [upload(layer) for layer in layers]
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         whole = {
             "architecture": run("dpkg", "--print-architecture").strip(),
             "os": "linux",
             "config": {"Env": [path], **config},
-            "rootfs": {"type": "layers", "diff_ids": [digest]},
+            "rootfs": {"type": "layers", "diff_ids": [digest for digest, _ in uploaded]},
+            "history": [{"created_by": "tests/cluster"} for _ in uploaded],  # buildah wants an entry for each layer
         }
         kind = "application/vnd.oci.image"
-        layers = [{"mediaType": f"{kind}.layer.v1.tar", "digest": digest, "size": size}]
         digest, size = upload(json.dumps(whole).encode())
         manifest = {
             "schemaVersion": 2,
             "mediaType": f"{kind}.manifest.v1+json",
             "config": {"mediaType": f"{kind}.config.v1+json", "digest": digest, "size": size},
-            "layers": layers,
+            "layers": [
+                {"mediaType": f"{kind}.layer.v1.tar", "digest": digest, "size": size} for digest, size in uploaded
+            ],
         }
         body = json.dumps(manifest).encode()
         digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
@@ -75,24 +85,45 @@ def push(name: str, layer: Path, config: dict[str, Any]) -> str:
     return f"{node.REGISTRY}/{repository}@{digest}"
 
 
-def of_binary(name: str, program: Path) -> str:
-    """Push an image that holds one static program and a /tmp, in the places where ko puts them."""
-    inside = f"ko-app/{program.name}"
-    with tempfile.NamedTemporaryFile(dir=CACHE, suffix=".tar") as layer:
-        with tarfile.open(fileobj=layer, mode="w") as tar:
+@contextmanager
+def layer(files: Mapping[str, Path | str]) -> Iterator[Path]:
+    """A layer of files and folders by their paths inside, and a /tmp; a string instead is what a link there names."""
+
+    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
+        return entry
+
+    with tempfile.NamedTemporaryFile(dir=CACHE, suffix=".tar") as packed:
+        with tarfile.open(fileobj=packed, mode="w") as tar:
             folder = tarfile.TarInfo("tmp")
             folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
             tar.addfile(folder)
-            entry = tar.gettarinfo(program, inside)
-            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
-            with program.open("rb") as file:
-                tar.addfile(entry, file)
-        layer.flush()
-        return push(name, Path(layer.name), {"Entrypoint": [f"/{inside}"], "User": "65532:65532"})
+            for inside, file in files.items():
+                if isinstance(file, Path):
+                    tar.add(file, inside, filter=anonymous)
+                else:
+                    link = tarfile.TarInfo(inside)
+                    link.type, link.linkname = tarfile.SYMTYPE, file
+                    tar.addfile(link)
+        packed.flush()
+        yield Path(packed.name)
 
 
-def of_debian(name: str, *packages: str) -> str:
-    """Push an image of Debian with some packages; its files are kept in the cache."""
+def of_binary(name: str, program: Path) -> str:
+    """Push an image that holds one static program and a /tmp, in the places where ko puts them."""
+    inside = f"ko-app/{program.name}"
+    with layer({inside: program}) as packed:
+        return push(name, [packed], {"Entrypoint": [f"/{inside}"], "User": "65532:65532"})
+
+
+def of_debian(name: str, *packages: str, files: Mapping[str, Path | str] | None = None, **config: Any) -> str:
+    """Push an image of Debian with packages, and with files over it; it runs Python unless ``config`` says else."""
+    with layer(files or {}) as packed:
+        return push(name, [debian(*packages), packed] if files else [debian(*packages)], {"Cmd": ["python3"], **config})
+
+
+def debian(*packages: str) -> Path:
+    """The layer of Debian with some packages, kept in the cache."""
     digest = hashlib.sha256(" ".join((SUITE, *packages)).encode()).hexdigest()[:12]
     target = CACHE / f"debian-{digest}"
     if not target.exists():
@@ -106,4 +137,60 @@ def of_debian(name: str, *packages: str) -> str:
                 *("tar", "--create", f"--file={whole / 'layer.tar'}", f"--directory={root}"),
                 *("--numeric-owner", "--sort=name", "--mtime=@0", *(f"--exclude=./{path}" for path in left_out), "."),
             )
-    return push(name, target / "layer.tar", {"Cmd": ["python3"]})
+    return target / "layer.tar"
+
+
+def _bundle() -> Path:
+    """A folder with the CAs that this machine trusts as ``ca.crt``: its package index may be its own."""
+    folder = CACHE / "trusted-ca"
+    folder.mkdir(parents=True, exist_ok=True)
+    if bundle := ssl.get_default_verify_paths().cafile:
+        shutil.copy(bundle, folder / "ca.crt")
+    return folder
+
+
+def of_containerfile(name: str, target: str) -> str:
+    """Build a target of the repository's Containerfile, on the Debian image of the node, and push it.
+
+    It is built here, where packages can be had, and not in the cluster. Returns the reference by digest.
+    """
+    say(f"building the image {name} from the Containerfile")
+    with tempfile.TemporaryDirectory() as folder:
+        digest = Path(folder) / "digest"
+        base = f"--build-arg=BASE_IMAGE={node.REGISTRY}/library/{PYTHON}"
+        registry = f"--cert-dir={node.TRUST}"
+        buildah(
+            *("build", *HERE, "--layers", f"--target={target}", f"--volume={_bundle()}:/etc/trusted-ca:ro"),
+            *(base, registry, f"--tag={name}", str(ROOT)),
+        )
+        # Without compression: it goes no further than into the node.
+        pushed = f"docker://{node.REGISTRY}/{name}"
+        buildah("push", "--disable-compression", registry, f"--digestfile={digest}", name, pushed)
+        return f"{node.REGISTRY}/{name}@{digest.read_text().strip()}"
+
+
+def packages(image: str) -> Path:
+    """A folder with all that the lock names, as the package index has it, for the Python of ``image``."""
+    digest = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()[:12]
+    target = CACHE / f"packages-{digest}"
+    if target.exists():
+        return target
+    say("collecting packages for an index inside the node")
+    bundle = _bundle()
+    with filled(target) as whole:
+        container = buildah("from", "--pull-never", image).strip()
+        try:
+            trust = ["--env=PIP_CERT=/bundle/ca.crt"] if (bundle / "ca.crt").exists() else []
+            volumes = (f"--volume={whole}:/all", f"--volume={ROOT}:/here:ro", f"--volume={bundle}:/bundle:ro")
+            download = ("/opt/uv/bin/pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest=/all")
+            what = "--requirement=/here/requirements.lock"
+            buildah("run", *HERE, *volumes, *trust, "--user=0", container, "--", *download, what)
+        finally:
+            buildah("rm", container)
+    return target
+
+
+def buildah(command: str, *arguments: str) -> str:
+    """Run buildah with a storage of its own."""
+    storage = (f"--root={STORAGE / 'root'}", f"--runroot={STORAGE / 'run'}", "--storage-driver=overlay")
+    return run("buildah", *storage, command, *arguments)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -48,10 +49,38 @@ class Kubectl:
         whole = {"apiVersion": "v1", "kind": "List", "items": items}
         self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=json.dumps(whole))
 
+    def log_in(self, account: str, file: Path, *options: str) -> None:
+        """Write a kubeconfig by which a ServiceAccount of the namespace uses the node; options are of its token."""
+        config = json.loads(node.KUBECONFIG.read_text())
+        config["users"][0]["user"] = {"token": self("create", "token", account, *options).strip()}
+        config["contexts"][0]["context"]["namespace"] = self.namespace
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(config))
+
+    def model_store(self) -> Path:
+        """The folder on this machine that is the node's model store; raises RuntimeError until there is one."""
+        claim = self.get("persistentvolumeclaim/jukebox-model-pvc")["spec"].get("volumeName")
+        if not claim:
+            raise RuntimeError("the claim is not bound")
+        path = Path(self.get(f"persistentvolume/{claim}")["spec"]["hostPath"]["path"])
+        return node.STATE / path.relative_to("/")
+
     def finished(self, run: str, seconds: int = 120) -> Any:
         """Wait until a PipelineRun or TaskRun, ``kind/name``, has ended, well or not; returns it."""
         self("wait", "--for=jsonpath={.status.completionTime}", run, f"--timeout={seconds}s")
         return self.get(run)
+
+    def reach(self, service: str) -> str:
+        """Wait until a Service of the node lets one through, a moment after its pod is ready; returns host and port."""
+        spec = self.get(f"service/{service}")["spec"]
+        host, port = spec["clusterIP"], spec["ports"][0]["port"]
+
+        def connect() -> bool:
+            with socket.create_connection((host, port), timeout=2):
+                return True
+
+        node.wait(f"Service {service}", connect)
+        return f"{host}:{port}"
 
     @contextmanager
     def forward(self, service: str, port: int) -> Iterator[str]:

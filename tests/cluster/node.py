@@ -32,7 +32,8 @@ NAME = "jukebox"  # of the node, its cgroup and the host's end of its link
 STATE = CACHE / "node"
 KUBECTL = build.folder("kubernetes") / "k8s.io" / "kubernetes" / "cmd" / "kubectl"
 KUBECONFIG = STATE / "admin.kubeconfig"
-CA = STATE / "pki" / "ca.crt"
+TRUST = STATE / "trust"  # holds nothing but the CA, as what reads a folder of them wants it
+CA = TRUST / "ca.crt"
 
 HOST, ADDRESS, RANGE = "10.213.0.1", "10.213.0.2", "10.213.0.0/16"
 PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.213.2.10"
@@ -56,6 +57,8 @@ for setting; do mount --bind /mnt/node/kernel/$setting /proc/sys/$setting; done
 mount --make-rshared /
 exec /mnt/node/init
 """
+# The controller manager makes a volume's folder for root alone, and a host's folder is not given to a pod's fsGroup.
+OPEN = "while sleep 0.1; do chmod --quiet 0777 /tmp/hostpath_pv/*; done"
 
 
 def init() -> int | None:
@@ -95,7 +98,8 @@ def start(program: str | Path, *arguments: str) -> None:
 def detach(*command: str, log: str) -> None:
     """Start a command that a Ctrl-C here does not reach, and that outlives this process."""
     with (STATE / "log" / f"{log}.log").open("ab") as file:
-        subprocess.run(("setsid", "--fork", *command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True)
+        forked = ("setsid", "--fork", *command)
+        subprocess.run(forked, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True)
 
 
 def wait(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
@@ -189,7 +193,7 @@ def kubectl(*arguments: str) -> str:
 
 def prepare(pause: Path) -> None:
     """Write what the node's programs read: keys, kubeconfigs, settings."""
-    for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "etc/cni", "etc/certs.d/_default"):
+    for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "trust", "etc/cni", "etc/certs.d/_default"):
         (STATE / name).mkdir(parents=True)
     (STATE / "tmp").chmod(0o1777)
     (STATE / "var" / "run").symlink_to("/run")
@@ -200,6 +204,7 @@ def prepare(pause: Path) -> None:
     shutil.copy(pause, STATE / "init")
 
     certificate("ca", "/CN=jukebox test CA")
+    shutil.copy(STATE / "pki" / "ca.crt", CA)
     names = [f"IP:{ip}" for ip in ("127.0.0.1", ADDRESS, API)]
     names += [f"DNS:kubernetes.default{rest}" for rest in ("", ".svc", ".svc.cluster.local")]
     certificate("server", "/CN=server", f"subjectAltName={','.join(names)}")
@@ -284,6 +289,12 @@ def begin() -> None:
     # The host does not forward; but without a route the Services' addresses would not even reach the node's rules.
     run(*inside("net"), "ip", "route", "add", "default", "via", HOST)
     run(*inside("net"), "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
+    # What comes before kube-proxy knows a Service is refused, not lost: its sender may try again at once, and not after
+    # a minute only.
+    rule = ("--protocol", "tcp", "--destination", SERVICES, "--jump", "REJECT", "--reject-with", "tcp-reset")
+    for chain in ("FORWARD", "OUTPUT"):
+        run(*inside("mount", "net"), "iptables", "--append", chain, *rule)
+    detach(*inside("mount", "net", "pid"), "sh", "-c", OPEN, log="volumes")
 
 
 def cgroups() -> list[Path]:

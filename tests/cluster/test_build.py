@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def test_another_version_is_built_into_another_folder(monkeypatch: pytest.Monkey
     assert build.folder("pause") == before
     (tmp_path / "pause" / "go.sum").write_text("another")
     assert build.folder("pause") != before
+
+
+def test_who_comes_while_it_is_built_waits_for_that(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "from tests.cluster import build; print(build.build('pause'))")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    said = [each.communicate() for each in both]
+    assert [each.returncode for each in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert [text.count("building pause: downloading") for _, text in said].count(0) == 1
+    assert (Path(said[0][0].strip()) / "jukebox.test" / "pause").is_file()
 
 
 def test_a_build_that_fails_leaves_no_folder(tmp_path: Path) -> None:

@@ -133,6 +133,8 @@ def test_up_mends_a_node_of_which_something_died(before: dict[str, object]) -> N
     first = node.processes()
     for name in ("kube-apiserver", "etcd", "kubelet"):
         os.kill(first[name], signal.SIGKILL)
+        # Until then it holds its port.
+        node.wait(f"end of {name}", lambda name=name: not Path(f"/proc/{first[name]}").exists())  # type: ignore[misc]
 
     node.up()
 

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,12 @@ def test_a_service_is_reached_by_its_name_and_an_unknown_name_fails_at_once(kube
     kubectl.apply(server, service)
     kubectl("wait", "--for=condition=Ready", "pod/server", "--timeout=60s")
     script = f"""
-import socket, urllib.request
+import contextlib, socket, time, urllib.request
+for _ in range(100):  # the node learns a moment later than the API that there is somebody behind the Service
+    with contextlib.suppress(OSError):
+        socket.create_connection(("web", 80), timeout=1).close()
+        break
+    time.sleep(0.2)
 for name in ("web", "web.{kubectl.namespace}.svc", "web.{kubectl.namespace}.svc.cluster.local"):
     print(urllib.request.urlopen(f"http://{{name}}/", timeout=10).status)
 try:
@@ -79,6 +85,20 @@ except socket.gaierror as error:
 """
     kubectl.apply(pod("client", script))
     assert output(kubectl, "client") == "200\n200\n200\nTrue\n"
+
+
+def test_a_service_that_is_not_there_refuses_and_does_not_keep_one_waiting(kubectl: Kubectl, registry: str) -> None:
+    script = f"""
+import socket
+try:
+    socket.create_connection(("{node.API}", 9), timeout=30)
+except ConnectionRefusedError:
+    print("refused")
+"""
+    kubectl.apply(pod("client", script))
+    assert output(kubectl, "client") == "refused\n"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((node.API, 9), timeout=30)
 
 
 def test_a_pod_reaches_the_api_with_its_token_and_may_do_nothing(kubectl: Kubectl) -> None:

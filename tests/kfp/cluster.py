@@ -1,9 +1,11 @@
-"""A stand-in for the API of the cluster: custom resources, admitted by the webhook, and pods."""
+"""A stand-in for the API of the cluster: resources of any kind, admitted by webhooks, and what else is asked for."""
 
+import itertools
 import json
 import re
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +31,13 @@ class Cluster:
     namespace: str
     objects: dict[tuple[str, str], Resource] = field(default_factory=dict)
     admission: str = "up"  # or "down", as while the pipeline server restarts; or "absent", as before its first start
+    refusals: dict[str, tuple[str, str]] = field(default_factory=dict)  # plural: webhook, and what it says to each
     forbidden: set[str] = field(default_factory=set)  # plurals
+    denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource and account ("": who asks)
+    paths: dict[str, Resource] = field(default_factory=dict)  # what is answered where no resource is
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     url: str = ""
+    _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def list(self, plural: str) -> list[Resource]:
         return [resource for (kind, _), resource in self.objects.items() if kind == plural]
@@ -47,6 +53,7 @@ class Cluster:
             "uid": str(uuid4()),
             "creationTimestamp": now(),
             "namespace": self.namespace,
+            "resourceVersion": str(next(self._versions)),
             **resource["metadata"],
         }
         resource = {**resource, "metadata": metadata}
@@ -77,17 +84,19 @@ class Cluster:
 
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> tuple[int, Resource]:
         self.asked.append((method, path, body))
-        found = re.fullmatch(rf"/apis?/.*namespaces/{self.namespace}/(\w+)(?:/([^/]+))?", path)
+        if path in self.paths:
+            return 200, self.paths[path]
+        found = re.fullmatch(rf"/(?:api|apis/[^/]+)/[^/]+/(?:namespaces/{self.namespace}/)?(\w+)(?:/([^/]+))?", path)
         if not found:
             return _status(404, "the server could not find the requested resource")
         plural, name = found.groups()
         if plural in self.forbidden:
             return _status(403, f'{plural} is forbidden: User "me" cannot do that')
+        if plural.endswith("subjectaccessreviews"):
+            return 201, self._review(body)
         if method == "GET" and not name:
-            key, _, value = query.get("labelSelector", "").partition("=")
-            items = [
-                each for each in self.list(plural) if not key or each["metadata"].get("labels", {}).get(key) == value
-            ]
+            wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+            items = [each for each in self.list(plural) if wanted.items() <= each["metadata"].get("labels", {}).items()]
             return 200, {"kind": "List", "items": items}
         name = name or body["metadata"]["name"]
         before = self.objects.get((plural, name))
@@ -96,8 +105,29 @@ class Cluster:
         if before is None:
             return _status(404, f'{plural} "{name}" not found')
         if method == "PATCH":
+            body = _sealed(body, plural)
+            version = before["metadata"]["resourceVersion"]
+            if body.get("metadata", {}).get("resourceVersion", version) != version:
+                return _status(409, f'Operation cannot be fulfilled on {plural} "{name}": the object has been modified')
             before |= {key: _merged(before.get(key), value) for key, value in body.items()}
+            self.touch(before)
+        if method == "DELETE":
+            if before["metadata"].get("finalizers"):
+                before["metadata"]["deletionTimestamp"] = now()
+            else:
+                del self.objects[plural, name]
+        if before["metadata"].get("deletionTimestamp") and not before["metadata"].get("finalizers"):
+            self.objects.pop((plural, name), None)
         return 200, before
+
+    def _review(self, review: Resource) -> Resource:
+        asked = review["spec"]["resourceAttributes"]
+        account = review["spec"].get("user", "").rpartition(":")[2]
+        return {**review, "status": {"allowed": (asked["verb"], asked["resource"], account) not in self.denied}}
+
+    def touch(self, resource: Resource) -> None:
+        """Give the resource a new version, as every change does."""
+        resource["metadata"]["resourceVersion"] = str(next(self._versions))
 
     def _create(
         self, plural: str, name: str, before: Resource | None, resource: Resource, *, dry_run: bool
@@ -105,10 +135,13 @@ class Cluster:
         if before:
             return _status(409, f'{plural} "{name}" already exists')
         metadata = {**resource["metadata"], "namespace": self.namespace}
-        resource = {**resource, "metadata": metadata}
+        resource = {**_sealed(resource, plural), "metadata": metadata}
         if self.admission == "down":
             text = f'Internal error occurred: failed calling webhook "{WEBHOOK}": no endpoints available for service'
             return _status(500, text)
+        if plural in self.refusals:
+            webhook, reason = self.refusals[plural]
+            return _status(400, f'admission webhook "{webhook}" denied the request: {reason}')
         if plural == "pipelineversions" and self.admission == "up":
             if reason := refusal(resource, None, self.list("pipelines")):
                 return _status(400, f'admission webhook "{WEBHOOK}" denied the request: {reason}')
@@ -116,10 +149,20 @@ class Cluster:
         return 201, resource if dry_run else self.add(plural, resource)
 
 
+def _sealed(resource: Resource, plural: str) -> Resource:
+    """A Secret as it is kept: what is given as text is encoded."""
+    if plural != "secrets":
+        return resource
+    encoded = {key: b64encode(text.encode()).decode() for key, text in resource.get("stringData", {}).items()}
+    rest = {key: value for key, value in resource.items() if key != "stringData"}
+    return {**rest, "data": {**resource.get("data", {}), **encoded}}
+
+
 def _merged(before: Any, patch: Any) -> Any:
     if not isinstance(before, dict) or not isinstance(patch, dict):
         return patch
-    return {**before, **{key: _merged(before.get(key), value) for key, value in patch.items()}}
+    merged = {**before, **{key: _merged(before.get(key), value) for key, value in patch.items()}}
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _status(code: int, message: str) -> tuple[int, Resource]:
@@ -148,7 +191,7 @@ def serve_cluster(cluster: Cluster, certificate: Path) -> Iterator[Cluster]:
             self.end_headers()
             self.wfile.write(answer)
 
-        do_GET = do_POST = do_PATCH = _answer  # noqa: N815 the names of the base class
+        do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 the names of the base class
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name in the base class
             pass

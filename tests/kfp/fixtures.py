@@ -13,7 +13,8 @@ from cryptography.x509.oid import NameOID
 from kubernetes.config import kube_config
 from tenacity import wait_fixed
 
-from scripts import apply, kfp_server, start
+from pipeline import kfp_server
+from scripts import apply, start
 from tests.kfp.cluster import Cluster, serve_cluster
 from tests.kfp.execution import ScriptedExecutor
 from tests.kfp.server import StaticGuard, serve

@@ -163,6 +163,11 @@ def pod_of(job: Job) -> Json:
                         {"name": "HOME", "value": "/tmp"},
                         *({"name": name, "valueFrom": {"secretKeyRef": key}} for name, key in secrets.items()),
                     ],
+                    # All steps run in it, so it may have what the largest of them has.
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "512Mi"},
+                        "limits": {"cpu": "2", "memory": "4Gi"},
+                    },
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                     "volumeMounts": [
                         {"name": "job", "mountPath": "/run/job"},

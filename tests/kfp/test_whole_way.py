@@ -14,10 +14,11 @@ import pytest
 from kubernetes.config import kube_config
 from typer.testing import CliRunner, Result
 
+from pipeline.errors import RunFailed
 from pipeline.prod_train_save_pipeline import PIPELINE
 from scripts import wait
 from scripts.cli import app
-from scripts.wait import Pace, RunFailed
+from scripts.wait import Pace
 from tests.kfp.cluster import Cluster, serve_cluster
 from tests.kfp.execution import SubprocessExecutor
 from tests.kfp.server import StaticGuard, serve

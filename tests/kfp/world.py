@@ -8,10 +8,10 @@ from typing import Any
 from kfp import compiler, dsl
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
+from pipeline.kfp_server import Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
-from scripts.kfp_server import Kfp
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed
 from tests.kfp.service import Service

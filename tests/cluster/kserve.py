@@ -1,0 +1,116 @@
+"""KServe's controller with its webhooks, in its Standard mode, from the manifests that its own module keeps.
+
+They are what ``config/default`` builds, without the controllers of large language models and of local models, and
+without cert-manager: the node's CA signs the webhooks' certificate.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.cluster import build, images, node
+from tests.cluster import model_server as model_server_program
+from tests.cluster.build import CACHE, filled, run
+from tests.cluster.kubectl import Kubectl
+
+NAMESPACE = "kserve"
+MANAGER = "github.com/kserve/kserve/cmd/manager"
+MANIFESTS = "config/github.com/kserve/kserve/default"
+SERVICE = "kserve-webhook-server-service"
+
+PROBE = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata: {name: probe, namespace: kserve}
+spec: {containers: [{name: kserve-container, image: probe}]}
+"""
+
+
+def install(kubectl: Kubectl) -> None:
+    """Apply KServe, and wait until its webhooks judge."""
+    built = build.build("kserve")
+    image = images.of_binary("kserve", built / MANAGER)
+    if not (node.STATE / "pki" / f"{SERVICE}.crt").exists():
+        node.certificate(SERVICE, f"/CN={SERVICE}", f"subjectAltName=DNS:{SERVICE}.{NAMESPACE}.svc")
+
+    documents = [fitted(document, image) for document in wanted(kubectl("kustomize", str(built / MANIFESTS)))]
+    crds = [document for document in documents if document["kind"] == "CustomResourceDefinition"]
+    hooks = [document for document in documents if "webhooks" in document]
+    bound = kubectl.within(NAMESPACE)
+    kubectl.apply(*crds)
+    kubectl.apply(*(document for document in documents if document not in crds + hooks), secret())
+    bound("rollout", "status", "deployment", "--timeout=180s")
+    kubectl.apply(*hooks)
+    node.wait("KServe's webhooks", lambda: kubectl("create", "--dry-run=server", "--filename=-", stdin=PROBE))
+
+
+def wanted(manifests: str) -> list[dict[str, Any]]:
+    """The documents less those of controllers that do not run here."""
+
+    def absent(document: dict[str, Any]) -> bool:
+        name, kind = document["metadata"]["name"], document["kind"]
+        others = "llm" in name or ("localmodel" in name and kind in ("Deployment", "DaemonSet"))
+        return others or document["apiVersion"].startswith("cert-manager.io/")
+
+    return [document for document in yaml.load_all(manifests, yaml.CSafeLoader) if not absent(document)]
+
+
+def fitted(document: dict[str, Any], image: str) -> dict[str, Any]:
+    """A document with what this cluster needs."""
+    match document["kind"]:
+        case "Deployment":
+            pod = document["spec"]["template"]["spec"]
+            [manager] = [container for container in pod["containers"] if container["name"] == "manager"]
+            pod["containers"] = [manager]  # without the proxy before its metrics
+            del manager["command"], manager["resources"]  # a tenth of a core makes everybody wait
+            manager["image"] = image
+            manager["readinessProbe"].update(initialDelaySeconds=0, periodSeconds=1)
+        case "ConfigMap":
+            data = document["data"]
+            data["deploy"] = json.dumps({"defaultDeploymentMode": "Standard"})
+            data["ingress"] = json.dumps({**json.loads(data["ingress"]), "disableIngressCreation": True})
+        case "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration":
+            for hook in document["webhooks"]:
+                hook["clientConfig"]["caBundle"] = encoded("ca.crt")
+    return document
+
+
+def secret() -> dict[str, Any]:
+    """What cert-manager would make."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "kserve-webhook-server-cert", "namespace": NAMESPACE},
+        "type": "kubernetes.io/tls",
+        "data": {f"tls.{kind}": encoded(f"{SERVICE}.{kind}") for kind in ("crt", "key")},
+    }
+
+
+def encoded(name: str) -> str:
+    return base64.b64encode((node.STATE / "pki" / name).read_bytes()).decode()
+
+
+def model_server() -> str:
+    """Push the stand-in of the model server, with what it needs; returns the image by digest."""
+    root = Path(__file__).parents[2]
+    lock = (root / "requirements.lock").read_text()
+    versions = re.findall(r"^[^\s#]+==\S+", lock, re.MULTILINE)
+    target = CACHE / f"onnxruntime-{hashlib.sha256(lock.encode()).hexdigest()[:12]}"
+    if not target.exists():
+        with filled(target) as whole:
+            (whole / "versions").write_text("\n".join(versions))
+            run(
+                *(root / ".venv" / "uv" / "bin" / "uv", "pip", "install", "--quiet", "--python-version=3.11"),
+                *(f"--target={whole / 'packages'}", f"--constraint={whole / 'versions'}", "onnxruntime", "numpy"),
+            )
+    files = {
+        "usr/lib/python3/dist-packages": target / "packages",
+        "model_server.py": Path(model_server_program.__file__),
+    }
+    command = ["python3", "/model_server.py"]
+    return images.of_debian("model-server", *images.PACKAGES, files=files, Entrypoint=command, User="65532:65532")

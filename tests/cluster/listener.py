@@ -1,0 +1,216 @@
+"""The product's listener in a cluster, and those who send to it."""
+
+import contextlib
+import hashlib
+import hmac
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from scripts.commit_status import Host
+from scripts.replay import SENDERS, Event, Facts, Kind, build_event
+from scripts.secrets import LISTENER
+from tests.cluster import node
+from tests.cluster.kubectl import Kubectl
+from tests.tekton import manifests
+
+SECRETS = {
+    sender: f"{sender}-secret-of-the-tests" for sender in ("github", "gitlab", "gitea", "data", "alert", "schedule")
+}
+PUSHES = (Kind.PUSH, Kind.PUSH_GITLAB, Kind.PUSH_GITEA)
+REPOSITORY = "https://github.com/acme/jukebox"
+COUNTER = itertools.count(1)
+
+
+def commit() -> str:
+    """The hash of a commit that no other event has."""
+    return hashlib.sha1(str(next(COUNTER)).encode(), usedforsecurity=False).hexdigest()
+
+
+def moment() -> datetime:
+    """A day that no other event has: names of runs are made of times."""
+    return datetime.fromordinal(datetime(2020, 1, 1).toordinal() + next(COUNTER)).replace(hour=7, minute=38, tzinfo=UTC)
+
+
+@dataclass
+class Listener:
+    """The listener as a fork on GitHub has it, and that of forks on the other Git hosts.
+
+    Attributes:
+        urls: where each kind of event is sent.
+    """
+
+    kubectl: Kubectl
+    urls: Mapping[Kind, str]
+    http: requests.Session = field(default_factory=requests.Session)
+
+    def facts(self, **values: Any) -> Facts:
+        """An event of its own: nothing that a run is named by is another's."""
+        return replace(Facts(repository=REPOSITORY, commit=commit(), now=moment()), **values)
+
+    def post(self, kind: Kind, event: Event) -> None:
+        answer = self.http.post(self.urls[kind], data=event.body, headers=dict(event.headers), timeout=30)
+        assert answer.status_code in (202, 400), answer.text
+
+    def send(self, kind: Kind, facts: Facts, secret: str | None = None) -> None:
+        self.post(kind, build_event(kind, facts, SECRETS[SENDERS[kind]] if secret is None else secret))
+
+    def names(self) -> set[str]:
+        """Names of the PipelineRuns."""
+        listed: list[str] = []
+
+        def ask() -> bool:
+            listed.append(self.kubectl("get", "pipelineruns", "--no-headers"))
+            return True
+
+        node.wait("list of PipelineRuns", ask, 120)  # the API server may be too busy for once, or be what was killed
+        return {line.split()[0] for line in listed[-1].splitlines()}
+
+    def until(self, condition: Callable[[set[str]], object], seconds: float = 60) -> set[str]:
+        found: set[str] = set()
+
+        def ready() -> object:
+            found.clear()
+            found.update(self.names())
+            return condition(found)
+
+        node.wait("PipelineRun", ready, seconds)
+        return found
+
+    def insist(self, events: list[tuple[Kind, Event]], count: int) -> None:
+        """Send events that create so many runs, and again while one is missing: Triggers may lose what it has taken."""
+        wanted = len(self.names()) + count
+        for _ in range(10):
+            for kind, event in events:
+                self.post(kind, event)
+            with contextlib.suppress(TimeoutError):
+                self.until(lambda names: len(names) >= wanted, 10)
+                return
+        raise AssertionError(f"{wanted - len(self.names())} of {count} runs are missing")
+
+    def control(self) -> set[str]:
+        """Return when what was sent is dealt with: good events have passed since, one after the other.
+
+        Returns:
+            The names of their runs.
+        """
+        passed = set()
+        for _ in range(2):
+            facts = self.facts()
+            passed.add(name := f"push-{facts.commit[:12]}")
+            self.deliver({name: facts})
+        return passed
+
+    def offer(self, facts: Facts) -> bool:
+        """Send a push; whether it is taken. A sender sees no more."""
+        try:
+            self.send(Kind.PUSH, facts)
+        except (requests.RequestException, AssertionError):
+            return False
+        return True
+
+    def deliver(self, pushes: Mapping[str, Facts], seconds: float = 10) -> Counter[str]:
+        """Send pushes until each has its run, by that name; return what became of the deliveries.
+
+        Triggers takes an event with 202 and may still lose it, when its interceptors cannot read a secret in time or
+        one of its parts is killed. Then its sender delivers it again, at a person's wish or that of a job that looks
+        for the run; here, when no run has come for some seconds.
+        """
+        became: Counter[str] = Counter()
+        missing = dict(pushes)
+        for _ in range(10):
+            with ThreadPoolExecutor(4) as pool:
+                taken = sum(pool.map(self.offer, missing.values()))
+            there = self.settled(pushes.keys(), seconds)
+            left = {name: facts for name, facts in missing.items() if name not in there}
+            became["refused"] += len(missing) - taken
+            became["lost"] += max(0, taken - len(missing) + len(left))
+            missing = left
+            if not missing:
+                return became
+        raise AssertionError(f"no run for {sorted(missing)}")
+
+    def settled(self, wanted: Set[str], seconds: float) -> set[str]:
+        """The names when those that are wanted are there, or when none has come for some seconds."""
+        there = self.names()
+        with contextlib.suppress(TimeoutError):
+            while not wanted <= there:
+                known = len(there)
+                there = self.until(lambda names, known=known: len(names) > known, seconds)  # type: ignore[misc]
+        return there
+
+    @contextlib.contextmanager
+    def creating(self, count: int) -> Iterator[list[dict[str, Any]]]:
+        """What is sent in this block creates so many runs, which are in the list afterwards, and no more."""
+        self.control()
+        before = self.names()
+        runs: list[dict[str, Any]] = []
+        yield runs
+        self.until(lambda names: len(names - before) >= count)
+        between = self.names()
+        self.control()
+        new = between - before
+        assert len(new) == count, new
+        assert len(self.names() - between) == 2, "something came late"
+        runs += [run for run in self.kubectl.get("pipelineruns")["items"] if run["metadata"]["name"] in new]
+
+    def forget(self) -> None:
+        """Delete all runs: long lists are slow."""
+        self.kubectl("delete", "--raw", f"/apis/tekton.dev/v1/namespaces/{self.kubectl.namespace}/pipelineruns")
+
+
+def signed(event: Event, secret: str) -> Event:
+    """The event with the signature of its body, where its sender signs."""
+    headers = dict(event.headers)
+    if "X-Hub-Signature-256" in headers:
+        headers["X-Hub-Signature-256"] = f"sha256={hmac.new(secret.encode(), event.body, hashlib.sha256).hexdigest()}"
+    return Event(headers, event.body)
+
+
+def changed(event: Event, secret: str, change: Callable[[Any], object]) -> Event:
+    """The event with another body, signed anew."""
+    body = json.loads(event.body)
+    change(body)
+    return signed(Event(event.headers, json.dumps(body).encode()), secret)
+
+
+def senders(kubectl: Kubectl, secrets: dict[str, str]) -> None:
+    """Give the listener the secrets of its senders."""
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "jukebox-senders"}, "stringData": secrets}
+    )
+
+
+@contextlib.contextmanager
+def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
+    """The manifests in a namespace, which is there; the runs that the listener creates do not start."""
+    resources = manifests.build(kubectl.program, folder / "github", kubectl.namespace)
+    for resource in resources:
+        if resource["kind"] == "TriggerTemplate":
+            resource["spec"]["resourcetemplates"][0]["spec"]["status"] = "PipelineRunPending"
+    for host in (Host.GITLAB, Host.GITEA):
+        for resource in manifests.build(kubectl.program, folder / host, kubectl.namespace, host):
+            if resource["kind"] == "EventListener":
+                resource["metadata"]["name"] = f"jukebox-{host}"
+                resources.append(resource)
+    metadata = {"name": "jukebox-listener"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": LISTENER}, *resources)
+    senders(kubectl, SECRETS)
+    names = {Kind.PUSH_GITLAB: "el-jukebox-gitlab", Kind.PUSH_GITEA: "el-jukebox-gitea"}
+    urls = {}
+    with contextlib.ExitStack() as stack:
+        for name in ("el-jukebox", *names.values()):
+            node.wait(name, lambda name=name: kubectl("get", f"deployment/{name}", f"service/{name}"))  # type: ignore[misc]
+            kubectl("wait", "--for=condition=Available", f"deployment/{name}", "--timeout=120s")
+            urls[name] = stack.enter_context(kubectl.forward(f"service/{name}", 8080))
+        made = Listener(kubectl, {kind: urls[names.get(kind, "el-jukebox")] for kind in Kind})
+        made.http.trust_env = False
+        yield made

@@ -1,0 +1,409 @@
+"""A whole project on the node: what a team has that has forked the repository, before and after `jukebox bootstrap`.
+
+``up`` makes its surroundings, as pods of the CI image: a Git host, an S3 server with sample data, a package index (the
+node has no way out) and the stand-ins of the pipeline server and the operators; beside them run Argo CD and KServe. The
+fork is a clone in ``build/cluster/jukebox``, with the settings of this place. ``bootstrap`` gives it to Argo CD, which
+brings up all else; who commits and pushes there then starts a training.
+"""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+from botocore.config import Config
+
+from pipeline.sample import generate
+from tests.cluster import argocd, build, images, kserve, node, stand_ins
+from tests.cluster.build import run, say
+from tests.cluster.kubectl import Kubectl
+from tests.kfp import deploy
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+FOLDER = ROOT / "build" / "cluster"
+FORK = FOLDER / "jukebox"
+SETTINGS = FORK / "manifests" / "settings" / "settings.yaml"
+ENVIRONMENT = FOLDER / "env"
+KUBECONFIG = FOLDER / "kubeconfig"
+NAMESPACE = "ada-jukebox"
+APPLICATION = f"{NAMESPACE}.prod"
+OVERLAY = "manifests/overlays/openshift-ai/prod"
+SURROUNDINGS = "surroundings"
+SERVICES = ("git", "packages", "s3")  # of the surroundings
+Resource = dict[str, Any]
+
+# Of Services that are reached from outside the cluster, where its names are not known: for the latter two that is what
+# a router does elsewhere. Kubernetes gives none of a /24 network's first sixteen to a Service that asks for no address.
+PIPELINE_SERVER = "10.213.2.11"
+LISTENER = "10.213.2.12"
+MODEL_SERVER = "10.213.2.13"
+ROWS = 20_000
+BUCKET = "data"
+# What `continuous-training` runs of the tests: all of them take minutes, and are run by `make test`.
+TESTS = "tests/test_options.py"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The project whose surroundings ``up`` has made."""
+
+    kubectl: Kubectl
+
+    @property
+    def surroundings(self) -> Kubectl:
+        return self.kubectl.within(SURROUNDINGS)
+
+    def address(self, service: str) -> str:
+        """Host and port of a Service, from this machine, when it can be reached."""
+        return (self.surroundings if service in SERVICES else self.kubectl).reach(service)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of the fork."""
+        return dict(yaml.safe_load(SETTINGS.read_text())["data"])
+
+    def secret(self, name: str, key: str) -> str:
+        """A value of a Secret."""
+        return base64.b64decode(self.kubectl.get(f"secret/{name}")["data"][key]).decode()
+
+    @cached_property
+    def s3(self) -> Any:
+        """A client of the S3 server."""
+        return boto3.client(
+            "s3",
+            endpoint_url=f"http://{self.address('s3')}",
+            aws_access_key_id=self.secret("jukebox-s3", "AWS_ACCESS_KEY_ID"),
+            aws_secret_access_key=self.secret("jukebox-s3", "AWS_SECRET_ACCESS_KEY"),
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, proxies={}),
+        )
+
+    def upload(self, songs: Path, rankings: Path) -> None:
+        """Put the two tables where the pipeline finds them."""
+        self.s3.upload_file(str(songs), BUCKET, "songs/songs.parquet")
+        self.s3.upload_file(str(rankings), BUCKET, "rankings/rankings.parquet")
+
+    def git(self, *arguments: str) -> str:
+        """Git in the fork."""
+        return run("git", "-C", FORK, *arguments)
+
+    def commit(self, message: str) -> str:
+        """Commit what is changed in the fork; return the commit's hash."""
+        self.git("add", "--all")
+        self.git("commit", "--quiet", f"--message={message}")
+        return self.git("rev-parse", "HEAD").strip()
+
+    def push(self, *options: str) -> None:
+        """Push the fork; the Git host tells the listener."""
+        self.git("push", "--quiet", *options, "origin", "HEAD:main")
+
+    def jukebox(self, *arguments: str) -> str:
+        """The command line in the fork, as its owner calls it; returns what it prints."""
+        return jukebox(FORK, str(KUBECONFIG), *arguments)
+
+
+def jukebox(fork: Path, kubeconfig: str, *arguments: str) -> str:
+    """The command line with the settings of a fork; returns what it prints."""
+    words = {"KUBECONFIG": kubeconfig, "JUKEBOX_SETTINGS": str(fork / SETTINGS.relative_to(FORK))}
+    path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
+    return run(Path(sys.executable).parent / "jukebox", *arguments, env={**os.environ, **words, "PATH": path})
+
+
+def up(kubectl: Kubectl) -> Project:
+    """Make the surroundings of the project, unless they are there."""
+    project = Project(kubectl.within(NAMESPACE))
+    if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
+        return project
+    ci = images.of_containerfile("jukebox-ci", "ci")
+    packages = images.packages("jukebox-ci")
+    say("installing Argo CD and KServe")
+    argocd.install(kubectl, {})
+    kserve.install(kubectl)
+    stand_ins.install(kubectl)
+    say(f"making the surroundings of a project in namespace {NAMESPACE}")
+    for space in (project.kubectl, project.surroundings):
+        kubectl("create", "namespace", space.namespace)
+        node.wait("service account", partial(space, "get", "serviceaccount", "default"))
+    node.certificate(
+        "services",
+        "/CN=services",
+        f"subjectAltName=DNS:{host('packages')},DNS:{deploy.NAME}.{NAMESPACE}.svc,IP:{PIPELINE_SERVER}",
+    )
+    environment(project)
+    clone(project, ci)
+    keys = secret(project)
+    project.kubectl.apply(*held(ci))
+    project.surroundings.apply(*surroundings(project, keys), *services(ci, packages))
+    for space in (project.kubectl, project.surroundings):
+        space("wait", "--for=condition=Available", "deployment", "--all", "--timeout=300s")
+    project.s3.create_bucket(Bucket=BUCKET)
+    folder = FOLDER / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    project.upload(*generate(folder, rows=ROWS, last_day=date.today(), countries=20))
+    project.git("remote", "set-url", "origin", f"http://{project.address('git')}/acme/jukebox.git")
+    project.push("--push-option=ci.skip")
+    return project
+
+
+def bootstrap(project: Project) -> None:
+    """Give the project to Argo CD as its owner does, and wait until a push can start a training."""
+    say(project.jukebox("bootstrap", "--yes"))
+    # The model store is in Argo CD's last wave.
+    wanted = ("deployment/el-jukebox", "service/el-jukebox", "persistentvolumeclaim/jukebox-model-pvc")
+    node.wait("listener and model store", lambda: project.kubectl("get", *wanted), 300)
+    project.kubectl("wait", "--for=condition=Available", "deployment/el-jukebox", "--timeout=180s")
+    project.address("el-jukebox")
+
+
+def down(kubectl: Kubectl) -> None:
+    """Take the project and its surroundings out of the node, where they are there."""
+    project = Project(kubectl.within(NAMESPACE))
+    if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
+        say(project.jukebox("teardown", "--data", "--yes"))
+    kubectl("delete", "namespace", SURROUNDINGS, "--ignore-not-found")
+
+
+def environment(project: Project) -> None:
+    """Write ``ENVIRONMENT``, which lets a shell of this machine use the project, with a kubeconfig of its own."""
+    name = f"developer.{NAMESPACE}"
+    project.kubectl.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "developer"}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": "developer", "namespace": NAMESPACE}],
+        },
+    )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    project.kubectl.log_in("developer", KUBECONFIG, "--duration=24h")
+    variables = {
+        "KUBECONFIG": KUBECONFIG,
+        "PATH": f"{node.KUBECTL.parent}:{Path(sys.executable).parent}:$PATH",
+        "JUKEBOX_SETTINGS": SETTINGS,
+        "JUKEBOX_LISTENER": f"http://{LISTENER}",
+        "KFP_ENDPOINT": f"https://{PIPELINE_SERVER}:{deploy.PORT}",
+        "MODEL_SERVER": f"http://{MODEL_SERVER}",
+    }
+    ENVIRONMENT.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
+
+
+def host(service: str) -> str:
+    """The name of a Service of the surroundings, in the cluster."""
+    return f"{service}.{SURROUNDINGS}.svc"
+
+
+def settings(ci: str) -> dict[str, str]:
+    """What the fork has in its settings."""
+    return {
+        "repository": f"http://{host('git')}/acme/jukebox",
+        "namespace": NAMESPACE,
+        "cluster-domain": "cluster.local",
+        "argo-cd": "argo-cd",
+        "image": f"{node.REGISTRY}/jukebox-training",
+        "ci-image": ci,
+        "base-image": f"{node.REGISTRY}/library/{images.PYTHON}",
+        "package-index": f"https://{host('packages')}/simple",
+        "model-server-image": kserve.model_server(),
+        "songs": f"s3://{BUCKET}/songs/*.parquet",
+        "rankings": f"s3://{BUCKET}/rankings/*.parquet",
+        "storage-class": "standard",
+        "storage-size": "1Gi",
+        "s3-host": f"{host('s3')}:8333",
+        "s3-bucket": BUCKET,
+    }
+
+
+def clone(project: Project, ci: str) -> None:
+    """Clone the repository to ``FORK``, and fill in the settings."""
+    shutil.rmtree(FORK, ignore_errors=True)
+    run("git", "clone", "--quiet", ROOT, FORK)
+    document = yaml.safe_load(SETTINGS.read_text())
+    document["data"] |= settings(ci)
+    SETTINGS.write_text(yaml.safe_dump(document, sort_keys=False))
+    params = yaml.safe_load((FORK / "tekton/pipelines/continuous-training.yaml").read_text())["spec"]["params"]
+    [place] = [place for place, param in enumerate(params) if param["name"] == "tests"]
+    few = {"op": "replace", "path": f"/spec/params/{place}/default", "value": TESTS}
+    patch(FORK / OVERLAY, Pipeline=[few], ServingRuntime=SMALL)
+    for name, value in {"user.name": "Ada", "user.email": "ada@example.com"}.items():
+        project.git("config", name, value)
+    project.commit("Fill in the settings")
+
+
+# A model server that leaves room for others on two cores.
+SMALL = [
+    {
+        "op": "replace",
+        "path": "/spec/containers/0/resources",
+        "value": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi"}},
+    }
+]
+
+
+def patch(overlay: Path, **operations: list[Resource]) -> None:
+    """Add patches to an overlay: JSON patches by the kind that they are for."""
+    file = overlay / "kustomization.yaml"
+    kustomization = yaml.safe_load(file.read_text())
+    patches = [{"target": {"kind": kind}, "patch": json.dumps(each)} for kind, each in operations.items()]
+    file.write_text(yaml.safe_dump({**kustomization, "patches": patches}, sort_keys=False))
+
+
+def secret(project: Project) -> dict[str, str]:
+    """Make the project's Secrets as its owner does; return the keys of S3."""
+    keys = {
+        "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+        "AWS_S3_ENDPOINT": f"http://{host('s3')}:8333",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        token, s3 = Path(folder) / "token", Path(folder) / "s3"
+        token.write_text(secrets.token_urlsafe(32))
+        s3.write_text("".join(f"{name}={value}\n" for name, value in keys.items()))
+        project.jukebox("secrets", f"--git-token-file={token}", f"--s3-file={s3}")
+    return keys
+
+
+def held(ci: str) -> Iterable[Resource]:
+    """What the project's namespace holds before Argo CD looks at it: the CA that is trusted, and ways in."""
+    trusted = {"ca.crt": node.CA.read_text()}
+    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
+    for name, address, port, labels in (
+        ("way-to-listener", LISTENER, 8080, {"eventlistener": "jukebox"}),
+        ("way-to-model-server", MODEL_SERVER, 8888, {"serving.kserve.io/inferenceservice": "jukebox"}),
+    ):
+        spec = {"clusterIP": address, "selector": labels, "ports": [{"port": 80, "targetPort": port}]}
+        yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+    # The operators see and set what is in the project's namespace.
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "patch"]}
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "operators"}}
+    yield {**rbac, "kind": "Role", "rules": [everything]}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operators"}
+    account = {"kind": "ServiceAccount", "name": "default", "namespace": SURROUNDINGS}
+    yield {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [account]}
+    for resource in deploy.resources(NAMESPACE, ci, *pem()):
+        if resource["kind"] == "Service":
+            resource["spec"]["clusterIP"] = PIPELINE_SERVER
+        yield resource
+
+
+def surroundings(project: Project, keys: dict[str, str]) -> Iterable[Resource]:
+    """What the services need."""
+
+    def secret(name: str, **data: str) -> Resource:
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+
+    credentials = [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}]
+    identity = {"name": "jukebox", "credentials": credentials, "actions": ["Admin"]}
+    yield secret("s3", **{"s3.json": json.dumps({"identities": [identity]})})
+    certificate, private, _ = (each.decode() for each in pem())
+    yield secret("packages", **{"tls.crt": certificate, "tls.key": private})
+    webhook, token = project.secret("jukebox-senders", "github"), project.secret("jukebox-git-host", "token")
+    yield secret("git", webhook=webhook, token=token)
+
+
+def services(ci: str, packages: Path) -> Iterable[Resource]:
+    """What a real project finds in its surroundings."""
+    programs = {file: (HERE / file).read_text() for file in ("git_server.py", "operators.py", "package_index.py")}
+    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "programs"}, "data": programs}
+    mounted = {"programs": {"configMap": {"name": "programs"}}}
+
+    def of(secret: str, key: str) -> Resource:
+        return {"valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+    yield from service(
+        *("git", ci, 80),
+        ["python3", "/programs/git_server.py", "/data", "8080"],
+        8080,
+        {**mounted, "data": {"emptyDir": {}}},
+        EXTERNAL_URL={"value": f"http://{host('git')}"},
+        WEBHOOK_URL={"value": f"http://el-jukebox.{NAMESPACE}.svc:8080"},
+        WEBHOOK_SECRET=of("git", "webhook"),
+        TOKEN=of("git", "token"),
+    )
+    weed = "weed server -ip=127.0.0.1 -ip.bind=0.0.0.0 -dir=/data -volume.max=100 -master.volumeSizeLimitMB=64"
+    weed += " -master.telemetry=false -master.peers=none -s3 -s3.config=/s3/s3.json -s3.iam=false"
+    yield from service(
+        *("s3", ci, 8333),
+        f"{weed} -s3.port.iceberg=0 -s3.port.lance=0".split(),
+        8333,
+        {"s3": {"secret": {"secretName": "s3"}}, "data": {"emptyDir": {}}},
+    )
+    yield from service(
+        *("packages", ci, 443),
+        ["python3", "/programs/package_index.py", "/files", "/tls", "8443"],
+        8443,
+        {
+            **mounted,
+            "tls": {"secret": {"secretName": "packages"}},
+            "files": {"hostPath": {"path": str(packages).replace(str(build.CACHE), "/mnt", 1), "type": "Directory"}},
+        },
+    )
+    yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE], mounted)
+
+
+def pem() -> list[bytes]:
+    """Certificate and key of the services, and the CA."""
+    return [(node.STATE / "pki" / name).read_bytes() for name in ("services.crt", "services.key", "ca.crt")]
+
+
+def service(
+    name: str, image: str, port: int, command: list[str], target: int, volumes: Resource, **environment: Resource
+) -> Iterable[Resource]:
+    """A Deployment whose pod listens at ``target``, and its Service, which does at ``port``."""
+    made = deployment(name, image, command, volumes, **environment)
+    pod = made["spec"]["template"]["spec"]
+    pod["automountServiceAccountToken"] = False
+    [container] = pod["containers"]
+    container["readinessProbe"] = {"tcpSocket": {"port": target}, "periodSeconds": 1}
+    yield made
+    yield {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": made["spec"]["selector"]["matchLabels"],
+            "ports": [{"port": port, "targetPort": target}],
+        },
+    }
+
+
+def deployment(name: str, image: str, command: list[str], volumes: Resource, **environment: Resource) -> Resource:
+    """A Deployment of one pod with these volumes, each at /<its name>."""
+    labels = {"app.kubernetes.io/name": name}
+    container = {
+        "name": name,
+        "image": image,
+        "command": command,
+        "env": [{"name": key, **value} for key, value in environment.items()],
+        "volumeMounts": [{"name": volume, "mountPath": f"/{volume}"} for volume in volumes],
+    }
+    pod = {
+        "enableServiceLinks": False,  # a server may take S3_PORT for an option
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"fsGroup": 1001},
+        "containers": [container],
+        "volumes": [{"name": volume, **source} for volume, source in volumes.items()],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }

@@ -1,0 +1,508 @@
+"""What the overlay says of access holds on the API server: who may do what, how much, and whom each policy is about.
+
+The accounts ask with tokens of their own, and what would change something is a dry run, which the API server
+authorises and admits as it does the real thing.
+
+Not proven here: that a packet is stopped (the node's network knows no policies: these tests ask only whether the API
+server takes each as it is written, and which of the real pods it selects); what OpenShift adds (its security contexts,
+and the pipeline server's Role, to which an account is bound here in vain).
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+from kubernetes import client, config
+
+from tests.cluster import node, stand_ins
+from tests.cluster.kubectl import Kubectl
+from tests.manifests import building
+from tests.manifests.building import of_kind
+from tests.tekton.manifests import Resource
+
+ROLES = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+POLICIES = ("ResourceQuota", "LimitRange", "NetworkPolicy")
+ADMISSION = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+INVALID = 422  # what such a policy says
+WORKLOADS = ("ServingRuntime", "InferenceService", "EventListener", "CronJob", "Pipeline", "Task")
+GROUPS = {
+    "": "pods pods/exec pods/log configmaps secrets serviceaccounts serviceaccounts/token persistentvolumeclaims",
+    "apps": "deployments",
+    "argoproj.io": "workflows",
+    "networking.k8s.io": "networkpolicies",
+    "pipelines.kubeflow.org": "pipelines pipelineversions",
+    "rbac.authorization.k8s.io": "roles rolebindings clusterroles",
+    "serving.kserve.io": "inferenceservices",
+    "tekton.dev": "pipelineruns taskruns tasks",
+    "triggers.tekton.dev": "eventlisteners triggers triggerbindings triggertemplates clusterinterceptors "
+    "clustertriggerbindings interceptors",
+}
+API = {plural: group for group, plurals in GROUPS.items() for plural in plurals.split()} | {"namespaces": ""}
+VERSIONS = {
+    "argoproj.io": "v1alpha1",
+    "pipelines.kubeflow.org": "v2beta1",
+    "serving.kserve.io": "v1beta1",
+    "triggers.tekton.dev": "v1beta1",
+}
+ALPHA = {"clusterinterceptors", "interceptors"}
+METHODS = {"get": "GET", "list": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE"}
+OURS, ELSEWHERE, EVERYWHERE = "ours", "default", ""  # namespaces
+
+
+@dataclass(frozen=True)
+class Access:
+    """A namespace with what the overlay holds of access.
+
+    Attributes:
+        overlay: all that the overlay holds.
+    """
+
+    kubectl: Kubectl
+    overlay: list[Resource]
+
+    def ask(self, account: str, verb: str, resource: str, namespace: str = OURS, body: Any = None) -> tuple[int, str]:
+        """Ask with an account's own token, to change nothing; returns the status and what the API server says.
+
+        Args:
+            resource: its plural, with ``/<name>`` where one is meant, and a subresource behind that.
+        """
+        found = client.Configuration()
+        config.load_kube_config(self.kubectl.kubeconfig, client_configuration=found)
+        plural, _, rest = resource.partition("/")
+        group, version = API[plural], VERSIONS.get(API[plural], "v1")
+        api = f"apis/{group}/{'v1alpha1' if plural in ALPHA else version}" if group else f"api/{version}"
+        space = self.kubectl.namespace if namespace == OURS else namespace
+        path = "/".join(filter(None, (api, f"namespaces/{space}" if space else "", plural, rest)))
+        answer = requests.request(
+            METHODS[verb],
+            f"{found.host}/{path}",
+            params={} if METHODS[verb] == "GET" else {"dryRun": "All"},
+            headers={
+                "Authorization": f"Bearer {self.kubectl('create', 'token', account).strip()}",
+                "Content-Type": "application/merge-patch+json" if verb == "patch" else "application/json",
+            },
+            data=json.dumps(body or {}),
+            verify=found.ssl_ca_cert,
+            timeout=30,
+        )
+        return answer.status_code, answer.text if answer.ok else str(answer.json()["message"])
+
+    def start(self, run: Resource) -> tuple[int, str]:
+        """Ask for a PipelineRun as the listener."""
+        return self.ask("jukebox-listener", "create", "pipelineruns", body=run)
+
+    def run_of_event(self, name: str) -> Any:
+        """What the listener makes of an event."""
+        text = json.dumps(of_kind(self.overlay, "TriggerTemplate")[0]["spec"]["resourcetemplates"][0])
+        values = {"run-name": name, "not-before": ""}
+        return json.loads(re.sub(r"\$\(tt\.params\.([\w-]+)\)", lambda found: values.get(found[1], "x"), text))
+
+    def dry_run(self, document: Resource) -> Any:
+        """What the API server would make of a new resource, every field of which it must know."""
+        words = ("create", "--dry-run=server", "--validate=strict", "--filename=-", "--output=json")
+        return json.loads(self.kubectl(*words, stdin=json.dumps(document)))
+
+
+@pytest.fixture(scope="module")
+def access(cluster: Kubectl, kserve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
+    stand_ins.install(cluster)
+    bound = cluster.within(f"test-access-{uuid.uuid4().hex[:8]}")
+    cluster("create", "namespace", bound.namespace)
+    settings = {"namespace": bound.namespace, "storage-class": "nobody"}
+    folder = building.copy(tmp_path_factory.mktemp("fork") / "fork", settings)
+    overlay = building.build(bound.program, folder / "manifests/overlays/openshift-ai/prod")
+    made = Access(bound, overlay)
+    admission = of_kind(building.build(bound.program, folder / "argocd/argo-cd"), *ADMISSION)
+    cluster.apply(*admission)
+    bound.apply(*of_kind(overlay, *ROLES, *POLICIES), *objects())
+    node.wait("quota", lambda: bound.get("resourcequota/jukebox")["status"]["hard"])
+    node.wait("policy of pods", lambda: refused(made, changed(hostPID=True)))
+    node.wait("policy of the listener", lambda: made.start(run("any"))[0] == INVALID)
+    yield made
+    cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}")
+    cluster("delete", ",".join(ADMISSION), *{policy["metadata"]["name"] for policy in admission})
+    cluster("delete", "namespace", bound.namespace, "--wait=false")
+
+
+def refused(access: Access, document: Resource) -> bool:
+    """Whether an admission policy refuses a resource."""
+    try:
+        access.dry_run(document)
+    except RuntimeError as error:
+        return "denied request" in str(error)
+    return False
+
+
+def run(name: str) -> Resource:
+    """A run that does not start."""
+    spec = {"status": "PipelineRunPending", "pipelineRef": {"name": "continuous-training"}}
+    return {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {"name": name}, "spec": spec}
+
+
+def pipeline(name: str) -> Resource:
+    return {"apiVersion": "pipelines.kubeflow.org/v2beta1", "kind": "Pipeline", "metadata": {"name": name}}
+
+
+def version(name: str) -> Resource:
+    return {**pipeline(name), "kind": "PipelineVersion", "spec": {"pipelineSpec": {}}}
+
+
+def claim(name: str, storage: str = "1Mi") -> Resource:
+    """A claim of a class that nobody serves."""
+    requests = {"requests": {"storage": storage}}
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "nobody", "resources": requests}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
+
+
+def service(kind: str) -> Resource:
+    spec = {"type": kind, "ports": [{"port": 80}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "open"}, "spec": spec}
+
+
+def pod(name: str = "one", **resources: dict[str, str]) -> Resource:
+    """A pod that no node ever gets."""
+    spec = {"schedulerName": "nobody", "containers": [{"name": "main", "image": "absent", "resources": resources}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def objects() -> list[Resource]:
+    """What the accounts may do something to, or not."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "jukebox-senders"}}
+    return [secret, claim("there"), *(make("there") for make in NEW.values())]
+
+
+NEW = {"pipelineruns": run, "pipelines": pipeline, "pipelineversions": version}
+
+
+GRANT = {"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]}
+
+ALLOWED = [
+    ("jukebox-listener", "list", "eventlisteners", OURS),
+    ("jukebox-listener", "list", "triggers", OURS),
+    ("jukebox-listener", "list", "triggerbindings", OURS),
+    ("jukebox-listener", "list", "triggertemplates", OURS),
+    ("jukebox-listener", "list", "interceptors", OURS),
+    ("jukebox-listener", "list", "clusterinterceptors", EVERYWHERE),
+    ("jukebox-listener", "list", "clustertriggerbindings", EVERYWHERE),
+    ("jukebox-runs", "list", "pipelineruns", OURS),
+    ("jukebox-runs", "get", "pipelineruns/there", OURS),
+    ("jukebox-runs", "patch", "pipelineruns/there", OURS),
+    ("jukebox-runs", "delete", "pipelineruns/there", OURS),
+    ("jukebox-runs", "list", "persistentvolumeclaims", OURS),
+    ("jukebox-runs", "patch", "persistentvolumeclaims/there", OURS),
+    ("jukebox-runs", "delete", "persistentvolumeclaims/there", OURS),
+    *(
+        ("jukebox-release", verb, resource, OURS)
+        for plural in ("pipelines", "pipelineversions")
+        for verb, resource in (("get", f"{plural}/there"), ("create", plural), ("patch", f"{plural}/there"))
+    ),
+    ("jukebox-release", "list", "workflows", OURS),
+    ("jukebox-release", "list", "pods", OURS),
+]
+FORBIDDEN = [
+    # The world speaks to it: it starts runs, and sees neither them nor what they use.
+    ("jukebox-listener", "get", "secrets/jukebox-senders", OURS),
+    ("jukebox-listener", "list", "secrets", OURS),
+    ("jukebox-listener", "create", "secrets", OURS),
+    ("jukebox-listener", "list", "configmaps", OURS),
+    ("jukebox-listener", "create", "pods", OURS),
+    ("jukebox-listener", "create", "pods/there/exec", OURS),
+    ("jukebox-listener", "create", "taskruns", OURS),
+    ("jukebox-listener", "get", "pipelineruns/there", OURS),
+    ("jukebox-listener", "list", "pipelineruns", OURS),
+    ("jukebox-listener", "patch", "pipelineruns/there", OURS),
+    ("jukebox-listener", "delete", "pipelineruns/there", OURS),
+    ("jukebox-listener", "patch", "triggers/github", OURS),
+    ("jukebox-listener", "create", "eventlisteners", OURS),
+    ("jukebox-listener", "create", "serviceaccounts/jukebox-runs/token", OURS),
+    ("jukebox-listener", "patch", "roles/jukebox-listener", OURS),
+    ("jukebox-listener", "create", "rolebindings", OURS),
+    ("jukebox-listener", "delete", "networkpolicies/jukebox-listener", OURS),
+    ("jukebox-listener", "create", "pipelineruns", ELSEWHERE),
+    ("jukebox-listener", "list", "eventlisteners", ELSEWHERE),
+    ("jukebox-listener", "list", "eventlisteners", EVERYWHERE),
+    ("jukebox-listener", "list", "namespaces", EVERYWHERE),
+    ("jukebox-listener", "create", "clusterinterceptors", EVERYWHERE),
+    ("jukebox-listener", "patch", "clusterroles/jukebox-listener", EVERYWHERE),
+    # It ends runs and tidies up, and starts nothing.
+    ("jukebox-runs", "create", "pipelineruns", OURS),
+    ("jukebox-runs", "create", "persistentvolumeclaims", OURS),
+    ("jukebox-runs", "create", "pods", OURS),
+    ("jukebox-runs", "get", "secrets/jukebox-senders", OURS),
+    ("jukebox-runs", "patch", "roles/jukebox-runs", OURS),
+    ("jukebox-runs", "delete", "pipelineruns/there", ELSEWHERE),
+    ("jukebox-runs", "list", "persistentvolumeclaims", ELSEWHERE),
+    # It makes versions and waits for their runs, and takes nothing back.
+    ("jukebox-release", "delete", "pipelineversions/there", OURS),
+    ("jukebox-release", "create", "pipelineversions", ELSEWHERE),
+    ("jukebox-release", "create", "workflows", OURS),
+    ("jukebox-release", "delete", "workflows/there", OURS),
+    ("jukebox-release", "get", "pods/there/log", OURS),
+    ("jukebox-release", "create", "pods", OURS),
+    ("jukebox-release", "get", "secrets/jukebox-senders", OURS),
+    ("jukebox-release", "list", "pipelineruns", OURS),
+    ("jukebox-release", "patch", "inferenceservices/jukebox", OURS),
+    ("jukebox-release", "patch", "roles/jukebox-release", OURS),
+    # They run what was pushed, or serve: no right at all.
+    *(
+        (account, verb, resource, OURS)
+        for account in ("jukebox-steps", "jukebox-build", "default")
+        for verb, resource in (
+            ("get", "secrets/jukebox-senders"),
+            ("list", "secrets"),
+            ("list", "pods"),
+            ("create", "pods"),
+            ("list", "configmaps"),
+            ("create", "pipelineruns"),
+            ("create", "pipelineversions"),
+            ("patch", "inferenceservices/jukebox"),
+            ("create", "rolebindings"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("account", "verb", "resource", "namespace"), ALLOWED)
+def test_an_account_may_do_what_it_is_for(
+    access: Access, account: str, verb: str, resource: str, namespace: str
+) -> None:
+    status, said = access.ask(account, verb, resource, namespace, NEW[resource]("new") if verb == "create" else None)
+    assert status in (200, 201), said
+
+
+@pytest.mark.parametrize(("account", "verb", "resource", "namespace"), FORBIDDEN)
+def test_an_account_may_do_nothing_else(access: Access, account: str, verb: str, resource: str, namespace: str) -> None:
+    status, said = access.ask(account, verb, resource, namespace, GRANT)
+    plural, *rest = resource.split("/")
+    asked = "/".join((plural, *rest[1:]))
+    user = f"system:serviceaccount:{access.kubectl.namespace}:{account}"
+    assert status == 403
+    assert f'User "{user}" cannot {verb} resource "{asked}"' in said
+
+
+def test_the_listener_starts_what_an_event_asks_for(access: Access) -> None:
+    status, said = access.start(access.run_of_event("new"))
+    assert status == 201, said
+
+
+SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pipelineRef": {"name": "another"}}, "starts no pipeline but continuous-training"),
+        ({"pipelineRef": {"resolver": "git"}}, "starts no pipeline but continuous-training"),
+        (
+            {"pipelineRef": None, "pipelineSpec": {"tasks": [{"name": "any", "taskRef": {"name": "test"}}]}},
+            "starts no pipeline but continuous-training",
+        ),
+        ({"taskRunTemplate": None}, "starts runs of the account jukebox-steps alone"),
+        ({"taskRunTemplate": {"serviceAccountName": "jukebox-release"}}, "of the account jukebox-steps alone"),
+        (
+            {"taskRunSpecs": [{"pipelineTaskName": "test", "serviceAccountName": "jukebox-release"}]},
+            "gives each task its own account alone",
+        ),
+        (
+            {"taskRunSpecs": [{"pipelineTaskName": "apply", "serviceAccountName": "jukebox-runs"}]},
+            "gives each task its own account alone",
+        ),
+        ({"workspaces": [SECRET]}, "hands runs nothing but a volume of their own"),
+    ],
+)
+def test_the_listener_starts_nothing_else(access: Access, change: dict[str, Any], message: str) -> None:
+    document = access.run_of_event("new")
+    document["spec"] = {key: value for key, value in (document["spec"] | change).items() if value is not None}
+    status, said = access.start(document)
+    assert status == INVALID, said
+    assert message in said
+
+
+def changed(**spec: Any) -> Resource:
+    made = pod()
+    made["spec"] |= spec
+    return made
+
+
+def secured(place: str, **context: Any) -> Resource:
+    """A pod with a security context: of itself (``spec``), or of its ``containers`` or ``initContainers``."""
+    made = changed(initContainers=[{"name": "first", "image": "absent"}])
+    holder = made["spec"] if place == "spec" else made["spec"][place][0]
+    holder["securityContext"] = context
+    return made
+
+
+PORT = {"name": "main", "image": "absent", "ports": [{"containerPort": 80, "hostPort": 80}]}
+UNMASKED = {"name": "main", "image": "absent", "securityContext": {"procMount": "Unmasked"}}
+UNCONFINED = {"type": "Unconfined"}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (changed(hostNetwork=True), "shares no namespace of its node"),
+        (changed(hostPID=True), "shares no namespace of its node"),
+        (changed(hostIPC=True), "shares no namespace of its node"),
+        (changed(volumes=[{"name": "root", "hostPath": {"path": "/"}}]), "mounts no folder of its node"),
+        (changed(containers=[PORT]), "takes no port of its node"),
+        (secured("containers", privileged=True), "is not privileged"),
+        (secured("initContainers", privileged=True), "is not privileged"),
+        (secured("containers", capabilities={"add": ["SYS_ADMIN"]}), "no capability beyond"),
+        (secured("initContainers", capabilities={"add": ["CHOWN", "NET_RAW"]}), "no capability beyond"),
+        (changed(hostUsers=False, containers=[UNMASKED]), "sees no more of /proc"),
+        (secured("spec", seccompProfile=UNCONFINED), "may go without seccomp"),
+        (secured("containers", seccompProfile=UNCONFINED), "may go without seccomp"),
+        (secured("spec", appArmorProfile=UNCONFINED), "does not go without AppArmor"),
+        (secured("initContainers", appArmorProfile=UNCONFINED), "does not go without AppArmor"),
+        (secured("spec", seLinuxOptions={"type": "spc_t"}), "no SELinux label"),
+        (secured("containers", seLinuxOptions={"user": "root"}), "no SELinux label"),
+        (secured("spec", sysctls=[{"name": "kernel.msgmax", "value": "1"}]), "sets no kernel parameter"),
+    ],
+)
+def test_a_pod_that_could_reach_its_node_is_refused(access: Access, document: Resource, message: str) -> None:
+    with pytest.raises(RuntimeError, match=f"ValidatingAdmissionPolicy 'jukebox-pods.*{message}"):
+        access.dry_run(document)
+
+
+def test_neither_could_a_container_that_is_added_later(access: Access) -> None:
+    access.kubectl.apply(pod("target"))
+    added = {"name": "later", "image": "absent", "securityContext": {"privileged": True}}
+    patch = json.dumps({"spec": {"ephemeralContainers": [added]}})
+    with pytest.raises(RuntimeError, match="is not privileged"):
+        access.kubectl("patch", "pod/target", "--subresource=ephemeralcontainers", f"--patch={patch}")
+    access.kubectl("delete", "pod/target")
+
+
+def test_only_a_build_goes_without_seccomp(access: Access) -> None:
+    [task] = [task for task in of_kind(access.overlay, "Task") if task["metadata"]["name"] == "build-image"]
+    made = secured("containers", **task["spec"]["stepTemplate"]["securityContext"])
+    assert access.dry_run({**made, "spec": {**made["spec"], "serviceAccountName": "jukebox-build"}})
+    with pytest.raises(RuntimeError, match="only pods of the account jukebox-build may go without seccomp"):
+        access.dry_run({**made, "spec": {**made["spec"], "serviceAccountName": "jukebox-steps"}})
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (pod(requests={"cpu": "17"}, limits={"cpu": "17"}), "requests.cpu=17, used: requests.cpu=0, limited: .*=16"),
+        (pod(requests={"memory": "65Gi"}, limits={"memory": "65Gi"}), "requests.memory=65Gi.* limited: .*=64Gi"),
+        (claim("large", "201Gi"), "requests.storage=201Gi.* limited: requests.storage=200Gi"),
+        (service("NodePort"), "services.nodeports=1.* limited: services.nodeports=0"),
+        (service("LoadBalancer"), "services.loadbalancers=1.* limited: services.loadbalancers=0"),
+    ],
+)
+def test_more_than_the_quota_is_refused(access: Access, document: Resource, message: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"is forbidden: exceeded quota: jukebox, requested: .*{message}"):
+        access.dry_run(document)
+
+
+def test_a_container_that_says_nothing_gets_the_defaults_of_the_limit_range(access: Access) -> None:
+    [container] = access.dry_run(pod())["spec"]["containers"]
+    [limits] = of_kind(access.overlay, "LimitRange")
+    [default] = limits["spec"]["limits"]
+    assert container["resources"] == {"requests": default["defaultRequest"], "limits": default["default"]}
+
+
+def test_a_container_that_requests_more_than_the_default_limit_must_say_its_limit(access: Access) -> None:
+    with pytest.raises(RuntimeError, match=r"1Gi.*must be less than or equal to memory limit of 512Mi"):
+        access.dry_run(pod(requests={"memory": "1Gi"}))
+    assert access.dry_run(pod(requests={"memory": "1Gi"}, limits={"memory": "1Gi"}))
+
+
+def test_every_policy_is_taken_as_it_is_written(access: Access) -> None:
+    def kept(written: Any, stored: Any) -> bool:
+        """Whether all that is written is stored; the API server adds its defaults."""
+        if isinstance(written, dict):
+            return all(key in stored and kept(value, stored[key]) for key, value in written.items())
+        if isinstance(written, list):
+            return len(written) == len(stored) and all(map(kept, written, stored))
+        return bool(written == stored)
+
+    policies = of_kind(access.overlay, "NetworkPolicy")
+    assert len(policies) == 5
+    for policy in policies:
+        copy = {**policy, "metadata": {"name": "copy"}}
+        assert kept(policy["spec"], access.dry_run(copy)["spec"]), policy["metadata"]["name"]
+
+
+def test_a_field_that_no_policy_has_is_refused(access: Access) -> None:
+    policy = {**of_kind(access.overlay, "NetworkPolicy")[0], "metadata": {"name": "copy"}}
+    with pytest.raises(RuntimeError, match=r'unknown field "spec.podSelectors"'):
+        access.dry_run({**policy, "spec": {**policy["spec"], "podSelectors": {}}})
+
+
+@pytest.fixture(scope="module")
+def pods(access: Access) -> dict[str, str]:
+    """A pod of each sort, by its name, made by the real controllers of what the overlay holds; none has to run."""
+    pace = {"qps": "50", "burst": "100"}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "jukebox-listener"}, "stringData": pace}
+    run_of_event = access.run_of_event("started")
+    run_of_event["spec"]["workspaces"] = [{"name": "source", "emptyDir": {}}]
+    access.kubectl.apply(secret, claim("jukebox-model-pvc"), *of_kind(access.overlay, *WORKLOADS), run_of_event)
+    access.kubectl("create", "job", "prune", "--from=cronjob/jukebox-prune")
+    access.kubectl("create", "job", "schedule", "--from=cronjob/jukebox-schedule")
+    found: dict[str, str] = {}
+
+    def there() -> bool:
+        for item in access.kubectl.get("pods")["items"]:
+            found[item["metadata"]["name"]] = sort(item)
+        if set(SORTS) <= set(found.values()):
+            return True
+        raise RuntimeError(f"there are {found}")
+
+    node.wait("pods", there)
+    return found
+
+
+SORTS = {
+    "listener": "el-jukebox-",
+    "model server": "jukebox-predictor-",
+    "step of a run": "started-",
+    "prune": "prune-",
+    "schedule": "schedule-",
+}
+
+
+def sort(pod: Resource) -> str:
+    name = pod["metadata"]["name"]
+    return next((sort for sort, prefix in SORTS.items() if name.startswith(prefix)), name)
+
+
+def words(selector: dict[str, Any]) -> str:
+    """A selector as kubectl takes it."""
+    labels = [f"{key}={value}" for key, value in selector.get("matchLabels", {}).items()]
+    absent = {"DoesNotExist": "!"}
+    return ",".join([*labels, *(absent[e["operator"]] + e["key"] for e in selector.get("matchExpressions", []))])
+
+
+@pytest.mark.parametrize(
+    ("policy", "selected"),
+    [
+        ("jukebox-default-deny", set(SORTS)),
+        ("jukebox-metrics", set(SORTS)),
+        ("jukebox-listener", {"listener"}),
+        ("jukebox-model-server", {"model server"}),
+        ("jukebox-steps", {"step of a run", "prune", "schedule"}),
+    ],
+)
+def test_a_policy_selects_the_pods_that_it_is_for(
+    access: Access, pods: dict[str, str], policy: str, selected: set[str]
+) -> None:
+    live = access.kubectl.get(f"networkpolicy/{policy}")
+    items = access.kubectl.get("pods", f"--selector={words(live['spec']['podSelector'])}")["items"]
+    assert {sort(item) for item in items} == selected
+
+
+# The last tests: they leave no room for anything else.
+@pytest.mark.parametrize(("make", "plural"), [(pod, "pods"), (claim, "persistentvolumeclaims")])
+def test_more_in_number_than_the_quota_is_refused(access: Access, make: Any, plural: str) -> None:
+    [quota] = of_kind(access.overlay, "ResourceQuota")
+    most = int(quota["spec"]["hard"][plural])
+    # Those of the tests before may go at any time: one more than fit into an empty namespace.
+    with pytest.raises(RuntimeError, match=f"exceeded quota: jukebox, requested: {plural}=1, used: {plural}={most}"):
+        access.kubectl.apply(*(make(f"many-{number}") for number in range(most + 1)))

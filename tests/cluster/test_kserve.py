@@ -1,0 +1,143 @@
+"""KServe's real controller does what the serving manifests rely on, and its webhooks refuse what they must not say."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from pipeline.schema import FEATURE_NAMES, INPUT
+from tests.cluster import kserve as installed
+from tests.cluster import node
+from tests.cluster.images import PYTHON
+from tests.cluster.kubectl import Kubectl
+from tests.serving import model
+
+pytestmark = pytest.mark.usefixtures("kserve")
+
+CLAIM = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: models}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+"""
+RUNTIME = """
+apiVersion: serving.kserve.io/v1alpha1
+kind: ServingRuntime
+metadata: {name: ovms}
+spec:
+  supportedModelFormats: [{name: onnx, version: "1"}]
+  protocolVersions: [v2]
+  containers:
+    - name: kserve-container
+      image: %s
+      args: ["--model_name={{.Name}}", --model_path=/mnt/models, --rest_port=8888, --port=8001]
+      ports: [{containerPort: 8888}]
+      readinessProbe: {httpGet: {path: "/v2/models/{{.Name}}/ready", port: 8888}, periodSeconds: 1}
+      resources: {requests: {cpu: 10m, memory: 64Mi}, limits: {cpu: "1", memory: 256Mi}}
+"""
+
+
+def service(name: str = "jukebox", **predictor: Any) -> dict[str, Any]:
+    """An InferenceService; ``predictor`` replaces or adds fields of its predictor."""
+    served = {
+        "modelFormat": {"name": "onnx", "version": "1"},
+        "protocolVersion": "v2",
+        "runtime": "ovms",
+        "storageUri": "pvc://models/jukebox",
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": name},
+        "spec": {"predictor": {"model": served, "minReplicas": 1, "maxReplicas": 1, **predictor}},
+    }
+
+
+def annotated(document: dict[str, Any], key: str, value: str) -> dict[str, Any]:
+    return {**document, "metadata": {**document["metadata"], "annotations": {key: value}}}
+
+
+def publish(kubectl: Kubectl, number: int, claim: str = "models") -> None:
+    """Publish a version to a claim as a run does: whole, by a rename."""
+    content = base64.b64encode(model([float(number), 0.0])).decode()
+    script = f"""
+import base64, pathlib
+staged = pathlib.Path("/models/jukebox/.staged")
+staged.mkdir(parents=True)
+(staged / "model.onnx").write_bytes(base64.b64decode("{content}"))
+(staged / "labels.json").write_text('["IS", "JP"]')
+staged.rename("/models/jukebox/{number}")
+"""
+    name = f"publish-{number}"
+    container = {
+        "name": "main",
+        "image": PYTHON,
+        "command": ["python3", "-c", script],
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+    }
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
+    kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]},
+        }
+    )
+    kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=90s")
+
+
+def served_version(url: str) -> str:
+    """The version that answers a question about one song."""
+    song = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
+    answer = requests.post(f"{url}/v2/models/jukebox/infer", json={"inputs": [song]}, timeout=10)
+    answer.raise_for_status()
+    return str(answer.json()["model_version"])
+
+
+def test_a_model_on_a_claim_is_served_and_a_newer_one_without_a_new_pod(kubectl: Kubectl) -> None:
+    kubectl.apply(CLAIM, RUNTIME % installed.model_server(), service())
+    publish(kubectl, 1)
+    kubectl("wait", "--for=condition=Ready", "inferenceservice/jukebox", "--timeout=120s")
+    with kubectl.forward("service/jukebox-predictor", 80) as url:
+        assert served_version(url) == "1"
+        labels = kubectl("exec", "deployment/jukebox-predictor", "--", "cat", "/mnt/models/1/labels.json")
+        assert json.loads(labels) == ["IS", "JP"]  # which is what `jukebox predict` says where to find
+        pods = kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name")
+        publish(kubectl, 2)
+        node.wait("version 2", lambda: served_version(url) == "2", 30)
+    assert kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name") == pods
+
+
+def test_arguments_are_filled_in_and_the_claim_is_mounted_for_reading(kubectl: Kubectl) -> None:
+    kubectl.apply(CLAIM, RUNTIME % "absent", service())
+    node.wait("pod", lambda: kubectl.get("pods", "--selector=app=isvc.jukebox-predictor")["items"], 30)
+    [pod] = kubectl.get("pods", "--selector=app=isvc.jukebox-predictor")["items"]
+    [container] = pod["spec"]["containers"]
+    assert container["args"][0] == "--model_name=jukebox"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v2/models/jukebox/ready"
+    [mount] = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/mnt/models"]
+    assert (mount["subPath"], mount["readOnly"]) == ("jukebox", True)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (service("1jukebox"), "must consist of lower case alphanumeric characters"),
+        (service(model=None), "exactly one of .* must be specified in PredictorSpec"),
+        (service(minReplicas=3, maxReplicas=2), "'MinReplicas' cannot be greater than MaxReplicas"),
+        (annotated(service(), "serving.kserve.io/autoscalerClass", "other"), "not a supported autoscaler class type"),
+    ],
+)
+def test_the_webhook_refuses_what_cannot_be_served(kubectl: Kubectl, document: dict[str, Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"inferenceservice\.kserve-webhook-server\.validator.*{message}"):
+        kubectl.apply(document)
+
+
+def test_a_second_runtime_may_not_claim_the_same_priority(kubectl: Kubectl) -> None:
+    automatic = RUNTIME.replace('version: "1"', 'version: "1", autoSelect: true, priority: 1') % "absent"
+    kubectl.apply(automatic)
+    with pytest.raises(RuntimeError, match="same priority assigned for the model format onnx"):
+        kubectl.apply(automatic.replace("name: ovms", "name: other"))

@@ -1,0 +1,363 @@
+"""From `git push` to a model in the store, with real pods all the way; and what stops on that way, with the reason."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import requests
+
+from pipeline.schema import ID
+from scripts.replay import Facts, Kind, build_event, send
+from tests.cluster import argocd, build, node
+from tests.cluster import cluster as tier
+from tests.cluster import project as projects
+from tests.cluster.argocd import synced
+from tests.cluster.conftest import FAILED
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.project import FORK, Project
+
+OPTIONS = FORK / "pipeline" / "options.py"
+TEST = FORK / projects.TESTS
+MINUTES = 20  # for a run that builds an image, on a machine that does other things as well
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A PipelineRun that has ended."""
+
+    project: Project
+    name: str
+
+    @cached_property
+    def resource(self) -> Json:
+        return self.project.kubectl.finished(f"pipelinerun/{self.name}", MINUTES * 60)  # type: ignore[no-any-return]
+
+    @property
+    def reason(self) -> str:
+        """Tekton's word for how it ended."""
+        return str(self.resource["status"]["conditions"][0]["reason"])
+
+    @property
+    def results(self) -> dict[str, str]:
+        return {each["name"]: each["value"] for each in self.resource["status"].get("results", ())}
+
+    @property
+    def tasks(self) -> dict[str, bool]:
+        """Whether each task that was begun has succeeded."""
+        selector = f"--selector=tekton.dev/pipelineRun={self.name}"
+        return {
+            each["metadata"]["labels"]["tekton.dev/pipelineTask"]: each["status"]["conditions"][0]["status"] == "True"
+            for each in self.project.kubectl.get("taskruns", selector)["items"]
+        }
+
+    @property
+    def failed(self) -> set[str]:
+        """The tasks that have not succeeded."""
+        return {name for name, succeeded in self.tasks.items() if not succeeded}
+
+    def log(self, task: str) -> str:
+        """What a task's step has written; of a task with retries the last."""
+        selector = f"--selector=tekton.dev/pipelineRun={self.name},tekton.dev/pipelineTask={task}"
+        [taskrun] = self.project.kubectl.get("taskruns", selector)["items"]
+        return self.project.kubectl("logs", taskrun["status"]["podName"])
+
+    @property
+    def told(self) -> str:
+        """The line with which it ended, for people."""
+        return self.log("notify").splitlines()[0]
+
+
+@dataclass(frozen=True)
+class GitHost:
+    """The API of the Git host, as its user sees it."""
+
+    project: Project
+
+    def api(self, method: str, path: str) -> Any:
+        url = f"http://{self.project.address('git')}/api/v3/repos/acme/jukebox/{path}"
+        with requests.Session() as http:
+            http.trust_env = False
+            token = self.project.secret("jukebox-git-host", "token")
+            answer = http.request(method, url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def status(self, commit: str) -> tuple[str, str]:
+        """State and description beside a commit."""
+        found = self.api("GET", f"statuses/{commit}")
+        return (found[0]["state"], found[0]["description"]) if found else ("", "")
+
+    def redeliver(self, commit: str) -> None:
+        """Have the push of a commit delivered again."""
+        [delivery] = [each["id"] for each in self.api("GET", "deliveries") if each["after"] == commit]
+        self.api("POST", f"deliveries/{delivery}")
+
+
+@pytest.fixture(scope="module")
+def project(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Project]:
+    """The project on the node; what is left of an earlier one goes first."""
+    if cluster.kubeconfig != str(node.KUBECONFIG):
+        pytest.skip("KUBECONFIG names a cluster of which no registry is known that its nodes pull from")
+    projects.down(cluster)
+    made = projects.up(cluster)
+    projects.bootstrap(made)
+    yield made
+    if any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path):
+        build.say(f"logs and events of the project are in {tier.gather(made.kubectl, 'project')}")
+
+
+@pytest.fixture(scope="module")
+def host(project: Project) -> GitHost:
+    return GitHost(project)
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> Run:
+    """The run of a push that changes what the network learns."""
+    replace(OPTIONS, "learning_rate: float = Field(0.003", "learning_rate: float = Field(0.004")
+    return pushed(project, "Learn a little faster")
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def pushed(project: Project, message: str) -> Run:
+    """Commit what is changed in the fork, push it, and return its run when it has begun."""
+    commit = project.commit(message)
+    project.push()
+    return begun(project, f"push-{commit[:12]}")
+
+
+def begun(project: Project, name: str) -> Run:
+    node.wait(f"PipelineRun {name}", lambda: project.kubectl("get", f"pipelinerun/{name}"), 60)
+    return Run(project, name)
+
+
+def by_hand(project: Project, run: Run, **parameters: str) -> Run:
+    """A run as the dashboard's rerun makes it: the old one's spec and labels under a new name."""
+    old = run.resource
+    spec = json.loads(json.dumps(old["spec"]))
+    for param in spec["params"]:
+        param["value"] = parameters.pop(param["name"], param["value"])
+    spec["params"] += [{"name": name, "value": value} for name, value in parameters.items()]
+    metadata = {"generateName": f"{run.name}-r-", "labels": old["metadata"]["labels"]}
+    resource = {"apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": metadata, "spec": spec}
+    name = project.kubectl("create", "--filename=-", "--output=name", stdin=json.dumps(resource)).strip()
+    return Run(project, name.partition("/")[2])
+
+
+def event(project: Project, kind: Kind, sender: str, **values: Any) -> None:
+    """Send an event as its sender does."""
+    repository = project.settings["repository"]
+    facts = Facts(repository=repository, bucket=projects.BUCKET, key="songs/songs.parquet", **values)
+    secret = project.secret("jukebox-senders", sender)
+    send(build_event(kind, facts, secret), f"http://{project.address('el-jukebox')}")
+
+
+def runs(project: Project) -> set[str]:
+    return set(project.kubectl("get", "pipelineruns", "--output=jsonpath={.items[*].metadata.name}").split())
+
+
+def models(project: Project) -> dict[int, Json]:
+    """The lineage of each model in the store, as a pod that mounts the claim reads it."""
+    script = "import json, pathlib as p; print(json.dumps({f.parent.name: json.loads(f.read_text())"
+    script += " for f in p.Path('/models/jukebox').glob('[0-9]*/lineage.json')}))"
+    container = {
+        "name": "main",
+        "image": project.settings["ci-image"],
+        "command": ["python3", "-c", script],
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+    }
+    claim = {"name": "models", "persistentVolumeClaim": {"claimName": "jukebox-model-pvc"}}
+    spec = {"restartPolicy": "Never", "containers": [container], "volumes": [claim]}
+    project.kubectl("delete", "pod/reader", "--ignore-not-found")
+    project.kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reader"}, "spec": spec})
+    project.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/reader", "--timeout=120s")
+    return {int(number): lineage for number, lineage in json.loads(project.kubectl("logs", "pod/reader")).items()}
+
+
+@contextmanager
+def undone(project: Project) -> Iterator[None]:
+    """What is committed in this block is reverted behind it, and nobody is told."""
+    yield
+    project.git("revert", "--no-edit", "HEAD")
+    project.push("--push-option=ci.skip")
+
+
+def test_a_push_becomes_a_published_model(project: Project, host: GitHost, trained: Run) -> None:
+    commit = project.git("rev-parse", "HEAD").strip()
+
+    assert trained.reason == "Completed", trained.told  # some tasks are skipped where there is nothing to settle
+    assert trained.failed == set()
+    results = trained.results
+    assert (results["commit"], results["version-created"], results["run-started"]) == (commit, "true", "true")
+    assert results["run-state"] == "succeeded"
+    version = project.kubectl.get(f"pipelineversion/{results['version']}")
+    annotations = version["metadata"]["annotations"]
+    assert annotations["jukebox.github.io/commit"] == commit
+    assert annotations["jukebox.github.io/image"] == results["image"]
+    assert annotations["jukebox.github.io/built-by"] == trained.name
+    assert version["spec"]["codeSourceURL"].endswith(f"/acme/jukebox/commit/{commit}")
+    [(number, lineage)] = models(project).items()
+    assert number == 1
+    assert lineage["run"]["id"] == results["run-id"]
+    assert lineage["run"]["commit"] == commit
+    assert lineage["run"]["image"] == results["image"]
+    assert lineage["data"]["version"] == results["data-version"]
+    assert host.status(commit)[0] == "success"
+    assert "Learn a little faster" in trained.told
+    labels = trained.resource["metadata"]["labels"]
+    assert labels["jukebox.github.io/commit"] == commit
+    assert labels["jukebox.github.io/reason"] == "push"
+
+
+def test_the_model_that_was_published_is_served(project: Project, cluster: Kubectl, trained: Run) -> None:
+    assert trained.reason == "Completed", trained.told
+    commit = project.git("rev-parse", "HEAD").strip()
+    node.wait("sync", lambda: synced(cluster.within(argocd.NAMESPACE), projects.APPLICATION, commit), 180)
+    pod = project.kubectl.get("deployment/jukebox-predictor")["spec"]["template"]["spec"]
+    [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
+    assert {"--model_name=jukebox", "--file_system_poll_wait_seconds=1"} < set(server["args"])
+    assert server["args"][-1] == '--model_version_policy={"specific":{"versions":[1]}}'
+    # What names the countries lies beside the model.
+    labels = projects.FOLDER / "labels.json"
+    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--")
+    labels.write_text(project.kubectl(*inside, "cat", "/mnt/models/1/labels.json"))
+    songs = projects.FOLDER / "data" / "songs.parquet"
+    song = pl.read_parquet(songs)[ID][0]
+    where = (f"--songs={songs}", f"--endpoint=http://{projects.MODEL_SERVER}", f"--labels={labels}")
+    answer = project.jukebox("predict", song, *where)
+    assert "jukebox version 1" in answer
+    [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
+    assert len(shown) == 5
+    assert {country for country, *_ in shown} < set(json.loads(labels.read_text()))
+
+
+def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run) -> None:
+    before = models(project)
+    again = by_hand(project, trained)
+    assert again.reason == "Completed", again.told
+    assert again.results | {"version-created": "", "run-started": ""} == trained.results | {
+        "version-created": "",
+        "run-started": "",
+    }
+    assert (again.results["version-created"], again.results["run-started"]) == ("false", "false")
+    assert "nothing to build" in again.log("build-image")
+    assert models(project) == before
+
+
+def test_a_redelivery_creates_nothing(project: Project, host: GitHost, trained: Run) -> None:
+    before = runs(project)
+    host.redeliver(trained.results["commit"])
+    assert settled(project) == before
+
+
+def test_a_push_of_texts_alone_trains_nothing(project: Project, trained: Run) -> None:
+    before = runs(project)
+    replace(FORK / "README.md", "# jukebox", "# Our jukebox")
+    project.commit("Say whose it is")
+    project.push()
+    assert settled(project) == before
+
+
+def settled(project: Project) -> set[str]:
+    """The runs, once all that was sent before is dealt with: the schedule's event has come after it."""
+    moment = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(hours=len(runs(project)))
+    control = f"schedule-{moment:%Y%m%d%H}"
+    event(project, Kind.SCHEDULE, "schedule", now=moment)
+    begun(project, control)
+    project.kubectl("delete", f"pipelinerun/{control}")
+    return runs(project) - {control}
+
+
+def test_a_push_that_breaks_a_test_ends_there(project: Project, host: GitHost, trained: Run) -> None:
+    before = models(project)
+    with undone(project):
+        TEST.write_text("def test_what_nobody_keeps() -> None:\n    assert 1 + 1 == 3\n")
+        run = pushed(project, "Break a promise")
+    assert run.reason == "Failed"
+    assert run.failed == {"test"}
+    assert "build-image" not in run.tasks
+    assert "test_what_nobody_keeps" in run.log("test")
+    assert "tests Failed" in run.told
+    assert host.status(run.resource["metadata"]["labels"]["jukebox.github.io/commit"])[0] == "failure"
+    assert models(project) == before
+
+
+def test_data_that_fail_validation_train_nothing(project: Project, trained: Run, tmp_path: Path) -> None:
+    before = models(project)
+    songs, rankings = projects.FOLDER / "data" / "songs.parquet", projects.FOLDER / "data" / "rankings.parquet"
+    broken = tmp_path / "songs.parquet"
+    pl.read_parquet(songs).rename({"danceability": "dance"}).write_parquet(broken)
+    try:
+        project.upload(broken, rankings)
+        moment = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)  # the upload is over
+        event(project, Kind.DATA, "data", now=moment)
+        run = begun(project, f"data-{moment:%Y%m%d%H}{moment.minute // 10}0")
+        assert run.reason == "Failed"
+    finally:
+        project.upload(songs, rankings)
+    assert run.failed == {"wait"}
+    # Preprocessing, which runs beside it, fails as well: either may be named first.
+    assert re.search(r"failed: (.*, )?validate-data", run.log("wait"))
+    assert "danceability" in run.log("wait")
+    assert "run Failed" in run.told
+    assert models(project) == before
+
+
+def test_a_model_that_fails_the_gate_is_not_published(project: Project, trained: Run) -> None:
+    before = models(project)
+    asked = json.dumps({"thresholds": {"top5_floor": 1.0}})
+    run = by_hand(project, trained, reason="manual", parameters=asked)
+    assert run.reason == "Failed"
+    assert run.failed == {"wait"}
+    assert "failed: gate" in run.log("wait")
+    assert "top5-floor" in run.log("wait")
+    assert models(project) == before
+
+
+def test_a_newer_push_supersedes_an_older_run_and_trains_nothing_new(
+    project: Project, host: GitHost, trained: Run
+) -> None:
+    text = TEST.read_text()
+    TEST.write_text(f"{text}\n\n# one\n")
+    older = pushed(project, "Think of one more test")
+    TEST.write_text(f"{text}\n\n# one or two\n")
+    newer = pushed(project, "Think of two more tests")
+    assert older.reason == "Cancelled", older.tasks
+    assert older.resource["metadata"]["annotations"]["jukebox.github.io/superseded-by"] == newer.name
+    assert "superseded" in older.told
+    commit = older.resource["metadata"]["labels"]["jukebox.github.io/commit"]
+    assert "superseded" in host.status(commit)[1]
+    assert newer.reason == "Completed", newer.told
+    assert (newer.results["version-created"], newer.results["run-started"]) == ("false", "false")
+
+
+def test_two_runs_at_once_publish_a_model_each(project: Project, trained: Run) -> None:
+    before = models(project)
+    moment = datetime.now(UTC).replace(microsecond=0)
+    event(project, Kind.SCHEDULE, "schedule", now=moment)
+    event(project, Kind.ALERT, "alert", now=moment)
+    scheduled = begun(project, f"schedule-{moment:%Y%m%d%H}")
+
+    def alerts() -> list[Run]:
+        return [Run(project, name) for name in runs(project) if name.startswith("alert-")]
+
+    node.wait("the alert's run", alerts)
+    [alerted] = alerts()
+    assert (scheduled.reason, alerted.reason) == ("Completed", "Completed"), (scheduled.told, alerted.told)
+    new = {number: lineage for number, lineage in models(project).items() if number not in before}
+    assert set(new) == {max(before) + 1, max(before) + 2}
+    assert {lineage["run"]["id"] for lineage in new.values()} == {run.results["run-id"] for run in (scheduled, alerted)}
