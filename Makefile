@@ -1,12 +1,12 @@
 # The bare clone needs Python 3.11 to 3.13 and make; the rest comes from PyPI into .venv.
 PYTHON ?= python3
-UV_VERSION := 0.13.9
+UV := $(shell grep -o '^uv==[^ ]*' requirements.lock)
 BIN := .venv/bin
 
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster cluster cluster-down lint compile bench lock clean
+.PHONY: help run test test-cluster cluster cluster-down lint compile bootstrap teardown bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -20,19 +20,29 @@ test: .venv/ready ## Run the tests  [ARGS='-k store']
 test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
 	@$(BIN)/pytest tests/cluster $(ARGS)
 
-cluster: .venv/ready ## Bring such a node up, with Tekton, and leave it running
+cluster: .venv/ready ## Bring such a node up, with all that a project needs, and leave it running
 	@$(BIN)/python -m tests.cluster up
 
 cluster-down: .venv/ready ## Take it down
 	@$(BIN)/python -m tests.cluster down
 
-lint: .venv/ready ## Check style and types
+lint: .venv/ready ## Check style, types and the Containerfile
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/hadolint Containerfile
 
 compile: .venv/ready ## Write Pipeline and PipelineVersion to build/pipeline.yaml
 	@$(BIN)/jukebox compile
+
+# Without a KUBECONFIG, and while `make cluster` has a node up: that one.
+ON_NODE := if [ -z "$$KUBECONFIG" ] && [ -f build/cluster/env ]; then . ./build/cluster/env; fi;
+
+bootstrap: .venv/ready ## Give the project to the Argo CD of the kubeconfig's cluster  [YES=1]
+	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox bootstrap $(if $(YES),--yes)
+
+teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1]
+	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox teardown $(if $(YES),--yes)
 
 bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='100000 1130000']
 	@$(BIN)/python -m tests.bench $(ROWS)
@@ -50,7 +60,7 @@ clean: ## Remove what was built (not .venv)
 	  f"{sys.executable} is Python {v[0]}.{v[1]}; expected 3.11 to 3.13: name one, as in make run PYTHON=python3.12")'
 	@echo "Installing the tools into .venv (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv is missing; on Debian: apt install python3-venv"; exit 1; }
-	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv uv==$(UV_VERSION)
+	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv $(UV)
 	@.venv/uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@.venv/uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
