@@ -20,6 +20,8 @@ Resource = dict[str, Any]
 PLATFORMS = ("kubeflow", "openshift-ai")
 # The namespace of each Argo CD that argocd/ has a folder for.
 ARGO_CDS = {"argo-cd": "argocd", "openshift-gitops": "openshift-gitops"}
+# The admission policies that come with the namespace, whose name each has behind its own.
+POLICIES = ("jukebox-pods", "jukebox-listener")
 OPERATORS_TIMEOUT = 900  # seconds
 APPLICATIONS_TIMEOUT = 120  # seconds
 

@@ -20,6 +20,7 @@ from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import Settings, read_settings
 from scripts.apply import VERSIONS
+from scripts.bootstrap import POLICIES
 from scripts.commit_status import Host, find_api
 from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
 from scripts.output import Output, console
@@ -29,6 +30,8 @@ from scripts.secrets import KEYS, SHORTEST, values, wanted
 OLDEST_KUBERNETES = (1, 30)  # the first that knows ValidatingAdmissionPolicies, and a pod that sleeps before it stops
 SOON = timedelta(days=14)
 
+ADMISSION_POLICIES = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", namespaced=False)
+ADMISSION_BINDINGS = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", namespaced=False)
 DEFINITIONS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
 DEPLOYMENTS = Kind("apps", "v1", "deployments")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "httproutes")
@@ -300,6 +303,22 @@ def _allowed(cluster: Cluster, review: Kind, right: tuple[str, str, str, str], a
     return bool(cluster.create(review, body)["status"].get("allowed"))
 
 
+def _policies(project: Project) -> Findings:
+    """What bootstrap applies for safety is in force; without it all works the same, for whoever breaks in as well."""
+    for policy in POLICIES:
+        name = f"{policy}.{project.cluster.namespace}"
+        binding = project.cluster.read(ADMISSION_BINDINGS, name)
+        if not project.cluster.read(ADMISSION_POLICIES, name):
+            found = "is not there"
+        elif not binding:
+            found = "has no binding"
+        else:
+            actions = binding["spec"]["validationActions"]
+            found = "" if "Deny" in actions else f"denies nothing: {', '.join(actions)}"
+        text = f"{name} {found or 'denies'}"
+        yield _judge("Admission policy", not found, text, "Run `jukebox bootstrap` again.", State.WARN)
+
+
 def _secrets(project: Project) -> Findings:
     """They are there and hold their keys."""
     for each in wanted(project.settings):
@@ -488,6 +507,7 @@ CHECKS: dict[str, Callable[[Project], Findings]] = {
     "Model store": _storage,
     "Settings": _overlay,
     "Permissions": _permissions,
+    "Admission policies": _policies,
     "Secrets": _secrets,
     "Token of the Git host": _token,
     "Pipeline server": _pipeline_server,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.bootstrap import ARGO_CDS, Yes, confirm, context, kubectl, read_all_settings
+from scripts.bootstrap import ARGO_CDS, POLICIES, Yes, confirm, context, kubectl, read_all_settings
 
 TIMEOUT = "10m"
 
@@ -40,7 +40,7 @@ def command(
     _delete("pipelineruns.tekton.dev", f"--namespace={project}", "--selector=app.kubernetes.io/part-of=jukebox", *gone)
     if data:
         _delete(f"namespace/{project}", *gone)
-        policies = (f"jukebox-pods.{project}", f"jukebox-listener.{project}")
+        policies = [f"{name}.{project}" for name in POLICIES]
         _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies, *gone)
     print(
         "Gone." if data else f"Gone, but for the data in the namespace {project}: jukebox teardown --data deletes it."

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.errors import ClusterAway
 from pipeline.settings import SETTINGS_FILE
+from scripts.bootstrap import POLICIES
 from scripts.cli import app
 from scripts.doctor import INSTALLED, PROVOCATIONS
 from scripts.secrets import KEYS, LISTENER
@@ -23,6 +24,7 @@ from tests.kfp.world import NAMESPACE, World
 
 pytest_plugins = ("tests.kfp.fixtures",)
 TOKEN = "hidden-token-of-the-git-host"
+PODS = f"jukebox-pods.{NAMESPACE}"  # the policy
 SERVED = f"/api/v1/namespaces/{NAMESPACE}/pods/model-server:8888/proxy/v2/models/jukebox"
 
 
@@ -82,6 +84,10 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
             "status": {"phase": "Bound"},
         },
     )
+    for policy in POLICIES:
+        named = {"metadata": {"name": f"{policy}.{NAMESPACE}"}}
+        cluster.add("validatingadmissionpolicies", named)
+        cluster.add("validatingadmissionpolicybindings", {**named, "spec": {"validationActions": ["Deny"]}})
     held = {
         "jukebox-senders": dict.fromkeys(KEYS, "hidden-secret-of-a-sender"),
         "jukebox-listener": LISTENER,
@@ -287,6 +293,24 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "Account",
         "fail",
         "jukebox-steps may read Secrets",
+    ),
+    ("no policy", gone("validatingadmissionpolicies", PODS), "Admission policy", "warn", f"{PODS} is not there"),
+    ("no binding", gone("validatingadmissionpolicybindings", PODS), "Admission policy", "warn", "has no binding"),
+    (
+        "a policy that only warns",
+        lambda project: project.get("validatingadmissionpolicybindings", PODS)["spec"].update(
+            validationActions=["Warn", "Audit"]
+        ),
+        "Admission policy",
+        "warn",
+        "denies nothing: Warn, Audit",
+    ),
+    (
+        "nobody who may see policies",
+        forbidden("validatingadmissionpolicybindings"),
+        "Admission policies",
+        "warn",
+        "cannot be looked at",
     ),
     ("no senders", gone("secrets", "jukebox-senders"), "Secret jukebox-senders", "fail", "not there"),
     (

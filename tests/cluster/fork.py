@@ -25,6 +25,7 @@ import yaml
 from kubernetes.config import kube_config
 from typer.testing import CliRunner
 
+from scripts import bootstrap
 from scripts.cli import app
 from tests.cluster import kserve, node
 from tests.cluster.kubectl import Kubectl
@@ -36,6 +37,7 @@ from tests.manifests import building
 from tests.tekton.manifests import ROOT, Resource
 from tests.test_predict import WEIGHTS, publish
 
+POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 GIT_HOST = "/api/v1/repos/acme/jukebox"  # asked with the token
 DSPA = "datasciencepipelinesapplication/dspa"
 # No test here asks the model server while it rolls.
@@ -80,6 +82,11 @@ class Fork:
         """Apply the overlay, or what of it is called ``<kind>/<name>``."""
         built = building.build(self.kubectl.program, self.overlay)
         self.kubectl.apply(*(r for r in built if not names or f"{r['kind']}/{r['metadata']['name']}" in names))
+
+    def guard(self) -> None:
+        """Apply the admission policies, as bootstrap does."""
+        built = building.build(self.kubectl.program, self.folder / "argocd" / "argo-cd")
+        self.kubectl.apply(*building.of_kind(built, *POLICIES))
 
     def patch(self, name: str, patch: Any, *options: str) -> None:
         """Merge a patch into a resource."""
@@ -143,6 +150,9 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Fork]:
         fork.log_in("owner")
         secrets(fork, folder)
         kubectl.apply(*fork.hooks(), fork.endpoint())
+        fork.guard()
+        policies = [f"{name}.{kubectl.namespace}" for name in bootstrap.POLICIES]
+        stack.callback(kubectl, "delete", ",".join(POLICIES), *policies, "--ignore-not-found")
         fork.apply()
         stack.callback(kubectl, "delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{kubectl.namespace}")
         fork.ready(True)

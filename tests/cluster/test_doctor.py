@@ -58,7 +58,7 @@ def expect(project: Fork, *expected: Finding) -> None:
             raise RuntimeError(f"doctor finds {json.dumps(wrong, indent=1)}")
         return True
 
-    node.wait("what doctor finds", found, 90)
+    node.wait("what doctor finds", found)
 
 
 def matches(expected: Finding, found: tuple[str, ...]) -> bool:
@@ -190,6 +190,13 @@ def readable(project: Fork) -> Iterator[None]:
     project.kubectl("delete", "rolebinding", given["metadata"]["name"])
 
 
+def unbound(project: Fork) -> Iterator[None]:
+    """What pods may not have, nothing says any more."""
+    project.kubectl("delete", "validatingadmissionpolicybinding", f"jukebox-pods.{project.kubectl.namespace}")
+    yield
+    project.guard()
+
+
 def unhooked(project: Fork) -> Iterator[None]:
     hooks = json.dumps(fork.listed(project.hooks()))
     project.kubectl("delete", "--filename=-", stdin=hooks)
@@ -292,6 +299,10 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "no webhook of the pipeline server": (
         unhooked,
         [("Admission of Kubeflow Pipelines", "fail", "nothing refuses a wrong PipelineVersion", "oc get dspa")],
+    ),
+    "a policy without its binding": (
+        unbound,
+        [("Admission policy", "warn", "has no binding", "jukebox bootstrap")],
     ),
     "a pipeline server that is away": (
         away,
