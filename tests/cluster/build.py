@@ -12,10 +12,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 GO = Path(__file__).parent / "go"
@@ -60,16 +59,21 @@ def run(*command: str | Path, **options: object) -> str:
     return str(done.stdout)
 
 
-@contextmanager
-def filled(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` when the block ends well, and nothing when it does not."""
+def kept(folder: Path, fill: Callable[[Path], object]) -> Path:
+    """``folder``, which ``fill`` fills unless it is there: wholly or not at all, while other processes wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        whole = Path(temporary) / folder.name
-        whole.mkdir()
-        yield whole
-        if not folder.exists():  # another session may have been faster, with the same content
-            whole.rename(folder)
+    half = folder.with_name(f".{folder.name}")
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or the process is killed
+        if not folder.exists():
+            shutil.rmtree(half, ignore_errors=True)  # of one that was killed
+            half.mkdir()
+            try:
+                fill(half)
+                half.rename(folder)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+    return folder
 
 
 def require() -> None:
@@ -107,13 +111,16 @@ def install(packages: list[str]) -> None:
     run("apt-get", "update", "-qq")
     if "docker-registry" in packages:
         packages.remove("docker-registry")
-        with filled(CACHE / "docker-registry") as target:  # unpacked only: installing it would start a service
-            # As root: apt's own user may not write below a home folder.
-            run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", "docker-registry", cwd=target)
-            run("dpkg", "-x", *target.glob("*.deb"), target)
+        kept(CACHE / "docker-registry", _registry)
     if packages:
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages, env=quiet)
+
+
+def _registry(target: Path) -> None:
+    # Unpacked only: installing it would start a service. As root: apt's own user may not write below a home folder.
+    run("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", "docker-registry", cwd=target)
+    run("dpkg", "-x", *target.glob("*.deb"), target)
 
 
 def modules() -> list[str]:
@@ -135,13 +142,7 @@ def build(module: str) -> Path:
     Returns:
         The folder that holds each binary under its import path, and each project's manifests in ``config/<project>``.
     """
-    target = folder(module)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _build(GO / module, target)
-    return target
+    return kept(folder(module), partial(_build, GO / module))
 
 
 def _build(source: Path, target: Path) -> None:
@@ -162,18 +163,17 @@ def _build(source: Path, target: Path) -> None:
     go("list", "-deps", what)  # unlike `go mod download`, it leaves out modules of which no package is built
     listed = go("list", "-f", "{{.ImportPath}} {{.Module.Path}} {{.Module.Version}} {{.Module.Dir}}", what)
     packages = [line.split(" ") for line in sorted(listed.splitlines())]
-    with filled(target) as whole:
-        for number, (path, project, version, directory) in enumerate(packages, 1):
-            say(f"building {module}: {path} ({number} of {len(packages)})")
-            flags = "-s -w"
-            if project == "k8s.io/kubernetes":
-                major, minor = version.removeprefix("v").split(".")[:2]
-                for stamped in STAMPED:
-                    for key, value in {"gitVersion": version, "gitMajor": major, "gitMinor": minor}.items():
-                        flags += f" -X {stamped}.{key}={value}"
-            # Nobody debugs them: a tenth of the time is spared.
-            go("build", "-gcflags=all=-dwarf=false", "-ldflags", flags, "-o", f"{whole / path}", path)
-            for config in (Path(directory) / "config", Path(directory) / "manifests"):
-                if config.is_dir() and not (whole / "config" / project).exists():
-                    shutil.copytree(config, whole / "config" / project, copy_function=shutil.copyfile)
-                    run("chmod", "-R", "u+w", whole / "config")
+    for number, (path, project, version, directory) in enumerate(packages, 1):
+        say(f"building {module}: {path} ({number} of {len(packages)})")
+        flags = "-s -w"
+        if project == "k8s.io/kubernetes":
+            major, minor = version.removeprefix("v").split(".")[:2]
+            for stamped in STAMPED:
+                for key, value in {"gitVersion": version, "gitMajor": major, "gitMinor": minor}.items():
+                    flags += f" -X {stamped}.{key}={value}"
+        # Nobody debugs them: a tenth of the time is spared.
+        go("build", "-gcflags=all=-dwarf=false", "-ldflags", flags, "-o", f"{target / path}", path)
+        for config in (Path(directory) / "config", Path(directory) / "manifests"):
+            if config.is_dir() and not (target / "config" / project).exists():
+                shutil.copytree(config, target / "config" / project, copy_function=shutil.copyfile)
+                run("chmod", "-R", "u+w", target / "config")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import node
-from tests.cluster.build import CACHE, filled, run, say
+from tests.cluster.build import CACHE, kept, run, say
 
 ROOT = Path(__file__).parents[2]
 SUITE = "bookworm"  # its Python is 3.11
@@ -93,7 +93,7 @@ def layer(files: Mapping[str, Path | str]) -> Iterator[Path]:
         entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
         return entry
 
-    with tempfile.NamedTemporaryFile(dir=CACHE, suffix=".tar") as packed:
+    with tempfile.NamedTemporaryFile(dir=node.STATE, suffix=".tar") as packed:
         with tarfile.open(fileobj=packed, mode="w") as tar:
             folder = tarfile.TarInfo("tmp")
             folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
@@ -125,19 +125,21 @@ def of_debian(name: str, *packages: str, files: Mapping[str, Path | str] | None 
 def debian(*packages: str) -> Path:
     """The layer of Debian with some packages, kept in the cache."""
     digest = hashlib.sha256(" ".join((SUITE, *packages)).encode()).hexdigest()[:12]
-    target = CACHE / f"debian-{digest}"
-    if not target.exists():
+
+    def fill(target: Path) -> None:
         say(f"building an image of Debian with {', '.join(packages)}")
-        with filled(target) as whole, tempfile.TemporaryDirectory(dir=CACHE) as root:
-            # What debootstrap mounts is gone with its mount namespace, also when it is interrupted.
-            debootstrap = ("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(packages)}")
-            run(*debootstrap, SUITE, root, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
-            left_out = ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "dev/*", "proc/*", "sys/*")
-            run(
-                *("tar", "--create", f"--file={whole / 'layer.tar'}", f"--directory={root}"),
-                *("--numeric-owner", "--sort=name", "--mtime=@0", *(f"--exclude=./{path}" for path in left_out), "."),
-            )
-    return target / "layer.tar"
+        root = target / "root"
+        # What debootstrap mounts is gone with its mount namespace, also when it is interrupted.
+        debootstrap = ("unshare", "--mount", "debootstrap", "--variant=minbase", f"--include={','.join(packages)}")
+        run(*debootstrap, SUITE, root, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        left_out = ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "dev/*", "proc/*", "sys/*")
+        run(
+            *("tar", "--create", f"--file={target / 'layer.tar'}", f"--directory={root}"),
+            *("--numeric-owner", "--sort=name", "--mtime=@0", *(f"--exclude=./{path}" for path in left_out), "."),
+        )
+        shutil.rmtree(root)
+
+    return kept(CACHE / f"debian-{digest}", fill) / "layer.tar"
 
 
 def _bundle() -> Path:
@@ -155,6 +157,7 @@ def of_containerfile(name: str, target: str) -> str:
     It is built here, where packages can be had, and not in the cluster. Returns the reference by digest.
     """
     say(f"building the image {name} from the Containerfile")
+    buildah("rm", "--all")  # with their mounts: of a build that was killed
     with tempfile.TemporaryDirectory() as folder:
         digest = Path(folder) / "digest"
         base = f"--build-arg=BASE_IMAGE={node.REGISTRY}/library/{PYTHON}"
@@ -172,22 +175,21 @@ def of_containerfile(name: str, target: str) -> str:
 def packages(image: str) -> Path:
     """A folder with all that the lock names, as the package index has it, for the Python of ``image``."""
     digest = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()[:12]
-    target = CACHE / f"packages-{digest}"
-    if target.exists():
-        return target
-    say("collecting packages for an index inside the node")
-    bundle = _bundle()
-    with filled(target) as whole:
+
+    def fill(target: Path) -> None:
+        say("collecting packages for an index inside the node")
+        bundle = _bundle()
         container = buildah("from", "--pull-never", image).strip()
         try:
             trust = ["--env=PIP_CERT=/bundle/ca.crt"] if (bundle / "ca.crt").exists() else []
-            volumes = (f"--volume={whole}:/all", f"--volume={ROOT}:/here:ro", f"--volume={bundle}:/bundle:ro")
+            volumes = (f"--volume={target}:/all", f"--volume={ROOT}:/here:ro", f"--volume={bundle}:/bundle:ro")
             download = ("/opt/uv/bin/pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest=/all")
             what = "--requirement=/here/requirements.lock"
             buildah("run", *HERE, *volumes, *trust, "--user=0", container, "--", *download, what)
         finally:
             buildah("rm", container)
-    return target
+
+    return kept(CACHE / f"packages-{digest}", fill)
 
 
 def buildah(command: str, *arguments: str) -> str:

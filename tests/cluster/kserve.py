@@ -15,7 +15,7 @@ import yaml
 
 from tests.cluster import build, images, node
 from tests.cluster import model_server as model_server_program
-from tests.cluster.build import CACHE, filled, run
+from tests.cluster.build import CACHE, kept, run
 from tests.cluster.kubectl import Kubectl
 
 NAMESPACE = "kserve"
@@ -44,7 +44,7 @@ def install(kubectl: Kubectl) -> None:
     bound = kubectl.within(NAMESPACE)
     kubectl.apply(*crds)
     kubectl.apply(*(document for document in documents if document not in crds + hooks), secret())
-    bound("rollout", "status", "deployment", "--timeout=180s")
+    bound("rollout", "status", "deployment", f"--timeout={node.PATIENCE}s")
     kubectl.apply(*hooks)
     node.wait("KServe's webhooks", lambda: kubectl("create", "--dry-run=server", "--filename=-", stdin=PROBE))
 
@@ -100,16 +100,17 @@ def model_server() -> str:
     root = Path(__file__).parents[2]
     lock = (root / "requirements.lock").read_text()
     versions = re.findall(r"^[^\s#]+==\S+", lock, re.MULTILINE)
-    target = CACHE / f"onnxruntime-{hashlib.sha256(lock.encode()).hexdigest()[:12]}"
-    if not target.exists():
-        with filled(target) as whole:
-            (whole / "versions").write_text("\n".join(versions))
-            run(
-                *(root / ".venv" / "uv" / "bin" / "uv", "pip", "install", "--quiet", "--python-version=3.11"),
-                *(f"--target={whole / 'packages'}", f"--constraint={whole / 'versions'}", "onnxruntime", "numpy"),
-            )
+
+    def fill(target: Path) -> None:
+        (target / "versions").write_text("\n".join(versions))
+        run(
+            *(root / ".venv" / "uv" / "bin" / "uv", "pip", "install", "--quiet", "--python-version=3.11"),
+            *(f"--target={target / 'packages'}", f"--constraint={target / 'versions'}", "onnxruntime", "numpy"),
+        )
+
+    needed = kept(CACHE / f"onnxruntime-{hashlib.sha256(lock.encode()).hexdigest()[:12]}", fill)
     files = {
-        "usr/lib/python3/dist-packages": target / "packages",
+        "usr/lib/python3/dist-packages": needed / "packages",
         "model_server.py": Path(model_server_program.__file__),
     }
     command = ["python3", "/model_server.py"]

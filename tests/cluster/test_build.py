@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +45,24 @@ def test_who_comes_while_it_is_built_waits_for_that(tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_leaves_no_folder(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with build.filled(tmp_path / "built") as whole:
-            (whole / "half").touch()
-            raise KeyboardInterrupt
+    def interrupted(target: Path) -> None:
+        (target / "half").touch()
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
+        build.kept(tmp_path / "built", interrupted)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_what_a_killed_build_has_left_is_not_taken_for_built(tmp_path: Path) -> None:
+    words = "import os; from pathlib import Path; from tests.cluster import build\n"
+    words += "build.kept(Path('built'), lambda target: ((target / 'half').touch(), os.kill(os.getpid(), 9)))"
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    killed = subprocess.run([sys.executable, "-c", words], cwd=tmp_path, env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert any(path.is_dir() for path in tmp_path.iterdir())
+
+    built = build.kept(tmp_path / "built", lambda target: (target / "whole").touch())
+
+    assert [path.name for path in built.iterdir()] == ["whole"]
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [built]
