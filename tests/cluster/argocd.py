@@ -68,7 +68,7 @@ def install(kubectl: Kubectl, settings: Mapping[str, str]) -> None:
     kubectl.apply(*crds)
     bound.apply(*(document for document in documents if document not in crds))
     for workload in ("deployment", "statefulset"):
-        bound("rollout", "status", workload, "--timeout=180s")
+        bound("rollout", "status", workload, f"--timeout={node.PATIENCE}s")
 
 
 def status(argocd: Kubectl, application: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def serve(kubectl: Kubectl, clone: Path) -> Repository:
             "spec": {"selector": labels, "ports": [{"port": PORT}]},
         },
     )
-    kubectl("wait", "--for=condition=Ready", f"pod/{NAME}", "--timeout=180s")
+    kubectl.wait("condition=Ready", f"pod/{NAME}")
     run("git", "init", "--quiet", "--initial-branch=main", clone)
     run("git", "-C", clone, "remote", "add", "origin", f"git://{kubectl.reach(NAME)}/project")
     return Repository(f"git://{NAME}.{kubectl.namespace}.svc:{PORT}/project", clone)

@@ -65,9 +65,13 @@ class Kubectl:
         path = Path(self.get(f"persistentvolume/{claim}")["spec"]["hostPath"]["path"])
         return node.STATE / path.relative_to("/")
 
-    def finished(self, run: str, seconds: int = 120) -> Any:
+    def wait(self, condition: str, *resources: str, seconds: int = node.PATIENCE) -> None:
+        """Wait until resources meet a condition, in the words of ``kubectl wait --for``."""
+        self("wait", f"--for={condition}", *resources, f"--timeout={seconds}s")
+
+    def finished(self, run: str, seconds: int = node.PATIENCE) -> Any:
         """Wait until a PipelineRun or TaskRun, ``kind/name``, has ended, well or not; returns it."""
-        self("wait", "--for=jsonpath={.status.completionTime}", run, f"--timeout={seconds}s")
+        self.wait("jsonpath={.status.completionTime}", run, seconds=seconds)
         return self.get(run)
 
     def reach(self, service: str) -> str:
@@ -99,7 +103,7 @@ class Kubectl:
                     return re.search(r"127\.0\.0\.1:\d+", text)
 
                 try:
-                    node.wait(f"forwarding of {service}", bound, 30)
+                    node.wait(f"forwarding of {service}", bound)
                     found = bound()
                     assert found
                     yield f"http://{found[0]}"

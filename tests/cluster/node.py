@@ -40,6 +40,9 @@ PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.2
 REGISTRY = f"{ADDRESS}:5000"
 SERVER = f"https://{ADDRESS}:6443"
 
+# Seconds to wait for what comes within a few, on a machine that may be busy: only a failure takes as long.
+PATIENCE = 300
+
 # What a kubelet writes where it finds something else (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
 KERNEL = {
     "vm/overcommit_memory": 1,
@@ -102,7 +105,7 @@ def detach(*command: str, log: str) -> None:
         subprocess.run(forked, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=True)
 
 
-def wait(what: str, ready: Callable[[], object], seconds: float = 60) -> None:
+def wait(what: str, ready: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until ``ready`` neither raises nor returns something false; raises with its last words when time is up."""
     deadline = time.monotonic() + seconds
     while True:
@@ -312,12 +315,12 @@ def down() -> None:
         say("taking the node down")
         spaces = [Path(f"/proc/{first}/ns/{space}").readlink() for space in ("pid", "mnt", "net")]
         os.kill(first, signal.SIGKILL)
-        wait("end of the node", lambda: not any(space in members() for space in spaces), 30)
+        wait("end of the node", lambda: not any(space in members() for space in spaces))
     # It goes with the node's network, and the route with it.
     link = Path("/sys/class/net", NAME)
     wait(f"end of the interface {NAME} (does a node of another XDG_CACHE_HOME run?)", lambda: not link.exists(), 10)
     for hierarchy in cgroups():
-        wait("end of its cgroups", partial(remove_groups, hierarchy), 30)
+        wait("end of its cgroups", partial(remove_groups, hierarchy))
     if STATE.exists():
         shutil.rmtree(STATE)
 

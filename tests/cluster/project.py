@@ -147,7 +147,7 @@ def up(kubectl: Kubectl) -> Project:
     project.kubectl.apply(*held(ci))
     project.surroundings.apply(*surroundings(project, keys), *services(ci, packages))
     for space in (project.kubectl, project.surroundings):
-        space("wait", "--for=condition=Available", "deployment", "--all", "--timeout=300s")
+        space.wait("condition=Available", "deployment", "--all")
     project.s3.create_bucket(Bucket=BUCKET)
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +162,8 @@ def bootstrap(project: Project) -> None:
     say(project.jukebox("bootstrap", "--yes"))
     # The model store is in Argo CD's last wave.
     wanted = ("deployment/el-jukebox", "service/el-jukebox", "persistentvolumeclaim/jukebox-model-pvc")
-    node.wait("listener and model store", lambda: project.kubectl("get", *wanted), 300)
-    project.kubectl("wait", "--for=condition=Available", "deployment/el-jukebox", "--timeout=180s")
+    node.wait("listener and model store", lambda: project.kubectl("get", *wanted))
+    project.kubectl.wait("condition=Available", "deployment/el-jukebox")
     project.address("el-jukebox")
 
 

@@ -57,11 +57,11 @@ def install(kubectl: Kubectl, shell: str) -> None:
     for kind in first:
         kubectl.apply(*(document for document in documents if document["kind"] == kind))
     kubectl.apply(*(document for document in documents if document["kind"] not in first and document not in last))
-    system("wait", "--for=condition=Available", "deployment", "--all", "--timeout=180s")
+    system.wait("condition=Available", "deployment", "--all")
     node.wait("Tekton's webhooks", lambda: admitting(kubectl))
     kubectl.apply(*last)
-    system("wait", "--for=condition=Available", "deployment", "--all", "--timeout=180s")
-    node.wait("Tekton's interceptors", lambda: intercepting(kubectl), 90)
+    system.wait("condition=Available", "deployment", "--all")
+    node.wait("Tekton's interceptors", lambda: intercepting(kubectl))
 
 
 def admitting(kubectl: Kubectl) -> bool:

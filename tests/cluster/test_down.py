@@ -99,7 +99,7 @@ def test_a_node_with_a_pod_and_a_volume_in_use_leaves_nothing(before: dict[str, 
             },
         },
     )
-    kubectl("wait", "--for=condition=Ready", "pod/user", "--timeout=60s")
+    kubectl.wait("condition=Ready", "pod/user")
 
     node.down()
 

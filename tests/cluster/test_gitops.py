@@ -73,7 +73,7 @@ class Project:
     def message(self) -> str:
         return str(status(self.argocd, self.name)["operationState"].get("message", ""))
 
-    def sync(self, commit: str, seconds: float = 180) -> None:
+    def sync(self, commit: str) -> None:
         """Wait until a commit is applied, and all of it is well."""
 
         def ready() -> bool:
@@ -81,7 +81,7 @@ class Project:
                 return True
             raise RuntimeError(json.dumps(status(self.argocd, self.name))[:2000])
 
-        node.wait(f"sync of {commit}", ready, seconds)
+        node.wait(f"sync of {commit}", ready)
 
     def applied(self) -> dict[str, Any]:
         """What Argo CD keeps in the namespace, by kind and name."""
@@ -142,7 +142,7 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     commit = project.repository.git("rev-parse", "HEAD")
     assert f"application.argoproj.io/{project.name} is there" in project.jukebox("bootstrap", "--yes")
     waiting = "waiting for healthy state of .*/DataSciencePipelinesApplication/dspa$"
-    node.wait("pipeline server's wave", lambda: re.match(waiting, project.message()) and project.get(DSPA), 120)
+    node.wait("pipeline server's wave", lambda: re.match(waiting, project.message()) and project.get(DSPA))
     look_again(project.argocd, project.name)
     assert re.match(waiting, project.message())
     before = {key.split("/")[0] for key in project.applied()}
@@ -153,9 +153,9 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "jukebox-listener"}, "stringData": pace}
     project.kubectl.apply(secret)
     play(project, DSPA, {"conditions": [{"type": "Ready", "status": "True"}]})
-    node.wait("route", lambda: project.get(ROUTE), 180)
+    node.wait("route", lambda: project.get(ROUTE))
     play(project, ROUTE, {"ingress": [{"conditions": [{"type": "Admitted", "status": "True"}]}]})
-    node.wait("model store", project.kubectl.model_store, 180)
+    node.wait("model store", project.kubectl.model_store)
     assert publish(project.kubectl.model_store(), "first", WEIGHTS) == 1
     assert publish(project.kubectl.model_store(), "second", WEIGHTS[::-1]) == 2
     project.sync(commit)
@@ -211,7 +211,7 @@ def test_what_is_outside_the_project_is_refused(project: Project) -> None:
         said = [result.get("message", "") for result in results]
         return all(any(refusal in message for message in said) for refusal in refusals.values())
 
-    node.wait("refusal", refused, 90)
+    node.wait("refusal", refused)
     for resource in resources:
         where = project.kubectl.within(resource["metadata"].get("namespace", project.kubectl.namespace))
         assert not where("get", resource["kind"], "outside", "--ignore-not-found")
@@ -244,8 +244,8 @@ def test_a_component_that_leaves_is_pruned_and_runs_versions_and_models_are_not(
     base.write_text(text.replace("  - ../../../base/storage\n", ""))
     assert base.read_text() != text
     commit = project.repository.push("Watch no more, and forget the storage")
-    node.wait("pruning", lambda: not project.get("prometheusrule/jukebox-drift"), 90)
-    node.wait("end of the sync", lambda: finished(project, commit), 90)
+    node.wait("pruning", lambda: not project.get("prometheusrule/jukebox-drift"))
+    node.wait("end of the sync", lambda: finished(project, commit))
     for kept in ("persistentvolumeclaim/jukebox-model-pvc", "pipelinerun/by-event", VERSION):
         assert project.get(kept), kept
     base.write_text(text)
@@ -343,14 +343,14 @@ def test_a_promotion_changes_one_field_and_what_is_served_and_its_revert_puts_bo
         promotion = project.repository.push("Serve version 2")
         [field] = differences(manifests, rendered(project))
         assert field.endswith("/spec/predictor/model/args/0")
-        project.sync(promotion, 300)
+        project.sync(promotion)
         node.wait("version 2", lambda: client.version == "2")
         assert differences(live, specs(project)) == ["/InferenceService/jukebox/spec/predictor/model/args/0"]
 
         project.repository.git("revert", "--no-edit", promotion)
         project.repository.git("push", "--quiet", "origin", "main")
         assert rendered(project) == manifests
-        project.sync(project.repository.git("rev-parse", "HEAD"), 300)
+        project.sync(project.repository.git("rev-parse", "HEAD"))
         node.wait("version 1 again", lambda: client.version == "1")
         assert specs(project) == live
     assert client.failures == []

@@ -86,7 +86,7 @@ staged.rename("/models/jukebox/{number}")
             "spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]},
         }
     )
-    kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{name}", "--timeout=90s")
+    kubectl.wait("jsonpath={.status.phase}=Succeeded", f"pod/{name}")
 
 
 def served_version(url: str) -> str:
@@ -100,20 +100,20 @@ def served_version(url: str) -> str:
 def test_a_model_on_a_claim_is_served_and_a_newer_one_without_a_new_pod(kubectl: Kubectl) -> None:
     kubectl.apply(CLAIM, RUNTIME % installed.model_server(), service())
     publish(kubectl, 1)
-    kubectl("wait", "--for=condition=Ready", "inferenceservice/jukebox", "--timeout=120s")
+    kubectl.wait("condition=Ready", "inferenceservice/jukebox")
     with kubectl.forward("service/jukebox-predictor", 80) as url:
         assert served_version(url) == "1"
         labels = kubectl("exec", "deployment/jukebox-predictor", "--", "cat", "/mnt/models/1/labels.json")
         assert json.loads(labels) == ["IS", "JP"]  # which is what `jukebox predict` says where to find
         pods = kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name")
         publish(kubectl, 2)
-        node.wait("version 2", lambda: served_version(url) == "2", 30)
+        node.wait("version 2", lambda: served_version(url) == "2")
     assert kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name") == pods
 
 
 def test_arguments_are_filled_in_and_the_claim_is_mounted_for_reading(kubectl: Kubectl) -> None:
     kubectl.apply(CLAIM, RUNTIME % "absent", service())
-    node.wait("pod", lambda: kubectl.get("pods", "--selector=app=isvc.jukebox-predictor")["items"], 30)
+    node.wait("pod", lambda: kubectl.get("pods", "--selector=app=isvc.jukebox-predictor")["items"])
     [pod] = kubectl.get("pods", "--selector=app=isvc.jukebox-predictor")["items"]
     [container] = pod["spec"]["containers"]
     assert container["args"][0] == "--model_name=jukebox"
