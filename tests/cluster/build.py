@@ -106,6 +106,16 @@ def require() -> None:
         install(packages)
 
 
+def room(gigabytes: int) -> None:
+    """Raise ``Unavailable`` where the cache's disk has less to spare: Kubernetes would evict what needs it, later."""
+    free = shutil.disk_usage(CACHE).free / 1e9
+    if free < gigabytes:
+        raise Unavailable(
+            f"A project on the node, with its images, takes some {gigabytes} GB below {CACHE}, where {free:.0f} GB are "
+            "free. Make room, or name another disk's folder in XDG_CACHE_HOME."
+        )
+
+
 def install(packages: list[str]) -> None:
     say(f"installing {' '.join(packages)}")
     run("apt-get", "update", "-qq")

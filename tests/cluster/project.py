@@ -50,6 +50,7 @@ PIPELINE_SERVER = "10.213.2.11"
 LISTENER = "10.213.2.12"
 MODEL_SERVER = "10.213.2.13"
 ROWS = 20_000
+ROOM = 20  # GB of disk, most of them for a build of the training image, which keeps each layer whole
 BUCKET = "data"
 # What `continuous-training` runs of the tests: all of them take minutes, and are run by `make test`.
 TESTS = "tests/test_options.py"
@@ -126,6 +127,7 @@ def up(kubectl: Kubectl) -> Project:
     project = Project(kubectl.within(NAMESPACE))
     if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
         return project
+    build.room(ROOM)
     ci = images.of_containerfile("jukebox-ci", "ci")
     packages = images.packages("jukebox-ci")
     say("installing Argo CD and KServe")

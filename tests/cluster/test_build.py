@@ -23,6 +23,13 @@ def test_without_root_and_go_the_message_says_what_to_do(monkeypatch: pytest.Mon
         assert word in str(refused.value)
 
 
+def test_a_disk_without_room_is_named_before_it_is_full(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "CACHE", tmp_path)
+    build.room(0)
+    with pytest.raises(build.Unavailable, match=rf"1000000 GB below {tmp_path}, where \d+ GB are free. Make room"):
+        build.room(1_000_000)
+
+
 def test_another_version_is_built_into_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(build.GO / "pause", tmp_path / "pause")
     before = build.folder("pause")
