@@ -164,6 +164,7 @@ def up() -> None:
         f"--service-account-private-key-file={pki}/server.key",
         "--use-service-account-credentials",
         "--enable-hostpath-provisioner",
+        "--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins",  # else one in this machine's /usr
     )
     start(programs / "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false")
     start(
