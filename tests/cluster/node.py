@@ -107,7 +107,7 @@ def detach(*command: str, log: str) -> None:
 
 def wait(what: str, ready: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until ``ready`` neither raises nor returns something false; raises with its last words when time is up."""
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while True:
         try:
             if ready():
@@ -115,9 +115,10 @@ def wait(what: str, ready: Callable[[], object], seconds: float = PATIENCE) -> N
             last = "it is not"
         except (RuntimeError, OSError) as error:
             last = str(error)
-        if time.monotonic() > deadline:
+        passed = time.monotonic() - begun
+        if passed > seconds:
             raise TimeoutError(f"{what}: not ready after {seconds:.0f} s: {last}; see {STATE / 'log'}")
-        time.sleep(0.1)
+        time.sleep(min(0.1 + passed / 10, 1))  # who asks more often keeps busy what he waits for
 
 
 def up() -> None:
