@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -49,6 +50,14 @@ def test_the_help_of_a_command_shows_an_example_and_explains_every_option(name: 
     for parameter in COMMANDS[name].params:
         assert parameter.help, parameter.name
         assert words(parameter.help) in text
+
+
+def test_a_command_loads_no_more_than_it_needs() -> None:
+    script = "import sys; from scripts.cli import app; app(['settle', '--help'], standalone_mode=False)"
+    script += "; sys.exit(' '.join({'kfp', 'kubernetes', 'polars'} & sys.modules.keys()) or 0)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "jukebox settle" in done.stdout
 
 
 def test_what_works_ends_with_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
