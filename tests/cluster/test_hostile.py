@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from scripts.replay import SENDERS, Event, Kind, build_event
 from tests.cluster.listener import PUSHES, SECRETS, Listener, signed
 
-REQUESTS, ROUND, SEED = 10_000, 250, 20_260_401
+REQUESTS, ROUND, SEED = 10_000, 500, 20_260_401
 NASTY = (
     *("", " ", "\0", "$(id)", "`id`", "; rm -rf /", "$(params.commit)", "$(tt.params.run-name)", "$(context.name)"),
     *(
