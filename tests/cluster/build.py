@@ -162,6 +162,9 @@ def _build(source: Path, target: Path) -> None:
         "CGO_ENABLED": "0",
         "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false",
         "GOWORK": "off",
+        # A fifth less time for more memory: the compiler seldom collects its garbage.
+        "GOGC": "400",
+        "GOMEMLIMIT": "4GiB",
     }
 
     def go(*command: str) -> str:
