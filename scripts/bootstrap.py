@@ -107,11 +107,15 @@ def build(folder: str) -> list[Resource]:
     """
     file = settings_file()
     text = kubectl("kustomize", str(file.parents[2] / folder))
-    left = sorted(set(re.findall(r"<[A-Z][A-Z_0-9]*>", text)))
-    if left:
+    if left := placeholders(text):
         where = "what kubeseal writes there" if left == ["<SEALED>"] else f"values in {file}"
         raise SettingsInvalid(f"{folder} holds {', '.join(left)}; put {where}, and try again")
     return [resource for resource in yaml.safe_load_all(text) if resource]
+
+
+def placeholders(text: str) -> list[str]:
+    """Return the placeholders that nobody has filled in, such as ``<CLUSTER_DOMAIN>``."""
+    return sorted(set(re.findall(r"<[A-Z][A-Z_0-9]*>", text)))
 
 
 def context() -> str:

@@ -20,7 +20,7 @@ from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import Settings, read_settings
 from scripts.apply import VERSIONS
-from scripts.bootstrap import POLICIES
+from scripts.bootstrap import POLICIES, placeholders
 from scripts.commit_status import Host, find_api
 from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
 from scripts.output import Output, console
@@ -441,7 +441,7 @@ def _hosts(cluster: Cluster) -> Iterator[str]:
 
 def _overlay(project: Project) -> Findings:
     """Nothing in the overlay is left to be filled in."""
-    left = sorted(set(re.findall(r"<[A-Z][A-Z_0-9]*>", json.dumps(project.overlay))))
+    left = placeholders(json.dumps(project.overlay))
     if project.overlay:
         found = f"the overlay still has {', '.join(left)}" if left else "all are filled in"
         yield _judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")

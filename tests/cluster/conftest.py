@@ -35,6 +35,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+def failed(request: pytest.FixtureRequest) -> bool:
+    """Whether a test of the file that asks has failed."""
+    return any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path)
+
+
 @pytest.fixture(scope="session")
 def own_cluster() -> Iterator[Kubectl]:
     """The node with Tekton; one that was up before stays up. Needs no KUBECONFIG."""
@@ -87,9 +92,7 @@ def kserve(cluster: Kubectl, registry: str) -> None:
 def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """``kubectl`` in a namespace of the test's own; its logs and events are kept if the test fails."""
     bound = cluster.within(f"test-{uuid.uuid4().hex[:8]}")
-    cluster("create", "namespace", bound.namespace)
-    # A pod that is made before its account is refused; a controller would try again.
-    node.wait("service account", lambda: bound("get", "serviceaccount", "default"))
+    bound.create_namespace()
     yield bound
     if request.node.stash.get(FAILED, False):
         folder = tier.gather(bound, request.node.name)
@@ -109,11 +112,10 @@ def listener(
 ) -> Iterator[Listener]:
     """The listener in a namespace of the module's own; what it creates does not start."""
     bound = cluster.within(f"{request.path.stem.replace('_', '-')}-{uuid.uuid4().hex[:8]}")
-    cluster("create", "namespace", bound.namespace)
-    node.wait("service account", lambda: bound("get", "serviceaccount", "default"))
+    bound.create_namespace()
     with installed(bound, tmp_path_factory.mktemp("manifests")) as made:
         yield made
-    if any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path):
+    if failed(request):
         build.say(f"logs and events of the listener are in {tier.gather(bound, request.path.stem)}")
     cluster("delete", "namespace", bound.namespace, "--wait=false")
     cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}", "--wait=false")

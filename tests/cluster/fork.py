@@ -37,7 +37,6 @@ from tests.manifests import building
 from tests.tekton.manifests import ROOT, Resource
 from tests.test_predict import WEIGHTS, publish
 
-POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 GIT_HOST = "/api/v1/repos/acme/jukebox"  # asked with the token
 DSPA = "datasciencepipelinesapplication/dspa"
 # No test here asks the model server while it rolls.
@@ -85,8 +84,7 @@ class Fork:
 
     def guard(self) -> None:
         """Apply the admission policies, as bootstrap does."""
-        built = building.build(self.kubectl.program, self.folder / "argocd" / "argo-cd")
-        self.kubectl.apply(*building.of_kind(built, *POLICIES))
+        self.kubectl.apply(*building.admission(self.kubectl.program, self.folder))
 
     def patch(self, name: str, patch: Any, *options: str) -> None:
         """Merge a patch into a resource."""
@@ -124,7 +122,7 @@ class Fork:
 def installed(kubectl: Kubectl, folder: Path) -> Iterator[Fork]:
     """Install a fork in a namespace of its own; who looks is its owner, as the environment of this process says."""
     with ExitStack() as stack:
-        kubectl("create", "namespace", kubectl.namespace)
+        kubectl.create_namespace()
         stack.callback(kubectl, "delete", "namespace", kubectl.namespace, "--wait=false")
         kubectl.apply(service(), account("owner"), account("viewer"))
         roles = [binding(kubectl.namespace, "owner", "cluster-admin"), binding(kubectl.namespace, "viewer", "view")]
@@ -152,7 +150,7 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Fork]:
         kubectl.apply(*fork.hooks(), fork.endpoint())
         fork.guard()
         policies = [f"{name}.{kubectl.namespace}" for name in bootstrap.POLICIES]
-        stack.callback(kubectl, "delete", ",".join(POLICIES), *policies, "--ignore-not-found")
+        stack.callback(kubectl, "delete", ",".join(building.ADMISSION), *policies, "--ignore-not-found")
         fork.apply()
         stack.callback(kubectl, "delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{kubectl.namespace}")
         fork.ready(True)

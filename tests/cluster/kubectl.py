@@ -49,6 +49,11 @@ class Kubectl:
         whole = {"apiVersion": "v1", "kind": "List", "items": items}
         self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=json.dumps(whole))
 
+    def create_namespace(self) -> None:
+        """Create the namespace, and wait for its account: a pod that is made before that is refused."""
+        self("create", "namespace", self.namespace)
+        node.wait("service account", lambda: self("get", "serviceaccount", "default"))
+
     def log_in(self, account: str, file: Path, *options: str) -> None:
         """Write a kubeconfig by which a ServiceAccount of the namespace uses the node; options are of its token."""
         config = json.loads(node.KUBECONFIG.read_text())

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,7 @@ def up(kubectl: Kubectl) -> Project:
     stand_ins.install(kubectl)
     say(f"making the surroundings of a project in namespace {NAMESPACE}")
     for space in (project.kubectl, project.surroundings):
-        kubectl("create", "namespace", space.namespace)
-        node.wait("service account", partial(space, "get", "serviceaccount", "default"))
+        space.create_namespace()
     node.certificate(
         "services",
         "/CN=services",

@@ -27,7 +27,6 @@ from tests.tekton.manifests import Resource
 
 ROLES = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 POLICIES = ("ResourceQuota", "LimitRange", "NetworkPolicy")
-ADMISSION = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 INVALID = 422  # what such a policy says
 WORKLOADS = ("ServingRuntime", "InferenceService", "EventListener", "CronJob", "Pipeline", "Task")
 GROUPS = {
@@ -112,12 +111,12 @@ class Access:
 def access(cluster: Kubectl, kserve: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     stand_ins.install(cluster)
     bound = cluster.within(f"test-access-{uuid.uuid4().hex[:8]}")
-    cluster("create", "namespace", bound.namespace)
+    bound.create_namespace()
     settings = {"namespace": bound.namespace, "storage-class": "nobody"}
     folder = building.copy(tmp_path_factory.mktemp("fork") / "fork", settings)
     overlay = building.build(bound.program, folder / "manifests/overlays/openshift-ai/prod")
     made = Access(bound, overlay)
-    admission = of_kind(building.build(bound.program, folder / "argocd/argo-cd"), *ADMISSION)
+    admission = building.admission(bound.program, folder)
     cluster.apply(*admission)
     bound.apply(*of_kind(overlay, *ROLES, *POLICIES), *objects())
     node.wait("quota", lambda: bound.get("resourcequota/jukebox")["status"]["hard"])
@@ -125,7 +124,7 @@ def access(cluster: Kubectl, kserve: None, tmp_path_factory: pytest.TempPathFact
     node.wait("policy of the listener", lambda: made.start(run("any"))[0] == INVALID)
     yield made
     cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}")
-    cluster("delete", ",".join(ADMISSION), *{policy["metadata"]["name"] for policy in admission})
+    cluster("delete", ",".join(building.ADMISSION), *{policy["metadata"]["name"] for policy in admission})
     cluster("delete", "namespace", bound.namespace, "--wait=false")
 
 

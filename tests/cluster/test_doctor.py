@@ -19,7 +19,7 @@ import yaml
 from tests.cluster import build, fork, node, stand_ins
 from tests.cluster import cluster as tier
 from tests.cluster.argocd import MANIFEST
-from tests.cluster.conftest import FAILED
+from tests.cluster.conftest import failed
 from tests.cluster.fork import GIT_HOST, Fork, binding
 from tests.cluster.kubectl import Kubectl
 from tests.http_server import Answer
@@ -38,7 +38,7 @@ def project(
     bound = cluster.within(f"test-doctor-{uuid.uuid4().hex[:8]}")
     with fork.installed(bound, tmp_path_factory.mktemp("doctor")) as made:
         yield made
-        if any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path):
+        if failed(request):
             build.say(f"logs and events are in {tier.gather(bound, 'doctor')}")
 
 

@@ -26,7 +26,7 @@ from tests.cluster import cluster as tier
 from tests.cluster import git_repository, node, stand_ins
 from tests.cluster import kserve as kserve_tier
 from tests.cluster.argocd import look_again, status, synced
-from tests.cluster.conftest import FAILED
+from tests.cluster.conftest import failed
 from tests.cluster.git_repository import Repository
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import SMALL, jukebox, patch
@@ -108,8 +108,7 @@ def project(
     stand_ins.install(cluster)
     suffix = uuid.uuid4().hex[:6]
     host = cluster.within(f"test-git-{suffix}")
-    cluster("create", "namespace", host.namespace)
-    node.wait("service account", lambda: host("get", "serviceaccount", "default"))
+    host.create_namespace()
     repository = git_repository.serve(host, tmp_path_factory.mktemp("fork"))
     made = Project(argocd, cluster.within(f"ada-{suffix}"), repository)
     settings = {
@@ -127,7 +126,7 @@ def project(
     patch(made.overlay, ServingRuntime=SMALL)
     repository.push("Fork, and fill in the settings")
     yield made
-    if request.session.stash.get(FAILED, False) or request.session.testsfailed:
+    if failed(request):
         print(f"Logs are in {tier.gather(made.kubectl, 'gitops')}, {tier.gather(argocd, 'argocd')}")
     argocd("delete", "applicationset", made.kubectl.namespace, "--ignore-not-found")
     if argocd("get", "application", made.name, "--ignore-not-found"):  # a sync may wait in it for ever

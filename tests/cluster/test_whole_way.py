@@ -20,7 +20,7 @@ from tests.cluster import argocd, build, node
 from tests.cluster import cluster as tier
 from tests.cluster import project as projects
 from tests.cluster.argocd import synced
-from tests.cluster.conftest import FAILED
+from tests.cluster.conftest import failed
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import FORK, Project
 
@@ -111,7 +111,7 @@ def project(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Projec
     made = projects.up(cluster)
     projects.bootstrap(made)
     yield made
-    if any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path):
+    if failed(request):
         build.say(f"logs and events of the project are in {tier.gather(made.kubectl, 'project')}")
 
 

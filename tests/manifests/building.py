@@ -13,6 +13,7 @@ from tests.tekton.manifests import ROOT, Resource
 
 PARTS = ("manifests", "tekton", "argocd")
 PLATFORMS = {"openshift-ai": "openshift-gitops", "kubeflow": "argo-cd"}
+ADMISSION = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 OVERLAYS = tuple(f"{platform}/{environment}" for platform in PLATFORMS for environment in ("dev", "prod"))
 # Those that an overlay may name; production is what makes a prod of one.
 COMPONENTS = tuple(
@@ -71,6 +72,11 @@ def with_components(folder: Path, overlay: str, components: Sequence[str]) -> Pa
     path.mkdir(exist_ok=True)
     (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return path
+
+
+def admission(program: str, folder: Path) -> list[Resource]:
+    """The admission policies that bootstrap applies, and what binds them."""
+    return of_kind(build(program, folder / "argocd" / "argo-cd"), *ADMISSION)
 
 
 def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
