@@ -168,9 +168,8 @@ def _pipelines(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
 def _tasks(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
     for name, task in kinds["Task"].items():
         spec, where = task["spec"], f"Task {name}"
-        yield from _differ(
-            where, _used(spec["steps"], r"\$\(params\.([\w-]+)\)"), _names(spec.get("params", [])), "param"
-        )
+        own = [spec["steps"], spec["stepTemplate"]]
+        yield from _differ(where, _used(own, r"\$\(params\.([\w-]+)\)"), _names(spec.get("params", [])), "param")
         spaces = _used(spec["steps"], r"\$\(workspaces\.([\w-]+)\.path\)")
         yield from _differ(where, spaces, _names(spec.get("workspaces", [])), "workspace")
         mounted = {mount["name"] for step in spec["steps"] for mount in step.get("volumeMounts", [])}
@@ -224,7 +223,7 @@ def _results_of(command: str) -> set[str]:
         return set()
     module = inspect.getmodule(inspect.unwrap(COMMANDS[command].callback))
     assert module
-    calls = re.findall(r"write_results\(result_dir, (.*)\)", inspect.getsource(module))
+    calls = re.findall(r"write_results\(\s*result_dir,(.*?)\)\n", inspect.getsource(module), re.DOTALL)
     return {key.replace("_", "-") for call in calls for key in re.findall(r"(\w+)=", call)}
 
 

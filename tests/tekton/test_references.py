@@ -73,7 +73,7 @@ def misspell_command(find: Find) -> None:
 
 
 def lose_account(find: Find) -> None:
-    find("TriggerTemplate", "continuous-training")["resourcetemplates"][0]["spec"]["taskRunSpecs"].pop(0)
+    find("TriggerTemplate", "continuous-training")["resourcetemplates"][0]["spec"]["taskRunSpecs"].clear()
 
 
 def lose_task(find: Find) -> None:
@@ -95,7 +95,7 @@ BROKEN: dict[Callable[[Find], None], str] = {
     forget_variable: "sets the variable SUPERSEDED_BY and does not use it",
     lose_argument: "gives jukebox notify 1 arguments",
     misspell_command: "jukebox aply",
-    lose_account: "does not use the ServiceAccount jukebox-build",
+    lose_account: "does not use the ServiceAccount jukebox-release",
     lose_task: "does not use the Task promote",
 }
 

@@ -1,0 +1,33 @@
+"""``jukebox fetch-image``: what a layer is put on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.layout import Layout
+from scripts.registry import AuthFile, Registry, Target, TrustedCa, is_pinned, repository_of
+
+
+def command(
+    image: Annotated[str, typer.Argument(help="The image.")],
+    folder: Annotated[Path, typer.Argument(help="Where to: a folder that becomes an OCI layout.")],
+    target: Target = "",
+    trusted_ca: TrustedCa = None,
+    auth_file: AuthFile = None,
+) -> None:
+    """Fetch an image into a folder: what a registry must be told of it, if it has the rest. Needs skopeo.
+
+    That is without its layers if the target is in the same repository.
+
+    Example: `jukebox fetch-image example.com/training:deps-0123 /tmp/image --target example.com/training:mine`
+    """
+    if is_pinned(target):
+        print(f"{target} is there: nothing to build")
+        return
+    registry, layout = Registry(trusted_ca, auth_file), Layout(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    elsewhere = repository_of(target) != repository_of(image)
+    (registry.copy if elsewhere else registry.fetch)(image, layout)
+    manifest, _ = layout.read()
+    print(f"{image} has {len(manifest['layers'])} layers")

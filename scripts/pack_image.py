@@ -1,0 +1,62 @@
+"""``jukebox pack-image``: one more layer on an image, without a container and without root."""
+
+import io
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.errors import BuildFailed
+from scripts.find_images import Commit
+from scripts.git import git
+from scripts.layout import Files, Layout
+from scripts.registry import Target, is_pinned
+
+
+def command(
+    image: Annotated[Path, typer.Argument(help="OCI layout of the image that the layer is put on.")],
+    folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
+    packages: Annotated[
+        Path | None, typer.Option(help="Pack this folder, which stays at its path, instead of the commit's code.")
+    ] = None,
+    at: Annotated[Path, typer.Option(help="Where the image has that folder.")] = Path("/opt/venv"),
+    target: Target = "",
+) -> None:
+    """Pack what the Containerfile copies from the checkout's commit, or a folder of packages. Runs nothing of either.
+
+    The same content has the same digest.
+
+    Example: `jukebox pack-image /tmp/image`
+    """
+    if not is_pinned(target):
+        layout = Layout(image)
+        print(pack_folder(layout, packages, at) if packages else pack_commit(layout, folder))
+
+
+def pack_commit(layout: Layout, folder: Path) -> str:
+    """Put the files of a commit on the image of a layout, and configure it as the Containerfile says."""
+    containerfile = Commit(folder).containerfile
+    files = Files()
+    for source, target in containerfile.copies:
+        files.add(io.BytesIO(git(folder, "archive", "--format=tar", "HEAD", str(source))), source, target)
+    return layout.pack(files, **containerfile.config(environment(layout)))
+
+
+def pack_folder(layout: Layout, folder: Path, at: Path) -> str:
+    """Put a folder on the image of a layout, at the path ``at``; raises BuildFailed if the base has another Python."""
+    ours = ".".join(map(str, sys.version_info[:2]))
+    theirs = ".".join(environment(layout).get("PYTHON_VERSION", ours).split(".")[:2])
+    if theirs != ours:
+        raise BuildFailed(
+            f"The base image has Python {theirs}, the packages are of Python {ours}: build the tasks' image anew from "
+            "the same base image, and put it into the settings (ci-image)"
+        )
+    return layout.pack_folder(folder, PurePosixPath(at))
+
+
+def environment(layout: Layout) -> dict[str, str]:
+    """The variables of the image of a layout."""
+    _, config = layout.read()
+    whole: dict[str, Any] = config.get("config", {})
+    return dict(variable.split("=", 1) for variable in whole.get("Env") or ())

@@ -1,0 +1,30 @@
+"""``jukebox push-image``: send what a registry lacks of an image."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scripts.layout import Layout
+from scripts.registry import AuthFile, Registry, TrustedCa, is_pinned, repository_of
+from scripts.results import ResultDir, write_results
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(help="OCI layout of the image.")],
+    image: Annotated[str, typer.Argument(help="Where to, with its tag; nothing is pushed if it is named by a digest.")],
+    compress: Annotated[bool, typer.Option(help="Compress layers that are not, with zstd.")] = False,
+    trusted_ca: TrustedCa = None,
+    auth_file: AuthFile = None,
+    result_dir: ResultDir = None,
+) -> None:
+    """Push the image of an OCI layout; layers that the registry has may be missing in it. Needs skopeo.
+
+    Example: `jukebox push-image /tmp/image registry.example.com/jukebox-training:mine`
+    """
+    reference = image
+    if not is_pinned(image):
+        digest = Registry(trusted_ca, auth_file).push(Layout(folder), image, compress=compress)
+        reference = f"{repository_of(image)}@{digest}"
+    print(reference)
+    write_results(result_dir, image=reference)
