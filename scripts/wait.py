@@ -25,7 +25,11 @@ STUCK = re.compile(
 )
 # Argo's name for a whole workflow: what `jukebox compile` calls the pipeline, and five characters.
 WORKFLOW = re.compile(rf"{PIPELINE}-[a-z0-9]{{5}}")
-LAUNCHER = re.compile(r"[IWEF]\d{4} [\d:.]+ +\d+ \S+\.go:\d+\] ")
+# What the launcher (Go) and kfp's executor (Python) say in a step's log: a line, and the JSON object that it ends in or
+# that follows it. The executor's input alone is a hundred lines.
+NOT_OURS = re.compile(
+    r"^([IWEF]\d{4} [\d:.]+ +\d+ \S+\.go:\d+\]|\[KFP Executor [^]]+\]:) .*\n({\n)?((?<={\n)( .*\n)*}\n)?", re.MULTILINE
+)
 LAST_WORDS = "Component failed to execute successfully"
 # What Argo says of a step that ended with an error, and of those that hold it: nothing.
 EMPTY_WORDS = re.compile(r"(main: )?Error \(exit code \d+\)$|child '|^$")
@@ -68,6 +72,19 @@ def command(
     print(f"Run {run} succeeded", flush=True)
 
 
+@dataclass(frozen=True)
+class Stuck:
+    """A pod that cannot start: ``reason`` is one word, ``why`` the whole text with its changing part."""
+
+    pod: str
+    step: str
+    reason: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.step} cannot start: {self.why}"
+
+
 @dataclass
 class Watch:
     """What is seen of one run. ``cluster`` may be missing; then a stuck run is not told from a slow one."""
@@ -79,6 +96,8 @@ class Watch:
     _steps: frozenset[str] = frozenset()
     _said: dict[str, str] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
+    # Why a pod cannot start, each reason with the time when it was first seen.
+    _reasons: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def wait(self, run_id: str, timeout: float) -> None:
         """Return when the run has succeeded; raise RunFailed where it has not within ``timeout`` seconds.
@@ -204,14 +223,14 @@ class Watch:
 
     def _check_cluster(self, run_id: str) -> None:
         """Raise RunFailed where the run will never end, though the server has it running."""
-        stuck = dict(self._stuck(run_id))
-        for key in [key for key in self._since if key.startswith("stuck ") and key[6:] not in stuck]:
-            del self._since[key]
-        for name, why in stuck.items():
-            self._once(f"stuck {name}", f"  {name} cannot start: {why}")
-            if self._lasts(f"stuck {name}") > self.pace.stuck:
+        for stuck in self._stuck(run_id):
+            reasons = self._reasons.setdefault(stuck.pod, {})
+            if stuck.reason not in reasons:
+                reasons[stuck.reason] = time.monotonic()
+                self.say(f"  {stuck}")
+            if time.monotonic() - reasons[stuck.reason] > self.pace.stuck:
                 raise RunFailed(
-                    f"Run {run_id} is stuck: {name} cannot start: {why}.\n"
+                    f"Run {run_id} is stuck: {stuck}.\n"
                     f"It was given {self.pace.stuck / 60:g} minutes. Mend that and it goes on, or terminate the run.",
                     "stuck",
                 )
@@ -227,36 +246,33 @@ class Watch:
                 "lost",
             )
 
-    def _stuck(self, run_id: str) -> Iterator[tuple[str, str]]:
-        """The steps whose pods cannot start, with the reason."""
+    def _stuck(self, run_id: str) -> Iterator[Stuck]:
+        """The pods that cannot start, once for each reason; what was known of one that has started is forgotten."""
         for pod in self._of_cluster(lambda cluster: cluster.pods(run_id)):
-            status = pod.get("status", {})
-            name = _step_of(pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", ""))
-            name = name or pod["metadata"]["name"]
-            for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-                waiting = container.get("state", {}).get("waiting", {})
-                if STUCK.search(waiting.get("reason", "")):
-                    yield name, f"{waiting['reason']}: {waiting.get('message', container.get('image', ''))}"
-            for condition in status.get("conditions", ()):
-                if condition.get("reason") == "Unschedulable" and condition.get("status") == "False":
-                    yield name, f"Unschedulable: {condition.get('message', '')}"
-        for name, phase, message in self._nodes(run_id):
-            # A pod that the cluster refuses never is; Argo tries again and again.
-            if phase == "Pending" and re.search(r"forbidden|exceeded quota|denied", message):
-                yield name, message
+            found = list(_reasons_of(pod))
+            yield from found
+            # Between two attempts to pull an image there may be no reason: that is no start.
+            if not found and pod.get("status", {}).get("phase", "Pending") != "Pending":
+                self._reasons.pop(pod["metadata"]["name"], None)
+        for step, node in self._nodes(run_id):
+            # A pod that the cluster refuses never is; Argo tries again and again, and the numbers in a message change.
+            if node["phase"] == "Pending" and re.search(r"forbidden|exceeded quota|denied", node["message"]):
+                yield Stuck(node["name"], step, "refused", node["message"])
 
-    def _nodes(self, run_id: str) -> Iterator[tuple[str, str, str]]:
-        """Step, phase and message of each node of the run's workflows that says something."""
+    def _nodes(self, run_id: str) -> Iterator[tuple[str, Json]]:
+        """Each node of the run's workflows that says something, with its step."""
         for workflow in self._workflows(run_id):
             for node in (workflow.get("status", {}).get("nodes") or {}).values():
-                message = node.get("message", "")
-                if not EMPTY_WORDS.match(message):
-                    yield _step_of(node.get("name", "")) or node.get("displayName", ""), node.get("phase", ""), message
+                node = {"name": "", "phase": "", "message": "", **node}
+                if not EMPTY_WORDS.match(node["message"]):
+                    yield _step_of(node["name"]) or node.get("displayName", ""), node
 
     def _troubles(self, run_id: str) -> str:
         """What the cluster says of the run, for the end of a message."""
-        said = dict(self._stuck(run_id))
-        said |= {name: text for name, phase, text in self._nodes(run_id) if phase in ("Failed", "Error", "Pending")}
+        said = {stuck.step: stuck.why for stuck in self._stuck(run_id)}
+        for step, node in self._nodes(run_id):
+            if node["phase"] in ("Failed", "Error", "Pending"):
+                said[step] = node["message"]
         return "".join(f"\n{name}: {text}" for name, text in said.items())
 
     def _workflows(self, run_id: str) -> list[Resource]:
@@ -281,6 +297,20 @@ class Watch:
             self.say(text)
 
 
+def _reasons_of(pod: Resource) -> Iterator[Stuck]:
+    """Why a pod cannot start, as its status says it."""
+    name, status = pod["metadata"]["name"], pod.get("status", {})
+    step = _step_of(pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", "")) or name
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if STUCK.search(reason):
+            yield Stuck(name, step, reason, f"{reason}: {waiting.get('message', container.get('image', ''))}")
+    for condition in status.get("conditions", ()):
+        if condition.get("reason") == "Unschedulable" and condition.get("status") == "False":
+            yield Stuck(name, step, "Unschedulable", f"Unschedulable: {condition.get('message', '')}")
+
+
 def was_terminated(run: Json) -> bool:
     """Tell whether the run was told to stop: a terminated run ends as FAILED, too.
 
@@ -303,7 +333,7 @@ def _step_names(spec: Any) -> Iterator[str]:
 
 
 def _step_of(node: str) -> str:
-    """The step in an Argo node's name: ``prod-train-save-x2v9k.root.training.train-model.executor(0)``."""
+    """The step in an Argo node's name: ``prod-train-save-x2v9k.root.train-model.executor(0)``."""
     parts = [re.sub(r"\(.*\)$", "", part) for part in node.split(".")[1:]]
     if parts and parts[-1] == "executor":
         parts.pop()
@@ -311,9 +341,10 @@ def _step_of(node: str) -> str:
 
 
 def _tail(log: str) -> str:
-    """The last lines of a step's own output: what its launcher says before and behind it is left out."""
+    """The last lines of a step's own output, without what its launcher and kfp say around it."""
     text, _, _ = log.partition(LAST_WORDS)
-    lines = [line for line in text.splitlines() if line.strip() and not LAUNCHER.match(line)]
+    text = NOT_OURS.sub("", f"{text}\n")
+    lines = [line for line in text.splitlines() if line.strip()]
     # Nothing but the launcher spoke: a driver, or a step that was killed.
     lines = lines or log.splitlines()
     return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])

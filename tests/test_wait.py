@@ -1,10 +1,12 @@
 """``jukebox wait`` against the pipeline server's stand-in, whose workflows do what a test says."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +110,45 @@ def test_only_the_end_of_a_long_log_is_shown(running: World) -> None:
     assert "line 400" not in text
 
 
+LAUNCHED = """\
+I1123 10:00:00.000000      15 cache.go:89] Connecting to cache endpoint ml-pipeline.example:8887
+W1123 10:00:00.000000      15 launcher_v2.go:590] Could not determine retry index from pod annotation
+[KFP Executor 2026-11-23 10:00:00,100 INFO]: Looking for component `train` in --component_module_path `/tmp/x.py`
+[KFP Executor 2026-11-23 10:00:00,101 INFO]: Loading KFP component "train" from /tmp/x.py
+[KFP Executor 2026-11-23 10:00:00,102 INFO]: Got executor_input:
+{
+    "inputs": {
+        "parameterValues": {
+            "twice": 102
+        }
+    },
+    "outputs": {
+        "outputFile": "/minio/output_metadata.json"
+    }
+}
+"""
+
+
+def test_of_a_failed_steps_log_only_its_own_lines_are_shown(running: World) -> None:
+    said = '{\n    "twice": 102\n}\n{"loss": 1.5}'
+    running.set(RUN, MADE, ("train", "FAILED", f"{LAUNCHED}{said}\n{TRACEBACK}"), code=1)
+    shown = str(failure(running)).partition("train:\n")[2].splitlines()
+    assert shown == [f"  {line}" for line in (*said.splitlines(), *TRACEBACK.splitlines())]
+
+
+def test_a_step_that_ended_before_what_follows_it_failed_shows_its_own_lines(running: World) -> None:
+    output = """\
+trained
+[KFP Executor 2026-11-23 10:00:01,000 INFO]: Wrote executor output file to /minio/output_metadata.json.
+I1123 10:00:01.000000      15 launcher_v2.go:1230] ExecutorOutput: {
+  "parameterValues": {
+    "Output": "trained"
+  }
+}"""
+    running.set(RUN, MADE, ("train", "FAILED", f"{LAUNCHED}{output}"), code=1)
+    assert str(failure(running)).partition("train:\n")[2] == "  trained"
+
+
 def test_a_terminated_run_is_told_from_a_failed_one(running: World) -> None:
     """Fact 1: its state is FAILED, too."""
     running.set(RUN, MADE, ("train", "RUNNING", ""))
@@ -193,6 +234,49 @@ def test_a_pod_that_starts_after_all_is_waited_for(running: World) -> None:
     with meanwhile(mend):
         watch(running, Pace(poll=0.02, settle=0.1, stuck=LONG), said).wait(RUN, LONG)
     assert said.count("  make cannot start: ImagePullBackOff: Back-off r/x") == 1
+
+
+PULL = {"reason": "ErrImagePull", "message": "failed to pull r/x"}
+BACK_OFF = {"reason": "ImagePullBackOff", "message": "Back-off pulling r/x"}
+CREATING = {"reason": "ContainerCreating"}
+TOLD = [
+    "  make cannot start: ErrImagePull: failed to pull r/x",
+    "  make cannot start: ImagePullBackOff: Back-off pulling r/x",
+]
+
+
+def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = QUICK) -> list[str]:
+    """What is said when the step's pod has these phases and reasons to wait, one after the other at each look."""
+    said: list[str] = []
+    watching = watch(world, pace, said)
+    for phase, waiting in states:
+        world.cluster.remove_pods()
+        world.cluster.add_pod(RUN, "make", phase=phase, containerStatuses=[{"state": {"waiting": waiting}}])
+        watching._check_cluster(RUN)
+    return said
+
+
+def test_reasons_that_alternate_are_told_once_each(running: World) -> None:
+    assert looks(running, *[("Pending", PULL), ("Pending", BACK_OFF), ("Pending", CREATING)] * 5) == TOLD
+
+
+def test_a_message_that_changes_is_told_once(running: World) -> None:
+    states = [("Pending", {**PULL, "message": f"dial from port {port}: refused"}) for port in range(5)]
+    assert len(looks(running, *states)) == 1
+
+
+def test_a_pod_that_had_started_is_told_of_again(running: World) -> None:
+    assert looks(running, ("Pending", PULL), ("Running", {}), ("Pending", PULL)) == [TOLD[0]] * 2
+
+
+def test_reasons_that_alternate_are_given_up_in_the_end(running: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    states = [("Pending", PULL), ("Pending", BACK_OFF), ("Pending", CREATING)]
+    assert looks(running, *states, pace=Pace(stuck=20)) == TOLD
+    with pytest.raises(RunFailed, match=r"is stuck: make cannot start: (ErrImagePull|ImagePullBackOff): ") as failed:
+        looks(running, *states * 20, pace=Pace(stuck=20))
+    assert failed.value.state == "stuck"
 
 
 def test_a_failure_that_only_the_workflow_tells_is_shown(running: World) -> None:
