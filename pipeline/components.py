@@ -207,20 +207,8 @@ def convert_model(
 
 
 @_component
-def gate(verdict: Input[Artifact]) -> None:
-    """Stop the run when the model is not good enough: nothing is published then."""
-    from pathlib import Path
-
-    from pipeline.log import step
-
-    with step("gate"):
-        from pipeline.steps.gate import gate as run
-
-        run(Path(verdict.path))
-
-
-@_component
 def verify_model(
+    verdict: Input[Artifact],
     onnx_model: Input[Model],
     examples: Input[Dataset],
     predictions: Input[Dataset],
@@ -229,12 +217,16 @@ def verify_model(
     parity: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
-    """Verify on the test data that the ONNX model does what the Keras model does."""
+    """Stop the run if the model is not good enough; verify on the test data that ONNX does what Keras does."""
     from pathlib import Path
 
     from pipeline.log import step
 
     with step("verify-model"):
+        from pipeline.steps.gate import gate
+
+        # Before anything is loaded. Not in evaluate-model: Kubeflow loses the outputs of a step that fails.
+        gate(Path(verdict.path))
         from pipeline.steps.verify_model import verify_model as run
 
         result = run(
@@ -275,6 +267,7 @@ def publish_model(
     namespace: str,
     published: Output[Model],
     card: Output[HTML],
+    summary: Output[Markdown],
 ) -> None:
     """Save the model where the model server reaches it, with its card and its lineage."""
     from pathlib import Path
@@ -284,6 +277,7 @@ def publish_model(
     with step("publish-model"):
         import json
 
+        from pipeline.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
         from pipeline.store import open_store
 
@@ -312,30 +306,4 @@ def publish_model(
         published.metadata.update(uri=result.uri, number=result.number, version=version, framework="onnx")
         Path(published.path).write_text(json.dumps(result.lineage, indent=1))
         Path(card.path).write_bytes(open_store(model_store, model_name).read(result.number, "model-card.html"))
-
-
-@_component
-def summarize_run(
-    status: dsl.PipelineTaskFinalStatus,
-    model_store: str,
-    model_name: str,
-    run_id: str,
-    run_name: str,
-    summary: Output[Markdown],
-) -> None:
-    """Write what became of the run, however it ended."""
-    from pathlib import Path
-
-    from pipeline.log import step
-
-    with step("summarize-run"):
-        from pipeline.steps.summarize_run import summarize_run as run
-
-        run(
-            Path(summary.path),
-            state=status.state,
-            model_store=model_store,
-            model_name=model_name,
-            run_id=run_id,
-            run_name=run_name,
-        )
+        Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))

@@ -1,9 +1,10 @@
 """The training pipeline: its graph, its parameters, and how a run of it is submitted by hand.
 
-    fetch-data ─┬─ validate-data ───┬─ train-model ─┬─ evaluate-model ── gate ─┬─ verify-model ── publish-model
-                └─ preprocess-data ─┘               └─ convert-model ──────────┘
+    fetch-data ─┬─ validate-data ───┬─ train-model ─┬─ evaluate-model ─┬─ verify-model ── publish-model
+                └─ preprocess-data ─┘               └─ convert-model ──┘
 
-and summarize-run at the exit. ``python pipeline/prod_train_save_pipeline.py`` submits a run with the defaults.
+On a cluster each step costs two pods, so what is one idea is one step: evaluate-model judges the model, verify-model
+begins with the refusal. ``python pipeline/prod_train_save_pipeline.py`` submits a run with the defaults.
 """
 
 import sys
@@ -87,69 +88,67 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         store = {"model_store": model_store, "model_name": model_name}
 
-        summary = components.summarize_run(**run, **store)
-        with dsl.ExitHandler(summary, name="training"):
-            fetched = components.fetch_data(
-                songs_uri=songs,
-                rankings_uri=rankings,
-                data_version=data_version,
-                songs_sha256=songs_sha256,
-                rankings_sha256=rankings_sha256,
-            )
-            tables = {"songs": fetched.outputs["songs"], "rankings": fetched.outputs["rankings"]}
-            validated = components.validate_data(
-                **tables, **store, data_version=data_version, champion_version=champion_version
-            )
-            preprocessed = components.preprocess_data(**tables)
-            examples = preprocessed.outputs["examples"]
-            trained = components.train_model(
-                examples=examples, hyperparameters=hyperparameters, data_version=data_version
-            ).after(validated)
-            predictions, training = trained.outputs["predictions"], trained.outputs["report"]
-            evaluated = components.evaluate_model(
-                examples=examples,
-                predictions=predictions,
-                **store,
-                champion_version=champion_version,
-                gate_mode=gate_mode,
-                thresholds=thresholds,
-            )
-            converted = components.convert_model(
-                model=trained.outputs["model"],
-                examples=examples,
-                training=training,
-                model_name=model_name,
-                version=version,
-                data_version=data_version,
-            )
-            gated = components.gate(verdict=evaluated.outputs["verdict"])
-            verified = components.verify_model(
-                onnx_model=converted.outputs["onnx_model"],
-                examples=examples,
-                predictions=predictions,
-                training=training,
-                model_name=model_name,
-            ).after(gated)
-            published = components.publish_model(
-                **tables,
-                **store,
-                **run,
-                onnx_model=converted.outputs["onnx_model"],
-                examples=examples,
-                training=training,
-                validation=validated.outputs["report"],
-                evaluation=evaluated.outputs["evaluation"],
-                verdict=evaluated.outputs["verdict"],
-                parity=verified.outputs["parity"],
-                version=version,
-                data_version=data_version,
-                commit=commit,
-                image=image,
-                prod_flag=prod_flag,
-                keep_versions=keep_versions,
-                cluster_domain=cluster_domain,
-                namespace=settings.namespace,
-            )
+        fetched = components.fetch_data(
+            songs_uri=songs,
+            rankings_uri=rankings,
+            data_version=data_version,
+            songs_sha256=songs_sha256,
+            rankings_sha256=rankings_sha256,
+        )
+        tables = {"songs": fetched.outputs["songs"], "rankings": fetched.outputs["rankings"]}
+        validated = components.validate_data(
+            **tables, **store, data_version=data_version, champion_version=champion_version
+        )
+        preprocessed = components.preprocess_data(**tables)
+        examples = preprocessed.outputs["examples"]
+        trained = components.train_model(
+            examples=examples, hyperparameters=hyperparameters, data_version=data_version
+        ).after(validated)
+        predictions, training = trained.outputs["predictions"], trained.outputs["report"]
+        evaluated = components.evaluate_model(
+            examples=examples,
+            predictions=predictions,
+            **store,
+            champion_version=champion_version,
+            gate_mode=gate_mode,
+            thresholds=thresholds,
+        )
+        converted = components.convert_model(
+            model=trained.outputs["model"],
+            examples=examples,
+            training=training,
+            model_name=model_name,
+            version=version,
+            data_version=data_version,
+        )
+        verified = components.verify_model(
+            verdict=evaluated.outputs["verdict"],
+            onnx_model=converted.outputs["onnx_model"],
+            examples=examples,
+            predictions=predictions,
+            training=training,
+            model_name=model_name,
+        )
+        published = components.publish_model(
+            **tables,
+            **store,
+            **run,
+            onnx_model=converted.outputs["onnx_model"],
+            examples=examples,
+            training=training,
+            validation=validated.outputs["report"],
+            evaluation=evaluated.outputs["evaluation"],
+            verdict=evaluated.outputs["verdict"],
+            parity=verified.outputs["parity"],
+            version=version,
+            data_version=data_version,
+            commit=commit,
+            image=image,
+            prod_flag=prod_flag,
+            keep_versions=keep_versions,
+            cluster_domain=cluster_domain,
+            namespace=settings.namespace,
+        )
 
         steps = (
             fetched,
@@ -158,10 +157,8 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             trained,
             evaluated,
             converted,
-            gated,
             verified,
             published,
-            summary,
         )
         for task in steps:
             _size(task, settings, image)
@@ -169,12 +166,12 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         for task in (fetched, published):
             task.set_retry(2, backoff_duration="15s", backoff_factor=2.0, backoff_max_duration="5m")
         # What these find in the store changes between runs with the same arguments, and a cached gate guards nothing.
-        for task in (validated, evaluated, gated, published, summary):
+        for task in (validated, evaluated, verified, published):
             task.set_caching_options(enable_caching=False)
-        for task in (validated, evaluated, published, summary):
+        for task in (validated, evaluated, published):
             if settings.on_claim:
                 kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
-        for task in (fetched,) if settings.on_claim else (fetched, validated, evaluated, published, summary):
+        for task in (fetched,) if settings.on_claim else (fetched, validated, evaluated, published):
             kubernetes.use_secret_as_env(task, settings.s3_secret, {key: key for key in S3_KEYS}, optional=True)
 
     pipeline: BaseComponent = prod_train_save

@@ -115,13 +115,19 @@ def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -
     return template.render(evaluation=evaluation, verdict=_without_credentials(verdict), **_evaluation(evaluation))
 
 
-def summary_markdown(state: str, name: str, *, published: str = "") -> str:
-    """Return what an exit handler knows of a run as Markdown.
+def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
+    """Return what the dashboard shows of a run that has published: which version, where it is, and how good it is.
 
-    ``state`` as Kubeflow names it (SUCCEEDED, FAILED, …), ``name`` of the run, ``published`` the model's address.
+    ``lineage`` is the version's lineage.json, ``uri`` its address.
     """
-    outcome = f"Published: {_markdown(published)}" if published else NOTHING_PUBLISHED
-    return f"**{_markdown(state.capitalize())}** · {_markdown(name)}\n\n{outcome}\n"
+    model = lineage["model"]
+    title = f"**{_markdown(model['name'])} {_markdown(model['version'])}, version {model['number']}**"
+    paragraphs = (
+        f"{title} · {_markdown(lineage['run']['name'])}",
+        f"Published: {_markdown(uri)}",
+        _markdown(lineage["verdict"]["summary"]),
+    )
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def headline(documents: Mapping[str, Any], run: Run) -> Headline:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -115,6 +116,10 @@ def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) ->
     _, version = pipeline_resources(read_settings())
     spec = version["spec"]
     graph = _graph(spec["pipelineSpec"])
+    # The local runner takes one step at a time, in any order that the graph allows, and stops at the first that fails.
+    # Broken data should be what the validation says of it, not what a step behind it makes of it.
+    for before, step in pairwise(graph):
+        spec["pipelineSpec"]["root"]["dag"]["tasks"][step].setdefault("dependentTasks", []).append(before)
     pipeline = components.load_component_from_text(yaml.safe_dump_all([spec["pipelineSpec"], spec["platformSpec"]]))
     runs.mkdir(parents=True, exist_ok=True)
     earlier = set(runs.iterdir())
@@ -130,15 +135,9 @@ def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) ->
 
 def _graph(spec: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Each step of the compiled pipeline with those it waits for, in the order of pipeline/components.py."""
-    root = spec["root"]["dag"]["tasks"]
-    tasks = dict(root)
-    for component in spec["components"].values():
-        tasks |= component["dag"]["tasks"] if "dag" in component else {}
+    tasks = spec["root"]["dag"]["tasks"]
     order = [name.replace("_", "-") for name in vars(shells)]
-    steps = sorted((name for name in tasks if name in order), key=order.index)
-    waits = {name: tuple(dep for dep in tasks[name].get("dependentTasks", ()) if dep in steps) for name in steps}
-    # The exit task waits for the exit handler, which holds the others: so, for the last of them.
-    return {name: waits[name] or (tuple(steps[-2:-1]) if name in root else ()) for name in steps}
+    return {name: tuple(tasks[name].get("dependentTasks", ())) for name in sorted(tasks, key=order.index)}
 
 
 def _documents(folder: Path) -> dict[str, Any]:

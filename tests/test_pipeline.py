@@ -22,12 +22,10 @@ STEPS = {
     "train-model",
     "evaluate-model",
     "convert-model",
-    "gate",
     "verify-model",
     "publish-model",
-    "summarize-run",
 }
-READ_THE_STORE = {"validate-data", "evaluate-model", "publish-model", "summarize-run"}
+READ_THE_STORE = {"validate-data", "evaluate-model", "publish-model"}
 
 
 class Compiled:
@@ -37,10 +35,7 @@ class Compiled:
         _, version = pipeline_resources(settings, image=image)
         self.spec: Spec = version["spec"]["pipelineSpec"]
         self.platform: Spec = version["spec"]["platformSpec"]
-        self.root: Spec = self.spec["root"]["dag"]["tasks"]
-        (training,) = (one for one in self.spec["components"].values() if "dag" in one)
-        self.training: Spec = training["dag"]["tasks"]
-        self.tasks: Spec = {name: task for name, task in {**self.root, **self.training}.items() if name in STEPS}
+        self.tasks: Spec = self.spec["root"]["dag"]["tasks"]
 
     def containers(self) -> dict[str, Spec]:
         executors = self.spec["deploymentSpec"]["executors"]
@@ -51,7 +46,7 @@ class Compiled:
         return {name.removeprefix("exec-"): executor for name, executor in executors.items()}
 
     def waits(self, task: str) -> set[str]:
-        return set(self.training[task].get("dependentTasks", ()))
+        return set(self.tasks[task].get("dependentTasks", ()))
 
     def waits_in_the_end(self, task: str) -> set[str]:
         return self.waits(task).union(*(self.waits_in_the_end(other) for other in self.waits(task)))
@@ -83,15 +78,14 @@ def on_s3(settings: Settings) -> Settings:
 
 
 def test_each_step_waits_for_what_it_needs_and_for_nothing_else(compiled: Compiled) -> None:
-    assert {task: compiled.arrows(task) for task in compiled.training} == {
+    assert {task: compiled.arrows(task) for task in compiled.tasks} == {
         "fetch-data": set(),
         "validate-data": {"fetch-data"},
         "preprocess-data": {"fetch-data"},
         "train-model": {"validate-data", "preprocess-data"},
         "evaluate-model": {"train-model"},
         "convert-model": {"train-model"},
-        "gate": {"evaluate-model"},
-        "verify-model": {"gate", "convert-model"},
+        "verify-model": {"evaluate-model", "convert-model"},
         "publish-model": {"verify-model"},
     }
 
@@ -102,26 +96,21 @@ def test_steps_that_need_not_wait_for_each_other_run_at_once(compiled: Compiled,
     assert other not in compiled.waits_in_the_end(one)
 
 
-def test_the_summary_is_written_however_the_run_ends(compiled: Compiled) -> None:
-    (training,) = set(compiled.root) - {"summarize-run"}
-    summary = compiled.root["summarize-run"]
-    assert summary["dependentTasks"] == [training]
-    assert summary["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
-    inputs = summary["inputs"]
-    assert inputs["parameters"]["status"] == {"taskFinalStatus": {"producerTask": training}}
-    # Nothing of a step that may never have run.
-    assert "artifacts" not in inputs
-    assert not [value for value in inputs["parameters"].values() if "taskOutputParameter" in value]
+def test_a_run_costs_no_pod_but_those_of_its_steps(compiled: Compiled) -> None:
+    # Each group of steps (a condition, a loop, an exit handler) would have a driver of its own.
+    assert [name for name, one in compiled.spec["components"].items() if "dag" in one] == []
+    assert compiled.containers().keys() == STEPS
 
 
 def test_what_is_published_was_judged_and_verified(compiled: Compiled) -> None:
-    artifacts = compiled.training["publish-model"]["inputs"]["artifacts"]
+    artifacts = compiled.tasks["publish-model"]["inputs"]["artifacts"]
     producers = {name: value["taskOutputArtifact"]["producerTask"] for name, value in artifacts.items()}
     assert producers["verdict"] == producers["evaluation"] == "evaluate-model"
     assert producers["parity"] == "verify-model"
     assert producers["onnx_model"] == "convert-model"
-    verified = compiled.training["verify-model"]["inputs"]["artifacts"]
+    verified = compiled.tasks["verify-model"]["inputs"]["artifacts"]
     assert verified["onnx_model"] == artifacts["onnx_model"]
+    assert verified["verdict"] == artifacts["verdict"]
 
 
 # Parameters
@@ -165,7 +154,7 @@ def test_data_and_store_are_those_of_the_settings(settings: Settings) -> None:
 
 def test_every_parameter_reaches_a_step(compiled: Compiled) -> None:
     used = {
-        value["componentInputParameter"].removeprefix("pipelinechannel--")
+        value["componentInputParameter"]
         for task in compiled.tasks.values()
         for value in task["inputs"].get("parameters", {}).values()
         if "componentInputParameter" in value
@@ -232,7 +221,7 @@ def test_the_dashboard_shows_metrics_plots_pages_and_models(compiled: Compiled) 
         ("verify-model", "metrics", "Metrics"),
         ("publish-model", "published", "Model"),
         ("publish-model", "card", "HTML"),
-        ("summarize-run", "summary", "Markdown"),
+        ("publish-model", "summary", "Markdown"),
     }
 
 
@@ -246,7 +235,7 @@ def test_every_step_runs_in_the_training_image(compiled: Compiled) -> None:
 def test_the_image_of_a_compilation_reaches_every_step_and_the_lineage(settings: Settings) -> None:
     built = Compiled(settings, image="registry.example.com/built@sha256:4567")
     assert {one["image"] for one in built.containers().values()} == {"registry.example.com/built@sha256:4567"}
-    lineage = built.training["publish-model"]["inputs"]["parameters"]["image"]
+    lineage = built.tasks["publish-model"]["inputs"]["parameters"]["image"]
     assert lineage == {"runtimeValue": {"constant": "registry.example.com/built@sha256:4567"}}
 
 
@@ -304,12 +293,12 @@ def test_only_steps_that_talk_to_the_outside_are_tried_again_and_with_patience(c
 
 def test_what_reads_or_writes_the_store_or_guards_it_is_never_taken_from_the_cache(compiled: Compiled) -> None:
     cached = {name for name, task in compiled.tasks.items() if task["cachingOptions"].get("enableCache")}
-    assert cached == STEPS - READ_THE_STORE - {"gate"}
+    assert cached == STEPS - READ_THE_STORE - {"verify-model"}
 
 
 def test_the_cache_of_fetched_data_knows_the_data(compiled: Compiled) -> None:
-    inputs = compiled.training["fetch-data"]["inputs"]["parameters"]
-    assert inputs["data_version"] == {"componentInputParameter": "pipelinechannel--data_version"}
+    inputs = compiled.tasks["fetch-data"]["inputs"]["parameters"]
+    assert inputs["data_version"] == {"componentInputParameter": "data_version"}
 
 
 # What a step reaches
@@ -319,11 +308,9 @@ def test_the_claim_that_the_run_names_is_mounted_where_the_store_is_used(setting
     pods = Compiled(replace(settings, model_store="/mnt/store")).pods()
     mounts = {name: one["pvcMount"] for name, one in pods.items() if "pvcMount" in one}
     assert mounts.keys() == READ_THE_STORE
-    for name, (mount,) in mounts.items():
-        # Inside the exit handler the compiler renames the pipeline's parameters.
-        claim = "model_storage_pvc" if name == "summarize-run" else "pipelinechannel--model_storage_pvc"
+    for (mount,) in mounts.values():
         assert mount["mountPath"] == "/mnt/store"
-        assert mount["pvcNameParameter"] == {"componentInputParameter": claim}
+        assert mount["pvcNameParameter"] == {"componentInputParameter": "model_storage_pvc"}
 
 
 def test_a_store_on_s3_mounts_no_claim(settings: Settings) -> None:

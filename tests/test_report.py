@@ -122,7 +122,7 @@ def pages() -> dict[str, str]:
     failed = run(stopped_at="validate-data", error="DataInvalid: rankings has no column 'daily_rank'")
     return {
         "published": whole(),
-        "refused": render_report(refused(found), run(stopped_at="gate", error="GateRefused: not good enough")),
+        "refused": render_report(refused(found), run(stopped_at="verify-model", error="GateRefused: not good enough")),
         "broken data": render_report(broken_data(found), failed),
         "nothing": render_report({}, run(stopped_at="fetch-data", error="DataUnavailable: no such file")),
         "hostile": render_report(hostile_documents, hostile_run),
@@ -300,13 +300,13 @@ FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
         ),
         (published(verdict={"mode": "off", "checks": []}), "Version 3 is published", "The gate was off"),
         (
-            published(run=run(stopped_at="summarize-run")),
+            published(run=run(stopped_at="publish-model")),
             "Version 3 is published",
-            "published, but summarize-run failed after that",
+            "published, but publish-model failed after that",
         ),
         ((documents(countries=5, champion=None), run()), "Version 1 is published", "there is no champion yet"),
         (
-            (refused(documents(countries=5)), run(stopped_at="gate")),
+            (refused(documents(countries=5)), run(stopped_at="verify-model")),
             "The model was refused",
             "It failed 1 of 4 checks: gain-over-baseline (",
         ),
@@ -418,12 +418,12 @@ def test_credentials_are_shown_nowhere(secret: str) -> None:
     found = documents(countries=4)
     found["lineage"]["data"]["songs"]["source"] = secret
     found["validation"]["checks"][0] |= {"passed": False, "message": f"see {secret}", "examples": [{"source": secret}]}
-    found["verdict"]["summary"] = f"of {secret}."
+    found["verdict"]["summary"] = found["lineage"]["verdict"]["summary"] = f"of {secret}."
     about = run(stopped_at="publish-model", error=f"GET {secret} failed", store=secret, parameters={"songs": [secret]})
     texts = (
         render_without_pictures(found, about),
         evaluation_html(found["evaluation"], found["verdict"]),
-        summary_markdown("FAILED", "run", published=secret),
+        summary_markdown(found["lineage"], secret),
     )
     for text in texts:
         assert "hunter2" not in text
@@ -468,11 +468,12 @@ def test_where_the_gate_is_off_the_dashboard_does_not_say_that_it_was_passed() -
     assert "passed" not in Page(evaluation_html(found["evaluation"], verdict)).text("").lower()
 
 
-def test_the_summary_says_what_was_published_or_that_nothing_was() -> None:
-    assert summary_markdown("SUCCEEDED", "run-1", published="s3://models/jukebox/3") == (
-        "**Succeeded** · run-1\n\nPublished: s3://models/jukebox/3\n"
+def test_the_summary_says_what_was_published_where_and_how_good_it_is() -> None:
+    lineage = documents(countries=5)["lineage"]
+    lineage["run"]["name"] = "<run>"
+    assert summary_markdown(lineage, "s3://models/jukebox/3") == (
+        "**jukebox 0.0.2, version 3** · \\<run\\>\n\nPublished: s3://models/jukebox/3\n\nPassed: all 4 checks hold.\n"
     )
-    assert summary_markdown("FAILED", "<run>").startswith("**Failed** · \\<run\\>\n\nNothing was published")
 
 
 @pytest.mark.parametrize(

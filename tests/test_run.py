@@ -115,12 +115,13 @@ def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, s
     assert outcome.code == 1
     assert "validate-data: failed" in outcome.printed
     assert "rankings has no column 'country'" in outcome.printed
+    assert "preprocess-data" not in outcome.printed
     assert "train-model" not in outcome.printed
     assert "Nothing was published" in outcome.printed
     assert not (tmp_path / "build" / "models").exists()
     assert "Traceback" not in outcome.printed
     assert "rankings-columns" in outcome.report
-    assert "summarize-run: succeeded" in outcome.printed, "the exit handler writes its summary all the same"
+    assert "The run stopped at validate-data" in outcome.report
 
 
 def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str], tmp_path: Path) -> None:
@@ -128,10 +129,12 @@ def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str]
     options = ("--songs", songs, "--rankings", rankings, "--epochs", "1")
     outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5_floor": 0.999}')
     assert outcome.code == 1
-    assert "gate failed: GateRefused: Not good enough: top5-floor" in outcome.printed
-    assert "verify-model" not in outcome.printed
+    assert "verify-model failed: GateRefused: Not good enough: top5-floor" in outcome.printed
+    assert "publish-model" not in outcome.printed
     assert not (tmp_path / "models").exists()
+    assert "The model was refused" in outcome.report
     assert "Not good enough" in outcome.report
+    assert "The run stopped at verify-model, so there is nothing to show of parity" in outcome.report
 
 
 def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, tmp_path: Path) -> None:
@@ -173,7 +176,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 
 def test_the_table_on_a_terminal_shows_states_times_and_last_words() -> None:
     console = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
-    view = View({"fetch-data": (), "train-model": ("fetch-data",), "gate": ("train-model",)}, console)
+    view = View({"fetch-data": (), "train-model": ("fetch-data",), "verify-model": ("train-model",)}, console)
     for line in (
         "12:00:00.000 - INFO - Executing task \x1b[96m'fetch-data'\x1b[0m",
         "    2026-11-23 12:00:01,000 INFO step fetch-data succeeded after 1.00 s, peak memory 64 MiB",
@@ -187,8 +190,8 @@ def test_the_table_on_a_terminal_shows_states_times_and_last_words() -> None:
     ):
         view.feed(line)
     console.print(view.table())
-    fetch, train, gate = console.export_text().splitlines()[1:4]
+    fetch, train, verify = console.export_text().splitlines()[1:4]
     assert fetch.split()[:2] == ["✓", "fetch-data"]
     assert "64 MiB" in fetch
     assert train.split()[:2] == ["✗", "train-model"]
-    assert gate.split() == ["·", "gate"]
+    assert verify.split() == ["·", "verify-model"]

@@ -126,5 +126,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_what_the_settings_take_kubeflow_takes_too(write: Write, cpu: str, memory: str) -> None:
     settings = read_settings(write(step_cpu=cpu, step_memory=memory))
     _, version = pipeline_resources(settings)
-    resources = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]["exec-gate"]["container"]["resources"]
+    resources = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]["exec-verify-model"]["container"][
+        "resources"
+    ]
     assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == (cpu, memory)

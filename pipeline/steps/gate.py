@@ -1,4 +1,4 @@
-"""Gate: nothing that is not good enough goes on from here."""
+"""Gate: nothing that is not good enough goes on from here. It is the first thing that verify-model does."""
 
 import json
 from pathlib import Path

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import GateRefused, ParityBroken, SettingsInvalid
+from pipeline.errors import ParityBroken, SettingsInvalid
 from pipeline.log import log
 from pipeline.report import environment
 from pipeline.schema import FEATURES
+from pipeline.steps.gate import gate
 from pipeline.store import MODEL, open_store
 
 # https://semver.org, version 2.0.0.
@@ -76,9 +77,8 @@ def publish_model(
         }.items()
     }
     judged, verified = documents["verdict"], documents["parity"]
-    # The gate and the verification have stopped the run before; this is for whoever calls the step by itself.
-    if judged["mode"] == "enforce" and not judged["passed"]:
-        raise GateRefused(f"nothing is published, since the verdict is no: {judged['summary']}")
+    # verify-model has stopped the run before; this is for whoever calls the step by itself.
+    gate(verdict)
     if not verified["passed"]:
         raise ParityBroken("nothing is published, since the ONNX model differs from the Keras model: see parity.json")
     if not _VERSION.fullmatch(version):

@@ -331,7 +331,7 @@ def test_a_model_that_fails_the_gate_is_not_published(project: Project, trained:
     run = by_hand(project, trained, reason="manual", parameters=asked)
     assert run.reason == "Failed"
     assert run.failed == {"wait"}
-    assert "failed: gate" in run.log("wait")
+    assert "failed: verify-model" in run.log("wait")
     assert "top5-floor" in run.log("wait")
     assert models(project) == before
 

@@ -190,7 +190,7 @@ def _value(job: Job, mount: Json) -> str:
         return str(given["constant"])
     if "constant" in given.get("runtimeValue", {}):
         return str(given["runtimeValue"]["constant"])
-    name = given["componentInputParameter"].removeprefix("pipelinechannel--")
+    name = given["componentInputParameter"]
     inputs = job.spec["root"]["inputDefinitions"]["parameters"]
     return str(job.parameters.get(name, inputs[name].get("defaultValue")))
 

@@ -589,16 +589,6 @@ def _move(run: Json, state: str) -> None:
     run["state_history"].append({"update_time": now(), "state": state})
 
 
-def _first_step(spec: Json) -> str:
-    """A step that waits for no other."""
-    components = spec.get("components", {})
-    for dag in (spec["root"], *components.values()):
-        for name, task in dag.get("dag", {}).get("tasks", {}).items():
-            if "dependentTasks" not in task and "executorLabel" in components.get(task["componentRef"]["name"], {}):
-                return str(name)
-    return "none"
-
-
 def _without_empty(**fields: Any) -> Json:
     return {key: value for key, value in fields.items() if value}
 

@@ -6,11 +6,13 @@ With ``KFP_ENDPOINT`` in the environment a real pipeline server is used, in the 
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import yaml
 from kubernetes.config import kube_config
 from typer.testing import CliRunner, Result
 
@@ -20,10 +22,10 @@ from scripts import wait
 from scripts.cli import app
 from scripts.wait import Pace
 from tests.kfp.cluster import Cluster, serve_cluster
-from tests.kfp.execution import SubprocessExecutor
+from tests.kfp.execution import Job, SubprocessExecutor, tasks_in
 from tests.kfp.server import StaticGuard, serve
 from tests.kfp.service import Service
-from tests.kfp.world import DATA_VERSION, NAMESPACE, TOKEN, compiled
+from tests.kfp.world import DATA_VERSION, NAMESPACE, TOKEN, compiled, train_step
 
 pytest_plugins = ("tests.kfp.fixtures",)
 REAL = os.environ.get("KFP_ENDPOINT", "")
@@ -76,6 +78,8 @@ def test_a_version_is_applied_started_waited_for_and_shown(service: Service | No
     assert isinstance(bad.exception, RunFailed)
     assert "failed: train." in str(bad.exception)
     assert "ValueError: too many: 198" in str(bad.exception)
+    assert "executor_input" not in str(bad.exception)
+    assert '"parameterValues"' not in str(bad.exception)
 
     shown = jukebox("status", "--output", "json")
     found = json.loads(shown.output)
@@ -88,6 +92,20 @@ def test_a_version_is_applied_started_waited_for_and_shown(service: Service | No
         assert len(service.workflows) == 2
         posted = {path for method, path, _ in service.asked if method == "POST"}
         assert posted == {"/apis/v2beta1/experiments", "/apis/v2beta1/runs"}
+
+
+def test_the_stand_in_lets_steps_side_by_side_fail_both(tmp_path: Path) -> None:
+    def both(data_version: str) -> None:
+        train_step(twice=102)
+        train_step(twice=103)
+
+    _, version = yaml.safe_load_all(compiled(tmp_path / "pipeline.yaml", pipeline=both).read_text())
+    executor = SubprocessExecutor(tmp_path / "work")
+    executor.start(Job("flow", "run", version["spec"]["pipelineSpec"], {}, {"data_version": DATA_VERSION}))
+    while (look := executor.look("flow")).code is None:
+        time.sleep(0.05)
+    assert {task.name: task.state for task in tasks_in(look.output)} == {"train": "FAILED", "train-2": "FAILED"}
+    assert look.code == 1
 
 
 @pytest.mark.skipif(bool(REAL), reason="a real server's state is its own")

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +26,20 @@ def test_a_verdict_that_says_no_stops_the_run_with_its_reasons(tmp_path: Path) -
 @pytest.mark.parametrize("values", [{"passed": True}, {"mode": "warn"}, {"mode": "off", "passed": True}])
 def test_anything_else_lets_it_go_on(tmp_path: Path, values: dict[str, Any]) -> None:
     gate(verdict(tmp_path, **values))
+
+
+def test_a_refused_model_is_not_even_loaded(tmp_path: Path) -> None:
+    """Given a verdict that says no and nothing else, verify-model refuses, and has loaded no part of its own."""
+    program = f"""
+import sys
+from types import SimpleNamespace
+sys.modules["pipeline.steps.verify_model"] = None
+from pipeline.components import verify_model
+nothing = SimpleNamespace(path="nowhere")
+others = dict.fromkeys(("onnx_model", "examples", "predictions", "training", "parity", "metrics"), nothing)
+verify_model.python_func(verdict=SimpleNamespace(path={str(verdict(tmp_path))!r}), model_name="jukebox", **others)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "GateRefused: Not good enough: top5-floor" in done.stdout
+    assert "Traceback" not in done.stderr
