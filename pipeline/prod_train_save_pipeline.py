@@ -183,6 +183,9 @@ def _size(task: PipelineTask, settings: Settings, image: str) -> None:
     training = task.name == "train-model"
     cpu, memory = (settings.train_cpu, settings.train_memory) if training else (settings.step_cpu, settings.step_memory)
     task.set_container_image(image).set_display_name(task.name.replace("-", " ").capitalize())
+    if "@sha256:" in image:
+        # A digest has one content for ever, whatever tag stands before it: what the node has is right.
+        kubernetes.set_image_pull_policy(task, "IfNotPresent")
     # Requests equal limits: the pod is Guaranteed, and no step is evicted for another's memory.
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if training and int(settings.train_gpus):

@@ -239,6 +239,15 @@ def test_the_image_of_a_compilation_reaches_every_step_and_the_lineage(settings:
     assert lineage == {"runtimeValue": {"constant": "registry.example.com/built@sha256:4567"}}
 
 
+def test_an_image_by_digest_is_pulled_by_a_node_that_has_it_not_and_by_no_other(settings: Settings) -> None:
+    def policies(image: str) -> dict[str, object]:
+        return {name: pod.get("imagePullPolicy") for name, pod in Compiled(settings, image=image).pods().items()}
+
+    assert policies("registry.example.com/built:latest@sha256:4567") == dict.fromkeys(STEPS, "IfNotPresent")
+    # What a tag names may have changed: that is left to the cluster.
+    assert policies("registry.example.com/built") == dict.fromkeys(STEPS)
+
+
 def test_no_step_installs_anything(compiled: Compiled) -> None:
     for name, container in compiled.containers().items():
         lines = "\n".join([*container["command"], *container["args"]])
