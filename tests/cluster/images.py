@@ -151,6 +151,11 @@ def _bundle() -> Path:
     return folder
 
 
+def trusting() -> tuple[str, ...]:
+    """Options of a build that lets it trust what this machine trusts."""
+    return (f"--volume={_bundle()}:/etc/trusted-ca:ro",)
+
+
 def of_containerfile(name: str, target: str) -> str:
     """Build a target of the repository's Containerfile, on the Debian image of the node, and push it.
 
@@ -163,7 +168,7 @@ def of_containerfile(name: str, target: str) -> str:
         base = f"--build-arg=BASE_IMAGE={node.REGISTRY}/library/{PYTHON}"
         registry = f"--cert-dir={node.TRUST}"
         buildah(
-            *("build", *HERE, "--layers", f"--target={target}", f"--volume={_bundle()}:/etc/trusted-ca:ro"),
+            *("build", *HERE, *trusting(), "--layers", f"--target={target}"),
             *(base, registry, f"--tag={name}", str(ROOT)),
         )
         # Without compression: it goes no further than into the node.
