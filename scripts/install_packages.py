@@ -28,17 +28,21 @@ def install(folder: Path, *, everything: bool, index: str, trusted_ca: Path | No
         "UV_LINK_MODE": "copy",
         "UV_COMPILE_BYTECODE": "1",
         "UV_PYTHON_DOWNLOADS": "never",
+        "PYTHONDONTWRITEBYTECODE": "1",  # of the base's own modules
         # Not by a file's time, which an image's layer does not keep.
         "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",
     }
     if trusted_ca and trusted_ca.is_file() and trusted_ca.stat().st_size:
         environment["SSL_CERT_FILE"] = str(trusted_ca)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", folder], check=True)
+    # Not that of uv's own environment, which may come first on the PATH.
+    python = Path(sys.executable).resolve()
+    subprocess.run([python, "-m", "venv", "--without-pip", "--clear", folder], env=environment, check=True)
     what = ["sync", "requirements.lock"] if everything else ["install", "--requirements=pyproject.toml"]
     if not everything:
         what.append("--constraints=requirements.lock")
     source = [f"--default-index={index}"] if index else []
     subprocess.run(["uv", "pip", *what, "--quiet", f"--python={folder}", *source], env=environment, check=True)
+    (folder / ".lock").unlink(missing_ok=True)  # uv's, for as long as it runs
     if everything:
         [packages] = folder.glob("lib/python*/site-packages")
         (packages / "jukebox.pth").write_text("/opt/jukebox\n")
