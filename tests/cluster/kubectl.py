@@ -16,17 +16,36 @@ import yaml
 from tests.cluster import node
 from tests.cluster.build import run
 
+# What a command says that has been done already.
+DONE = {"create": "(AlreadyExists)", "delete": "(NotFound)"}
+
 
 @dataclass(frozen=True)
 class Kubectl:
-    """``kubectl`` bound to a cluster and a namespace; each call returns what it prints and raises what it complains."""
+    """``kubectl`` bound to a cluster and a namespace; each call returns what it prints and raises what it complains.
+
+    A cluster that is too busy to answer is asked again (``node.patiently``).
+    """
 
     program: str
     kubeconfig: str
     namespace: str = ""  # empty: what the kubeconfig or a document says
 
     def __call__(self, *arguments: str, stdin: str | None = None) -> str:
-        return run(*self.words(*arguments), input=stdin)
+        asked = 0
+
+        def ask() -> str:
+            nonlocal asked
+            asked += 1
+            try:
+                return run(*self.words(*arguments), input=stdin)
+            except RuntimeError as error:
+                # The answer to the first time was lost, not what it did.
+                if asked > 1 and (DONE.get(arguments[0]) or "never") in str(error):
+                    return ""
+                raise
+
+        return node.patiently(ask)
 
     def words(self, *arguments: str) -> tuple[str, ...]:
         space = (f"--namespace={self.namespace}",) if self.namespace else ()

@@ -67,14 +67,7 @@ class Listener:
 
     def names(self) -> set[str]:
         """Names of the PipelineRuns."""
-        listed: list[str] = []
-
-        def ask() -> bool:
-            listed.append(self.kubectl("get", "pipelineruns", "--no-headers"))
-            return True
-
-        node.wait("list of PipelineRuns", ask)  # the API server may be too busy for once, or be what was killed
-        return {line.split()[0] for line in listed[-1].splitlines()}
+        return {line.split()[0] for line in self.kubectl("get", "pipelineruns", "--no-headers").splitlines()}
 
     def until(self, condition: Callable[[set[str]], object], seconds: float = node.PATIENCE) -> set[str]:
         found: set[str] = set()

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import string
@@ -22,8 +23,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 from tests.cluster import build
 from tests.cluster.build import CACHE, run, say
@@ -42,6 +46,16 @@ SERVER = f"https://{ADDRESS}:6443"
 
 # Seconds to wait for what comes within a few, on a machine that may be busy: only a failure takes as long.
 PATIENCE = 300
+# What a server answers that is too busy or just starting: nobody has judged what it was asked. A webhook that refuses
+# something "denied the request", and what else is refused has a reason of its own: Forbidden, NotFound, AlreadyExists.
+BUSY = re.compile(
+    "failed calling webhook|Too ?Many ?Requests|too many requests|InternalError|Internal error occurred"
+    "|ServiceUnavailable|the server (is currently|was) unable|[Cc]onnection re(fused|set)|was refused -|connection lost"
+    "|i/o timeout|request timed out|TLS handshake timeout|unexpected EOF|context deadline exceeded"
+    "|Client.Timeout exceeded|leader changed|storage is \\(re\\)initializing"
+)
+BUSY_STATUSES = (429, 500, 502, 503, 504)
+Answer = TypeVar("Answer")
 
 # What a kubelet writes where it finds something else (pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables).
 KERNEL = {
@@ -115,10 +129,29 @@ def wait(what: str, ready: Callable[[], object], seconds: float = PATIENCE) -> N
             last = "it is not"
         except (RuntimeError, OSError) as error:
             last = str(error)
-        passed = time.monotonic() - begun
-        if passed > seconds:
+        if pause(begun) > seconds:
             raise TimeoutError(f"{what}: not ready after {seconds:.0f} s: {last}; see {STATE / 'log'}")
-        time.sleep(min(0.1 + passed / 10, 1))  # who asks more often keeps busy what he waits for
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """What ``ask`` returns, which is called again while it raises a RuntimeError that says that the node is busy.
+
+    After ``PATIENCE`` that error is raised, as any other is at once.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except RuntimeError as error:
+            if not BUSY.search(str(error)) or pause(begun) > PATIENCE:
+                raise
+
+
+def pause(begun: float) -> float:
+    """Sleep before something is asked again; return how many seconds have passed since ``begun``."""
+    passed = time.monotonic() - begun
+    time.sleep(min(0.1 + passed / 10, 1))  # who asks more often keeps busy what he waits for
+    return passed
 
 
 def up() -> None:
@@ -185,15 +218,25 @@ def up() -> None:
 
 
 def session() -> requests.Session:
-    """HTTP to the node's own servers."""
+    """HTTP to the node's servers, which are asked again for up to ``PATIENCE`` while they are busy."""
     made = requests.Session()
     made.trust_env = False  # neither the user's proxy nor his CA bundle is for the node
     made.verify = str(CA)
+    again = Retry(
+        total=PATIENCE,
+        backoff_factor=0.1,
+        backoff_max=1,
+        allowed_methods=None,  # all of them
+        status_forcelist=BUSY_STATUSES,
+        raise_on_status=False,
+    )
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, HTTPAdapter(max_retries=again))
     return made
 
 
 def kubectl(*arguments: str) -> str:
-    return run(KUBECTL, f"--kubeconfig={KUBECONFIG}", *arguments)
+    return patiently(lambda: run(KUBECTL, f"--kubeconfig={KUBECONFIG}", *arguments))
 
 
 def prepare(pause: Path) -> None:

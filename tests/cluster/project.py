@@ -119,7 +119,8 @@ def jukebox(fork: Path, kubeconfig: str, *arguments: str) -> str:
     """The command line with the settings of a fork; returns what it prints."""
     words = {"KUBECONFIG": kubeconfig, "JUKEBOX_SETTINGS": str(fork / SETTINGS.relative_to(FORK))}
     path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
-    return run(Path(sys.executable).parent / "jukebox", *arguments, env={**os.environ, **words, "PATH": path})
+    program = Path(sys.executable).parent / "jukebox"
+    return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
 
 
 def up(kubectl: Kubectl) -> Project:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import requests
 from kubernetes import client, config
 
 from tests.cluster import node, stand_ins
@@ -77,18 +76,19 @@ class Access:
         api = f"apis/{group}/{'v1alpha1' if plural in ALPHA else version}" if group else f"api/{version}"
         space = self.kubectl.namespace if namespace == OURS else namespace
         path = "/".join(filter(None, (api, f"namespaces/{space}" if space else "", plural, rest)))
-        answer = requests.request(
-            METHODS[verb],
-            f"{found.host}/{path}",
-            params={} if METHODS[verb] == "GET" else {"dryRun": "All"},
-            headers={
-                "Authorization": f"Bearer {self.kubectl('create', 'token', account).strip()}",
-                "Content-Type": "application/merge-patch+json" if verb == "patch" else "application/json",
-            },
-            data=json.dumps(body or {}),
-            verify=found.ssl_ca_cert,
-            timeout=30,
-        )
+        with node.session() as http:
+            answer = http.request(
+                METHODS[verb],
+                f"{found.host}/{path}",
+                params={} if METHODS[verb] == "GET" else {"dryRun": "All"},
+                headers={
+                    "Authorization": f"Bearer {self.kubectl('create', 'token', account).strip()}",
+                    "Content-Type": "application/merge-patch+json" if verb == "patch" else "application/json",
+                },
+                data=json.dumps(body or {}),
+                verify=found.ssl_ca_cert,
+                timeout=30,
+            )
         return answer.status_code, answer.text if answer.ok else str(answer.json()["message"])
 
     def start(self, run: Resource) -> tuple[int, str]:

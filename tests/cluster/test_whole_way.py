@@ -12,7 +12,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-import requests
 
 from pipeline.schema import ID
 from scripts.replay import SENDERS, Facts, Kind, build_event, send
@@ -84,8 +83,7 @@ class GitHost:
 
     def api(self, method: str, path: str) -> Any:
         url = f"http://{self.project.address('git')}/api/v3/repos/acme/jukebox/{path}"
-        with requests.Session() as http:
-            http.trust_env = False
+        with node.session() as http:
             token = self.project.secret("jukebox-git-host", "token")
             answer = http.request(method, url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         answer.raise_for_status()
