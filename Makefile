@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster cluster cluster-down lint compile bootstrap teardown bench lock clean
+.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ test: .venv/ready ## Run the tests  [ARGS='-k store']
 
 test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
 	@$(BIN)/pytest tests/cluster $(ARGS)
+
+soak: .venv/ready ## Send that cluster ten times the forged requests and bursts that test-cluster does  [ARGS=]
+	@$(BIN)/pytest tests/cluster/test_hostile.py tests/cluster/test_burst.py --soak $(ARGS)
 
 cluster: .venv/ready ## Bring such a node up, with all that a project needs, and leave it running
 	@$(BIN)/python -m tests.cluster up

@@ -18,12 +18,16 @@ from tests.tekton.manifests import ROOT
 FAILED = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "Forge requests and burst at full size: ten times what is sent otherwise, as `make soak` does."
+    parser.addoption("--soak", action="store_true", help=words)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that take the node down come first: later ones share one. Last are those that need most."""
 
     def place(item: pytest.Item) -> tuple[bool, bool]:
-        needs = set(getattr(item, "fixturenames", ()))
-        return item.path.name != "test_down.py", bool(needs & {"argocd", "kserve", "project"})
+        return item.path.name != "test_down.py", bool(fixtures(item) & {"argocd", "kserve", "project"})
 
     items.sort(key=place)
 
@@ -36,8 +40,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def failed(request: pytest.FixtureRequest) -> bool:
-    """Whether a test of the file that asks has failed."""
-    return any(item.stash.get(FAILED, False) for item in request.session.items if item.path == request.path)
+    """Whether a test has failed that uses the fixture that asks."""
+    name = request.fixturename
+    return any(item.stash.get(FAILED, False) for item in request.session.items if name in fixtures(item))
+
+
+def fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session")
+def share(request: pytest.FixtureRequest) -> float:
+    """How much is sent of what a soak sends."""
+    return 1 if request.config.getoption("soak") else 0.1
 
 
 @pytest.fixture(scope="session")
@@ -106,16 +121,16 @@ def namespace(kubectl: Kubectl) -> str:
     return kubectl.namespace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def listener(
     cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Listener]:
-    """The listener in a namespace of the module's own; what it creates does not start."""
-    bound = cluster.within(f"{request.path.stem.replace('_', '-')}-{uuid.uuid4().hex[:8]}")
+    """The listener in a namespace of its own; what it creates does not start."""
+    bound = cluster.within(f"test-listener-{uuid.uuid4().hex[:8]}")
     bound.create_namespace()
     with installed(bound, tmp_path_factory.mktemp("manifests")) as made:
         yield made
     if failed(request):
-        build.say(f"logs and events of the listener are in {tier.gather(bound, request.path.stem)}")
+        build.say(f"logs and events of the listener are in {tier.gather(bound, 'listener')}")
     cluster("delete", "namespace", bound.namespace, "--wait=false")
     cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}", "--wait=false")

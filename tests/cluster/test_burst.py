@@ -1,4 +1,7 @@
-"""Many pushes at once, and parts of Tekton killed meanwhile: each commit becomes one run, with what is sent again."""
+"""Many pushes at once, and parts of Tekton killed meanwhile: each commit becomes one run, with what is sent again.
+
+The numbers are those of a soak; a tenth of them is sent otherwise.
+"""
 
 import os
 import signal
@@ -30,18 +33,20 @@ def _no_runs(listener: Listener) -> None:
     listener.forget()
 
 
-def test_a_thousand_pushes_at_once_become_one_run_each(listener: Listener) -> None:
-    burst = pushes(listener, 1000)
+def test_pushes_at_once_become_one_run_each(listener: Listener, share: float) -> None:
+    burst = pushes(listener, round(1000 * share))
     with ThreadPoolExecutor(4) as pool:  # redeliveries of what is still on its way
         again = pool.map(listener.offer, list(burst.values())[::3])
         became = listener.deliver(burst)
         assert any(again)
-    print(f"1000 pushes at once: {dict(became)}")
+    print(f"{len(burst)} pushes at once: {dict(became)}")
     assert commits(listener) == Counter(facts.commit for facts in burst.values())
 
 
 @pytest.mark.parametrize("victim", ["listener", "interceptors", "controller", "API server"])
-def test_what_is_killed_meanwhile_loses_nothing_that_is_sent_again(listener: Listener, victim: str) -> None:
+def test_what_is_killed_meanwhile_loses_nothing_that_is_sent_again(
+    listener: Listener, share: float, victim: str
+) -> None:
     own = listener.kubectl.kubeconfig == str(node.KUBECONFIG)
     if not own and victim in ("listener", "API server"):
         pytest.skip(
@@ -68,15 +73,15 @@ def test_what_is_killed_meanwhile_loses_nothing_that_is_sent_again(listener: Lis
             name, there = one["metadata"]["name"], listener.kubectl.within(one["metadata"]["namespace"])
             there("delete", "pod", name, "--grace-period=0", "--force", "--wait=false")
 
-    sent = pushes(listener, 150)
+    sent = pushes(listener, round(500 * share))
     with ThreadPoolExecutor(1) as pool:
         delivered = pool.submit(listener.deliver, sent)
         listener.until(lambda names: len(names) > len(sent) // 5)
         kill()
         became = delivered.result()
-    print(f"150 pushes, {victim} killed meanwhile: {dict(became)}")
-    listener.control()
+    print(f"{len(sent)} pushes, {victim} killed meanwhile: {dict(became)}")
+    controls = listener.control()
     found = commits(listener)
-    assert len(found) == 152
+    assert len(found) == len(sent) + len(controls)
     assert set(found.values()) == {1}
     assert {facts.commit for facts in sent.values()} < set(found)

@@ -1,4 +1,4 @@
-"""Ten thousand requests of nobody whom the listener knows: none of them starts anything, and it stays alive."""
+"""Thousands of requests of nobody whom the listener knows: none of them starts anything, and it stays alive."""
 
 import contextlib
 import copy
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from scripts.replay import SENDERS, Event, Kind, build_event
 from tests.cluster.listener import PUSHES, SECRETS, Listener, signed
 
-REQUESTS, ROUND, SEED = 10_000, 500, 20_260_401
+REQUESTS, ROUND, SEED = 10_000, 500, 20_260_401  # the first is of a soak; else it is a tenth
 NASTY = (
     *("", " ", "\0", "$(id)", "`id`", "; rm -rf /", "$(params.commit)", "$(tt.params.run-name)", "$(context.name)"),
     *(
@@ -129,7 +129,7 @@ def forged(chance: random.Random, listener: Listener) -> Request:
     return Request(kind, method, path, copy.copy(headers), body)
 
 
-def test_ten_thousand_forged_requests_start_nothing(listener: Listener) -> None:
+def test_forged_requests_start_nothing(listener: Listener, share: float) -> None:
     chance = random.Random(SEED)
     answers: Counter[str] = Counter()
 
@@ -152,14 +152,14 @@ def test_ten_thousand_forged_requests_start_nothing(listener: Listener) -> None:
     controls: set[str] = set()
     sent = 0
     with ThreadPoolExecutor(4) as pool:
-        while sent < REQUESTS:
+        while sent < REQUESTS * share:
             batch = [request for _ in range(ROUND) if not authentic(request := forged(chance, listener))]
             answers.update(pool.map(send, batch))
             sent += len(batch)
             controls |= listener.control()  # which passes when the listener is alive, and no longer busy with the batch
     print(f"{sent} requests: {dict(answers)}")
     assert listener.names() - before == controls
-    assert answers["202"] > REQUESTS / 2, "most are taken, so that Triggers looks at them"
+    assert answers["202"] > sent / 2, "most are taken, so that Triggers looks at them"
     assert not any(answer.startswith("5") for answer in answers), answers
     assert restarts(listener) == 0
 
