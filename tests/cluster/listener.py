@@ -46,12 +46,14 @@ class Listener:
 
     Attributes:
         urls: where each kind of event is sent.
+        busy: whether something was sent that may not be dealt with yet.
     """
 
     kubectl: Kubectl
     urls: Mapping[Kind, str]
     http: requests.Session = field(default_factory=requests.Session)
     sent: list[tuple[Kind, Event]] = field(default_factory=list)
+    busy: bool = False
 
     def facts(self, **values: Any) -> Facts:
         """An event of its own: nothing that a run is named by is another's."""
@@ -60,6 +62,7 @@ class Listener:
     def post(self, kind: Kind, event: Event) -> None:
         answer = self.http.post(self.urls[kind], data=event.body, headers=dict(event.headers), timeout=30)
         assert answer.status_code in (202, 400), answer.text
+        self.busy = True
         self.sent.append((kind, event))
 
     def send(self, kind: Kind, facts: Facts, secret: str | None = None) -> None:
@@ -67,7 +70,7 @@ class Listener:
 
     def names(self) -> set[str]:
         """Names of the PipelineRuns."""
-        return {line.split()[0] for line in self.kubectl("get", "pipelineruns", "--no-headers").splitlines()}
+        return self.kubectl.names("tekton.dev/v1", "pipelineruns")
 
     def until(self, condition: Callable[[set[str]], object], seconds: float = node.PATIENCE) -> set[str]:
         found: set[str] = set()
@@ -91,6 +94,7 @@ class Listener:
             facts = self.facts()
             passed.add(name := f"push-{facts.commit[:12]}")
             self.deliver({name: facts})
+        self.busy = False
         return passed
 
     def offer(self, facts: Facts) -> bool:
@@ -137,7 +141,8 @@ class Listener:
 
         All of it is sent again while one is missing, for Triggers may lose what it has taken.
         """
-        self.control()
+        if self.busy:
+            self.control()
         before = self.names()
         runs: list[dict[str, Any]] = []
         self.sent.clear()

@@ -224,6 +224,7 @@ def session() -> requests.Session:
     made.verify = str(CA)
     again = Retry(
         total=PATIENCE,
+        read=PATIENCE // 60,  # each of which may take a minute
         backoff_factor=0.1,
         backoff_max=1,
         allowed_methods=None,  # all of them
