@@ -85,6 +85,11 @@ def push(name: str, layers: Sequence[Path], config: Mapping[str, Any]) -> str:
     return f"{node.REGISTRY}/{repository}@{digest}"
 
 
+def forget(repository: str) -> None:
+    """Take a repository out of the registry, which keeps what an earlier node has pushed."""
+    shutil.rmtree(node.LAYERS / "docker" / "registry" / "v2" / "repositories" / repository, ignore_errors=True)
+
+
 @contextmanager
 def layer(files: Mapping[str, Path | str]) -> Iterator[Path]:
     """A layer of files and folders by their paths inside, and a /tmp; a string instead is what a link there names."""

@@ -36,6 +36,9 @@ NAME = "jukebox"  # of the node, its cgroup and the host's end of its link
 STATE = CACHE / "node"
 KUBECTL = build.folder("kubernetes") / "k8s.io" / "kubernetes" / "cmd" / "kubectl"
 KUBECONFIG = STATE / "admin.kubeconfig"
+# The layers in the registry, which the next node finds again, and the bytes from which on it begins with none.
+LAYERS = CACHE / "registry"
+MOST_LAYERS = 10e9
 TRUST = STATE / "trust"  # holds nothing but the CA, as what reads a folder of them wants it
 CA = TRUST / "ca.crt"
 
@@ -157,7 +160,7 @@ def pause(begun: float) -> float:
 def up() -> None:
     """Bring the node up, or what of it has died, until it is Ready.
 
-    Its registry is empty: a pod runs once ``pause:1`` and its own image are there.
+    A pod runs once ``pause:1`` and its own image are in the registry.
     """
     built = {module: build.build(module) for module in ("kubernetes", "etcd", "coredns", "pause")}
     if init() is None:
@@ -244,6 +247,9 @@ def prepare(pause: Path) -> None:
     """Write what the node's programs read: keys, kubeconfigs, settings."""
     for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "trust", "etc/cni", "etc/certs.d/_default"):
         (STATE / name).mkdir(parents=True)
+    if sum(file.stat().st_size for file in LAYERS.rglob("*") if file.is_file()) > MOST_LAYERS:
+        shutil.rmtree(LAYERS)
+    LAYERS.mkdir(exist_ok=True)
     (STATE / "tmp").chmod(0o1777)
     (STATE / "var" / "run").symlink_to("/run")
     for setting, value in KERNEL.items():
@@ -367,8 +373,7 @@ def down() -> None:
     wait(f"end of the interface {NAME} (does a node of another XDG_CACHE_HOME run?)", lambda: not link.exists(), 10)
     for hierarchy in cgroups():
         wait("end of its cgroups", partial(remove_groups, hierarchy))
-    if STATE.exists():
-        shutil.rmtree(STATE)
+    run("rm", "--recursive", "--force", STATE)  # a third of the time that Python would take
 
 
 def remove_groups(top: Path) -> bool:
