@@ -18,7 +18,7 @@ test: .venv/ready ## Run the tests  [ARGS='-k store']
 	@$(BIN)/pytest $(ARGS)
 
 test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
-	@$(BIN)/pytest tests/cluster $(ARGS)
+	@$(BIN)/pytest $(if $(findstring tests/,$(ARGS)),,tests/cluster) $(ARGS)
 
 soak: .venv/ready ## Send that cluster ten times the forged requests and bursts that test-cluster does  [ARGS=]
 	@$(BIN)/pytest tests/cluster/test_hostile.py tests/cluster/test_burst.py --soak $(ARGS)
