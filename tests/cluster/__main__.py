@@ -20,7 +20,7 @@ def build_all() -> None:
 @app.command()
 def up() -> None:
     """Bring the cluster up with all that a project needs, and leave it running."""
-    project.up(cluster.up())
+    project.up(cluster.up(room=project.ROOM))
     print(f"Next: source {project.ENVIRONMENT.relative_to(project.ROOT)}; make bootstrap")
 
 

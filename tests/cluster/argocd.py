@@ -5,7 +5,7 @@ sees in minutes: Argo CD looks at Git every few seconds, heals at once and does 
 Debian of all tests, for it has the git that Argo CD calls and a real Redis to cache in, with Argo CD and Kustomize.
 """
 
-from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import yaml
@@ -32,12 +32,9 @@ SETTINGS = {
 }
 
 
-def install(kubectl: Kubectl, settings: Mapping[str, str]) -> None:
-    """Apply Argo CD, and wait until its controllers are at work.
-
-    Args:
-        settings: of the ConfigMap ``argocd-cm``, over those of the tests: health checks, for instance.
-    """
+@cache
+def install(kubectl: Kubectl) -> None:
+    """Apply Argo CD, and wait until its controllers are at work."""
     built = build.build("argocd")
     files: dict[str, Any] = {
         "usr/local/bin/argocd": built / "github.com" / "argoproj" / "argo-cd" / "v3" / "cmd",
@@ -50,8 +47,6 @@ def install(kubectl: Kubectl, settings: Mapping[str, str]) -> None:
         name = document["metadata"]["name"]
         if document["kind"] == "ConfigMap" and name in SETTINGS:
             document["data"] = document.get("data", {}) | SETTINGS[name]
-            if name == "argocd-cm":
-                document["data"] |= settings
         if pod := document.get("spec", {}).get("template", {}).get("spec"):
             for container in pod.get("initContainers", []) + pod["containers"]:
                 container["image"] = image

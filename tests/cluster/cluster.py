@@ -8,24 +8,29 @@ from tests.cluster import build, images, node, tekton
 from tests.cluster.build import say
 from tests.cluster.kubectl import Kubectl
 
+ROOM = 5  # GB of disk that the node takes with Tekton, besides the caches
 LOGS = Path(__file__).parents[2] / "build" / "cluster-logs"
 
 
-def up() -> Kubectl:
-    """Bring up the node, Tekton in it, and the images of the tests; what is up already stays.
+def up(*, with_tekton: bool = True, room: int = ROOM) -> Kubectl:
+    """Bring up the node with the images of the tests, and Tekton in it; what is up already stays.
 
-    If that fails, or is interrupted, its logs are kept, and a node that was not up before is taken down.
+    Raises ``Unavailable`` if the disk has less room than so many GB. If something fails later, or
+    is interrupted, its logs are kept, and a node that was not up before is taken down.
     """
     build.require()
     found = node.init() is not None
+    if not found:
+        build.room(room)
     try:
         say("starting the node")
         node.up()
         kubectl = running()
         images.of_binary("pause:1", build.folder("pause") / "jukebox.test" / "pause")
         shell = images.of_debian(f"library/{images.PYTHON}", *images.PACKAGES)
-        say("installing Tekton")
-        tekton.install(kubectl, shell)
+        if with_tekton:
+            say("installing Tekton")
+            tekton.install(kubectl, shell)
     except BaseException:
         gather()
         gather(running(), "all")

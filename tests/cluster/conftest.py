@@ -3,19 +3,23 @@
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-import yaml
 
-from tests.cluster import argocd as argocd_tier
 from tests.cluster import build, node
 from tests.cluster import cluster as tier
 from tests.cluster import kserve as kserve_tier
+from tests.cluster import project as projects
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.listener import Listener, installed
-from tests.tekton.manifests import ROOT
+from tests.cluster.project import Project
+from tests.test_predict import WEIGHTS, publish
 
 FAILED = pytest.StashKey[bool]()
+COMING = pytest.StashKey[Future[Project]]()
+# The files about the one project, in the order of its life.
+LIFE = ("bootstrap", "whole_way", "images", "gitops", "access", "doctor", "teardown")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,8 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that take the node down come first: later ones share one. Last are those that need most."""
 
-    def place(item: pytest.Item) -> tuple[bool, bool]:
-        return item.path.name != "test_down.py", bool(fixtures(item) & {"argocd", "kserve", "project"})
+    def place(item: pytest.Item) -> tuple[bool, bool, int]:
+        file = item.path.stem.removeprefix("test_")
+        life = LIFE.index(file) + 1 if file in LIFE else 0
+        return file != "down", bool(fixtures(item) & {"kserve", "surroundings"}), life
 
     items.sort(key=place)
 
@@ -56,17 +62,28 @@ def share(request: pytest.FixtureRequest) -> float:
 
 
 @pytest.fixture(scope="session")
-def own_cluster() -> Iterator[Kubectl]:
-    """The node with Tekton; one that was up before stays up. Needs no KUBECONFIG."""
+def own_cluster(request: pytest.FixtureRequest) -> Iterator[Kubectl]:
+    """The node, with Tekton if a test needs it; one that was up before stays up. Needs no KUBECONFIG."""
     found = node.init() is not None
+    needed = {name for item in request.session.items for name in fixtures(item)}
+    room = projects.ROOM if "surroundings" in needed else tier.ROOM
     try:
-        kubectl = tier.up()
+        kubectl = tier.up(with_tekton="tekton" in needed, room=room)
     except build.Unavailable as missing:
         pytest.exit(str(missing), returncode=1)
-    yield kubectl
+    with ThreadPoolExecutor(1) as pool:
+        if "surroundings" in needed:  # they come up beside the tests that do without
+            request.session.stash[COMING] = pool.submit(anew, kubectl)
+        yield kubectl
     tier.gather()
     if not found:
         node.down()
+
+
+def anew(kubectl: Kubectl) -> Project:
+    """The surroundings of a project; what is left of an earlier one goes first."""
+    projects.down(kubectl)
+    return projects.up(kubectl)
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +99,11 @@ def cluster(request: pytest.FixtureRequest) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
+def tekton(cluster: Kubectl) -> None:
+    """Tekton, which comes with the cluster if any test asks for it here."""
+
+
+@pytest.fixture(scope="session")
 def registry(cluster: Kubectl) -> str:
     """The registry that pods push to and the node pulls from, over TLS by ``node.CA``."""
     if cluster.kubeconfig != str(node.KUBECONFIG):
@@ -90,17 +112,44 @@ def registry(cluster: Kubectl) -> str:
 
 
 @pytest.fixture(scope="session")
-def argocd(cluster: Kubectl, registry: str) -> Kubectl:
-    """``kubectl`` in the namespace of Argo CD, which is installed for the first test that needs it."""
-    health = yaml.safe_load(cluster("kustomize", str(ROOT / "argocd" / "health")))
-    argocd_tier.install(cluster, health["data"])
-    return cluster.within(argocd_tier.NAMESPACE)
+def kserve(cluster: Kubectl, registry: str, request: pytest.FixtureRequest) -> None:
+    """KServe's controller, installed for the first test that needs it."""
+    if coming := request.session.stash.get(COMING, None):
+        coming.result()
+    kserve_tier.install(cluster)
 
 
 @pytest.fixture(scope="session")
-def kserve(cluster: Kubectl, registry: str) -> None:
-    """KServe's controller, installed for the first test that needs it."""
-    kserve_tier.install(cluster)
+def surroundings(cluster: Kubectl, tekton: None, registry: str, request: pytest.FixtureRequest) -> Iterator[Project]:
+    """A project whose fork is in Git, and of which nothing is in the cluster."""
+    made = request.session.stash[COMING].result()
+    yield made
+    if failed(request):
+        for name, kubectl in {
+            "project": made.kubectl,
+            "surroundings": made.surroundings,
+            "argocd": made.argocd,
+        }.items():
+            build.say(f"logs and events are in {tier.gather(kubectl, name)}")
+
+
+@pytest.fixture(scope="session")
+def project(surroundings: Project) -> Project:
+    """The project, which Argo CD has brought up."""
+    if not surroundings.argocd("get", "application", projects.APPLICATION, "--ignore-not-found"):
+        projects.bootstrap(surroundings)
+    return surroundings
+
+
+@pytest.fixture(scope="session")
+def published(project: Project) -> Project:
+    """The project with two models at least, the first of which is served: where no run has made them, by hand."""
+    store = project.kubectl.model_store()
+    for number, weights in enumerate((WEIGHTS, WEIGHTS[::-1]), 1):
+        if not (store / "jukebox" / str(number)).exists():
+            assert publish(store, f"by hand {number}", weights) == number
+    project.sync()
+    return project
 
 
 @pytest.fixture
@@ -123,7 +172,7 @@ def namespace(kubectl: Kubectl) -> str:
 
 @pytest.fixture(scope="session")
 def listener(
-    cluster: Kubectl, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    cluster: Kubectl, tekton: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Listener]:
     """The listener in a namespace of its own; what it creates does not start."""
     bound = cluster.within(f"test-listener-{uuid.uuid4().hex[:8]}")

@@ -85,9 +85,12 @@ def push(name: str, layers: Sequence[Path], config: Mapping[str, Any]) -> str:
     return f"{node.REGISTRY}/{repository}@{digest}"
 
 
-def forget(repository: str) -> None:
-    """Take a repository out of the registry, which keeps what an earlier node has pushed."""
-    shutil.rmtree(node.LAYERS / "docker" / "registry" / "v2" / "repositories" / repository, ignore_errors=True)
+def forget(repository: str, but: str) -> None:
+    """Take the tags out of a repository that an earlier node has pushed to, but those that begin so."""
+    tags = node.LAYERS / "docker" / "registry" / "v2" / "repositories" / repository / "_manifests" / "tags"
+    for tag in tags.glob("*"):
+        if not tag.name.startswith(but):
+            shutil.rmtree(tag)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ spec: {containers: [{name: kserve-container, image: probe}]}
 """
 
 
+@cache
 def install(kubectl: Kubectl) -> None:
     """Apply KServe, and wait until its webhooks judge."""
     built = build.build("kserve")
@@ -95,6 +97,7 @@ def encoded(name: str) -> str:
     return base64.b64encode((node.STATE / "pki" / name).read_bytes()).decode()
 
 
+@cache
 def model_server() -> str:
     """Push the stand-in of the model server, with what it needs; returns the image by digest."""
     root = Path(__file__).parents[2]

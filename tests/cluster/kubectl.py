@@ -102,19 +102,21 @@ class Kubectl:
         node.wait("service account", lambda: self("get", "serviceaccount", "default"))
 
     def log_in(self, account: str, file: Path, *options: str) -> None:
-        """Write a kubeconfig by which a ServiceAccount of the namespace uses the node; options are of its token."""
+        """Write a kubeconfig by which a ServiceAccount uses the namespace; options are of its token."""
         config = json.loads(node.KUBECONFIG.read_text())
         config["users"][0]["user"] = {"token": self("create", "token", account, *options).strip()}
         config["contexts"][0]["context"]["namespace"] = self.namespace
         file.touch(mode=0o600)
         file.write_text(json.dumps(config))
 
-    def model_store(self) -> Path:
-        """The folder on this machine that is the node's model store; raises RuntimeError until there is one."""
-        claim = self.get("persistentvolumeclaim/jukebox-model-pvc")["spec"].get("volumeName")
-        if not claim:
-            raise RuntimeError("the claim is not bound")
-        path = Path(self.get(f"persistentvolume/{claim}")["spec"]["hostPath"]["path"])
+    def model_store(self, claim: str = "jukebox-model-pvc") -> Path:
+        """The folder on this machine that a claim on the node has, when it has one."""
+
+        def bound() -> str:
+            return str(self.get(f"persistentvolumeclaim/{claim}")["spec"].get("volumeName", ""))
+
+        node.wait(f"volume of claim {claim}", bound)
+        path = Path(self.get(f"persistentvolume/{bound()}")["spec"]["hostPath"]["path"])
         return node.STATE / path.relative_to("/")
 
     def wait(self, condition: str, *resources: str, seconds: int = node.PATIENCE) -> None:

@@ -1,5 +1,7 @@
 """A whole project on the node: what a team has that has forked the repository, before and after `jukebox bootstrap`.
 
+All tests of a project share this one, in the order of its life (``conftest.LIFE``).
+
 ``up`` makes its surroundings, as pods of the CI image: a Git host, an S3 server with sample data, a package index (the
 node has no way out) and the stand-ins of the pipeline server and the operators; beside them run Argo CD and KServe. The
 fork is a clone in ``build/cluster/jukebox``, with the settings of this place. ``bootstrap`` gives it to Argo CD, which
@@ -14,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -39,9 +42,21 @@ ENVIRONMENT = FOLDER / "env"
 KUBECONFIG = FOLDER / "kubeconfig"
 NAMESPACE = "ada-jukebox"
 APPLICATION = f"{NAMESPACE}.prod"
+TRACKING = "argocd.argoproj.io/tracking-id"
+# The kinds that the overlay holds, in words of kubectl.
+KINDS = ",".join(
+    (
+        "configmaps,cronjobs,datasciencepipelinesapplications,eventlisteners.triggers.tekton.dev,inferenceservices",
+        "limitranges,networkpolicies,persistentvolumeclaims,pipelines.tekton.dev,poddisruptionbudgets,podmonitors",
+        "prometheusrules,resourcequotas,rolebindings,roles,routes,serviceaccounts,servicemonitors,servingruntimes",
+        "tasks.tekton.dev,triggerbindings.triggers.tekton.dev,triggers.triggers.tekton.dev",
+        "triggertemplates.triggers.tekton.dev,alertmanagerconfigs,trustyaiservices",
+    )
+)
 OVERLAY = "manifests/overlays/openshift-ai/prod"
 SURROUNDINGS = "surroundings"
 SERVICES = ("git", "packages", "s3")  # of the surroundings
+DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
 Resource = dict[str, Any]
 
 # Of Services that are reached from outside the cluster, where its names are not known: for the latter two that is what
@@ -50,8 +65,9 @@ PIPELINE_SERVER = "10.213.2.11"
 LISTENER = "10.213.2.12"
 MODEL_SERVER = "10.213.2.13"
 ROWS = 20_000
-ROOM = 20  # GB of disk, most of them for a build of the training image, which keeps each layer whole
+ROOM = 15  # GB of disk that it takes on the node, besides the caches
 BUCKET = "data"
+TRAINING = "jukebox-training"  # the repository of what is built in the cluster
 # What `continuous-training` runs of the tests: all of them take minutes, and are run by `make test`.
 TESTS = "tests/test_options.py"
 
@@ -65,6 +81,10 @@ class Project:
     @property
     def surroundings(self) -> Kubectl:
         return self.kubectl.within(SURROUNDINGS)
+
+    @property
+    def argocd(self) -> Kubectl:
+        return self.kubectl.within(argocd.NAMESPACE)
 
     def address(self, service: str) -> str:
         """Host and port of a Service, from this machine, when it can be reached."""
@@ -112,15 +132,35 @@ class Project:
 
     def jukebox(self, *arguments: str) -> str:
         """The command line in the fork, as its owner calls it; returns what it prints."""
-        return jukebox(FORK, str(KUBECONFIG), *arguments)
+        words = {"KUBECONFIG": str(KUBECONFIG), "JUKEBOX_SETTINGS": str(SETTINGS)}
+        path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
+        program = Path(sys.executable).parent / "jukebox"
+        return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
 
+    def get(self, name: str) -> Any:
+        """A resource, or None."""
+        text = self.kubectl("get", name, "--ignore-not-found", "--output=json")
+        return json.loads(text) if text.strip() else None
 
-def jukebox(fork: Path, kubeconfig: str, *arguments: str) -> str:
-    """The command line with the settings of a fork; returns what it prints."""
-    words = {"KUBECONFIG": kubeconfig, "JUKEBOX_SETTINGS": str(fork / SETTINGS.relative_to(FORK))}
-    path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
-    program = Path(sys.executable).parent / "jukebox"
-    return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
+    def applied(self) -> dict[str, Resource]:
+        """What Argo CD keeps in the namespace, by kind and name."""
+        return {
+            f"{item['kind']}/{item['metadata']['name']}": item
+            for item in self.kubectl.get(KINDS)["items"]
+            if item["metadata"].get("annotations", {}).get(TRACKING, "").endswith(f"/{item['metadata']['name']}")
+            and not item["metadata"].get("ownerReferences")
+        }
+
+    def sync(self) -> None:
+        """Wait until Argo CD has applied the commit that the fork is at, and all of it is well."""
+        commit = self.git("rev-parse", "HEAD").strip()
+
+        def ready() -> bool:
+            if argocd.synced(self.argocd, APPLICATION, commit):
+                return True
+            raise RuntimeError(json.dumps(argocd.status(self.argocd, APPLICATION))[:2000])
+
+        node.wait(f"sync of {commit}", ready)
 
 
 def up(kubectl: Kubectl) -> Project:
@@ -128,13 +168,14 @@ def up(kubectl: Kubectl) -> Project:
     project = Project(kubectl.within(NAMESPACE))
     if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
         return project
-    build.room(ROOM)
-    ci = images.of_containerfile("jukebox-ci", "ci")
-    packages = images.packages("jukebox-ci")
+    images.forget(TRAINING, but="deps-")  # a push shall have something to build; its packages are those of the last
     say("installing Argo CD and KServe")
-    argocd.install(kubectl, {})
-    kserve.install(kubectl)
-    stand_ins.install(kubectl)
+    with ThreadPoolExecutor() as pool:  # each waits for its pods
+        installed = [pool.submit(install, kubectl) for install in (argocd.install, kserve.install, stand_ins.install)]
+        ci = images.of_containerfile("jukebox-ci", "ci")
+        packages = images.packages("jukebox-ci")
+        for each in installed:
+            each.result()
     say(f"making the surroundings of a project in namespace {NAMESPACE}")
     for space in (project.kubectl, project.surroundings):
         space.create_namespace()
@@ -162,6 +203,11 @@ def up(kubectl: Kubectl) -> Project:
 def bootstrap(project: Project) -> None:
     """Give the project to Argo CD as its owner does, and wait until a push can start a training."""
     say(project.jukebox("bootstrap", "--yes"))
+    ready(project)
+
+
+def ready(project: Project) -> None:
+    """Wait until a push can start a training."""
     # The model store is in Argo CD's last wave.
     wanted = ("deployment/el-jukebox", "service/el-jukebox", "persistentvolumeclaim/jukebox-model-pvc")
     node.wait("listener and model store", lambda: project.kubectl("get", *wanted))
@@ -179,19 +225,19 @@ def down(kubectl: Kubectl) -> None:
 
 def environment(project: Project) -> None:
     """Write ``ENVIRONMENT``, which lets a shell of this machine use the project, with a kubeconfig of its own."""
-    name = f"developer.{NAMESPACE}"
-    project.kubectl.apply(
+    # In a namespace that outlives the project: who takes that out shall see the end of it.
+    project.surroundings.apply(
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "developer"}},
         {
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
-            "metadata": {"name": name},
+            "metadata": {"name": f"developer.{NAMESPACE}"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"kind": "ServiceAccount", "name": "developer", "namespace": NAMESPACE}],
+            "subjects": [{"kind": "ServiceAccount", "name": "developer", "namespace": SURROUNDINGS}],
         },
     )
     FOLDER.mkdir(parents=True, exist_ok=True)
-    project.kubectl.log_in("developer", KUBECONFIG, "--duration=24h")
+    project.kubectl.log_in("developer", KUBECONFIG, DEVELOPER, "--duration=24h")
     variables = {
         "KUBECONFIG": KUBECONFIG,
         "PATH": f"{node.KUBECTL.parent}:{Path(sys.executable).parent}:$PATH",
@@ -215,7 +261,7 @@ def settings(ci: str) -> dict[str, str]:
         "namespace": NAMESPACE,
         "cluster-domain": "cluster.local",
         "argo-cd": "argo-cd",
-        "image": f"{node.REGISTRY}/jukebox-training",
+        "image": f"{node.REGISTRY}/{TRAINING}",
         "ci-image": ci,
         "base-image": f"{node.REGISTRY}/library/{images.PYTHON}",
         "package-index": f"https://{host('packages')}/simple",
@@ -256,7 +302,7 @@ SMALL = [
 
 
 def patch(overlay: Path, **operations: list[Resource]) -> None:
-    """Add patches to an overlay: JSON patches by the kind that they are for."""
+    """Give an overlay patches: JSON patches by the kind that they are for."""
     file = overlay / "kustomization.yaml"
     kustomization = yaml.safe_load(file.read_text())
     patches = [{"target": {"kind": kind}, "patch": json.dumps(each)} for kind, each in operations.items()]

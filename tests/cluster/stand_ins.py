@@ -5,6 +5,7 @@ from typing import Any
 from tests.cluster import node
 from tests.cluster.kubectl import Kubectl
 from tests.kfp import deploy
+from tests.kfp.admission import SCHEMA
 
 KINDS = {
     "AlertmanagerConfig": "monitoring.coreos.com/v1alpha1",
@@ -53,3 +54,9 @@ def crd(kind: str, group: str, version: str) -> dict[str, Any]:
             "versions": [served],
         },
     }
+
+
+def version(pipeline: str) -> dict[str, Any]:
+    """The least spec of a PipelineVersion that the pipeline server's webhook admits."""
+    spec = {"pipelineInfo": {"name": pipeline}, "schemaVersion": SCHEMA, "root": {}}
+    return {"pipelineName": pipeline, "pipelineSpec": spec}

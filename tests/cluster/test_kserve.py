@@ -1,6 +1,5 @@
 """KServe's real controller does what the serving manifests rely on, and its webhooks refuse what they must not say."""
 
-import base64
 import json
 from typing import Any
 
@@ -10,9 +9,8 @@ import requests
 from pipeline.schema import FEATURE_NAMES, INPUT
 from tests.cluster import kserve as installed
 from tests.cluster import node
-from tests.cluster.images import PYTHON
 from tests.cluster.kubectl import Kubectl
-from tests.serving import model
+from tests.test_predict import LABELS, WEIGHTS, publish
 
 pytestmark = pytest.mark.usefixtures("kserve")
 
@@ -59,36 +57,6 @@ def annotated(document: dict[str, Any], key: str, value: str) -> dict[str, Any]:
     return {**document, "metadata": {**document["metadata"], "annotations": {key: value}}}
 
 
-def publish(kubectl: Kubectl, number: int, claim: str = "models") -> None:
-    """Publish a version to a claim as a run does: whole, by a rename."""
-    content = base64.b64encode(model([float(number), 0.0])).decode()
-    script = f"""
-import base64, pathlib
-staged = pathlib.Path("/models/jukebox/.staged")
-staged.mkdir(parents=True)
-(staged / "model.onnx").write_bytes(base64.b64decode("{content}"))
-(staged / "labels.json").write_text('["IS", "JP"]')
-staged.rename("/models/jukebox/{number}")
-"""
-    name = f"publish-{number}"
-    container = {
-        "name": "main",
-        "image": PYTHON,
-        "command": ["python3", "-c", script],
-        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
-    }
-    volume = {"name": "models", "persistentVolumeClaim": {"claimName": claim}}
-    kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]},
-        }
-    )
-    kubectl.wait("jsonpath={.status.phase}=Succeeded", f"pod/{name}")
-
-
 def served_version(url: str) -> str:
     """The version that answers a question about one song."""
     song = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
@@ -99,14 +67,15 @@ def served_version(url: str) -> str:
 
 def test_a_model_on_a_claim_is_served_and_a_newer_one_without_a_new_pod(kubectl: Kubectl) -> None:
     kubectl.apply(CLAIM, RUNTIME % installed.model_server(), service())
-    publish(kubectl, 1)
+    store = kubectl.model_store("models")
+    publish(store, "first", WEIGHTS)
     kubectl.wait("condition=Ready", "inferenceservice/jukebox")
     with kubectl.forward("service/jukebox-predictor", 80) as url:
         assert served_version(url) == "1"
         labels = kubectl("exec", "deployment/jukebox-predictor", "--", "cat", "/mnt/models/1/labels.json")
-        assert json.loads(labels) == ["IS", "JP"]  # which is what `jukebox predict` says where to find
+        assert json.loads(labels) == LABELS  # which is what `jukebox predict` says where to find
         pods = kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name")
-        publish(kubectl, 2)
+        publish(store, "second", WEIGHTS[::-1])
         node.wait("version 2", lambda: served_version(url) == "2")
     assert kubectl("get", "pods", "--selector=app=isvc.jukebox-predictor", "--output=name") == pods
 

@@ -164,6 +164,7 @@ spec:
 """
 
 
+@pytest.mark.usefixtures("tekton")
 def test_a_pipeline_run_hands_on_a_result_and_a_workspace(kubectl: Kubectl) -> None:
     kubectl.apply(PIPELINE_RUN)
     status = kubectl.finished("pipelinerun/two")["status"]
@@ -171,6 +172,7 @@ def test_a_pipeline_run_hands_on_a_result_and_a_workspace(kubectl: Kubectl) -> N
     assert status["results"] == [{"name": "sum", "value": "42"}]
 
 
+@pytest.mark.usefixtures("tekton")
 def test_a_step_that_fails_ends_its_run_with_its_exit_code(kubectl: Kubectl) -> None:
     steps = [{"name": "fail", "image": PYTHON, "script": "echo because >&2; exit 7"}]
     kubectl.apply(
@@ -201,6 +203,7 @@ print(urllib.request.urlopen(request, context=trust, timeout=10).status)
     assert output(kubectl, "pusher") == "202\n"
 
 
+@pytest.mark.usefixtures("tekton")
 def test_tekton_refuses_a_task_that_uses_an_undeclared_parameter(kubectl: Kubectl) -> None:
     steps = [{"name": "main", "image": PYTHON, "script": "echo $(params.missing)"}]
     with pytest.raises(RuntimeError, match=r"validation\.webhook\.pipeline\.tekton\.dev.*params\.missing"):
@@ -209,6 +212,7 @@ def test_tekton_refuses_a_task_that_uses_an_undeclared_parameter(kubectl: Kubect
         )
 
 
+@pytest.mark.usefixtures("tekton")
 def test_an_image_without_a_command_runs_its_own(kubectl: Kubectl, registry: str) -> None:
     """Tekton's controller looks the command up in the registry, whose CA it must trust."""
     steps = [{"name": "main", "image": f"{registry}/library/{PYTHON}"}]
@@ -269,7 +273,7 @@ subjects: [{kind: ServiceAccount, name: listener}]
 
 
 @pytest.fixture
-def listener(kubectl: Kubectl) -> Iterator[str]:
+def listener(kubectl: Kubectl, tekton: None) -> Iterator[str]:
     """The URL of an EventListener that starts a run for each signed push."""
     binding = {
         "apiVersion": "rbac.authorization.k8s.io/v1",

@@ -1,0 +1,20 @@
+"""The life of a project ends: teardown takes what was brought up, and the data when it is told."""
+
+from tests.cluster import project as projects
+from tests.cluster.project import Project
+
+
+def test_teardown_takes_everything_but_the_models_and_the_history(published: Project) -> None:
+    project, name = published, projects.NAMESPACE
+    assert "Gone, but for the data" in project.jukebox("teardown", "--yes")
+    assert project.applied().keys() == {
+        "PersistentVolumeClaim/jukebox-model-pvc",
+        "DataSciencePipelinesApplication/dspa",
+    }
+    assert project.get("secret/jukebox-listener")
+    gone = (f"applicationset/{name}", f"application/{projects.APPLICATION}", f"appproject/{name}")
+    assert not project.argocd("get", *gone, "--ignore-not-found")
+    assert (project.kubectl.model_store() / "jukebox" / "2").is_dir()
+
+    project.jukebox("teardown", "--data", "--yes")
+    assert not project.argocd("get", "namespace", name, "--ignore-not-found")
