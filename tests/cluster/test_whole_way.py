@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -15,12 +15,8 @@ import pytest
 
 from pipeline.schema import ID
 from scripts.replay import SENDERS, Facts, Kind, build_event, send
-from tests.cluster import argocd, build, node
-from tests.cluster import cluster as tier
+from tests.cluster import build, node
 from tests.cluster import project as projects
-from tests.cluster.argocd import synced
-from tests.cluster.conftest import failed
-from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import FORK, Project
 
 OPTIONS = FORK / "pipeline" / "options.py"
@@ -101,19 +97,6 @@ class GitHost:
 
 
 @pytest.fixture(scope="module")
-def project(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Project]:
-    """The project on the node; what is left of an earlier one goes first."""
-    if cluster.kubeconfig != str(node.KUBECONFIG):
-        pytest.skip("KUBECONFIG names a cluster of which no registry is known that its nodes pull from")
-    projects.down(cluster)
-    made = projects.up(cluster)
-    projects.bootstrap(made)
-    yield made
-    if failed(request):
-        build.say(f"logs and events of the project are in {tier.gather(made.kubectl, 'project')}")
-
-
-@pytest.fixture(scope="module")
 def host(project: Project) -> GitHost:
     return GitHost(project)
 
@@ -180,29 +163,40 @@ def runs(project: Project) -> set[str]:
 
 
 def models(project: Project) -> dict[int, Json]:
-    """The lineage of each model in the store, as a pod that mounts the claim reads it."""
-    script = "import json, pathlib as p; print(json.dumps({f.parent.name: json.loads(f.read_text())"
-    script += " for f in p.Path('/models/jukebox').glob('[0-9]*/lineage.json')}))"
-    container = {
-        "name": "main",
-        "image": project.settings["ci-image"],
-        "command": ["python3", "-c", script],
-        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
-    }
-    claim = {"name": "models", "persistentVolumeClaim": {"claimName": "jukebox-model-pvc"}}
-    spec = {"restartPolicy": "Never", "containers": [container], "volumes": [claim]}
-    project.kubectl("delete", "pod/reader", "--ignore-not-found")
-    project.kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reader"}, "spec": spec})
-    project.kubectl.wait("jsonpath={.status.phase}=Succeeded", "pod/reader")
-    return {int(number): lineage for number, lineage in json.loads(project.kubectl("logs", "pod/reader")).items()}
+    """The lineage of each model in the store."""
+    files = (project.kubectl.model_store() / "jukebox").glob("[0-9]*/lineage.json")
+    return {int(file.parent.name): json.loads(file.read_text()) for file in files}
 
 
-@contextmanager
-def undone(project: Project) -> Iterator[None]:
-    """What is committed in this block is reverted behind it, and nobody is told."""
-    yield
+@dataclass(frozen=True)
+class Others:
+    """Runs side by side, none of which publishes anything.
+
+    Attributes:
+        before: the models before them.
+        rerun: the dashboard's rerun of the first.
+        ungated: a rerun whose gate no model passes.
+        breaking: of a push that breaks a test.
+    """
+
+    before: dict[int, Json]
+    rerun: Run
+    ungated: Run
+    breaking: Run
+
+
+@pytest.fixture(scope="module")
+def others(project: Project, trained: Run) -> Others:
+    assert trained.reason == "Completed", trained.told
+    before = models(project)
+    rerun = by_hand(project, trained)
+    asked = json.dumps({"thresholds": {"top5_floor": 1.0}})
+    ungated = by_hand(project, trained, reason="manual", parameters=asked)
+    TEST.write_text("def test_what_nobody_keeps() -> None:\n    assert 1 + 1 == 3\n")
+    breaking = pushed(project, "Break a promise")
     project.git("revert", "--no-edit", "HEAD")
-    project.push("--push-option=ci.skip")
+    project.push("--push-option=ci.skip")  # nobody is told
+    return Others(before, rerun, ungated, breaking)
 
 
 def test_a_push_becomes_a_published_model(project: Project, host: GitHost, trained: Run) -> None:
@@ -232,10 +226,9 @@ def test_a_push_becomes_a_published_model(project: Project, host: GitHost, train
     assert labels["jukebox.github.io/reason"] == "push"
 
 
-def test_the_model_that_was_published_is_served(project: Project, cluster: Kubectl, trained: Run) -> None:
+def test_the_model_that_was_published_is_served(project: Project, trained: Run) -> None:
     assert trained.reason == "Completed", trained.told
-    commit = project.git("rev-parse", "HEAD").strip()
-    node.wait("sync", lambda: synced(cluster.within(argocd.NAMESPACE), projects.APPLICATION, commit))
+    project.sync()
     pod = project.kubectl.get("deployment/jukebox-predictor")["spec"]["template"]["spec"]
     [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
     assert {"--model_name=jukebox", "--file_system_poll_wait_seconds=1"} < set(server["args"])
@@ -254,9 +247,8 @@ def test_the_model_that_was_published_is_served(project: Project, cluster: Kubec
     assert {country for country, *_ in shown} < set(json.loads(labels.read_text()))
 
 
-def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run) -> None:
-    before = models(project)
-    again = by_hand(project, trained)
+def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
+    again = others.rerun
     assert again.reason == "Completed", again.told
     assert again.results | {"version-created": "", "run-started": ""} == trained.results | {
         "version-created": "",
@@ -264,7 +256,7 @@ def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, traine
     }
     assert (again.results["version-created"], again.results["run-started"]) == ("false", "false")
     assert "nothing to build" in again.log("build-image")
-    assert models(project) == before
+    assert models(project) == others.before
 
 
 def test_a_redelivery_creates_nothing(project: Project, host: GitHost, trained: Run) -> None:
@@ -289,21 +281,39 @@ def settled(project: Project) -> set[str]:
     return runs(project) - {control}
 
 
-def test_a_push_that_breaks_a_test_ends_there(project: Project, host: GitHost, trained: Run) -> None:
-    before = models(project)
-    with undone(project):
-        TEST.write_text("def test_what_nobody_keeps() -> None:\n    assert 1 + 1 == 3\n")
-        run = pushed(project, "Break a promise")
+def test_a_push_that_breaks_a_test_ends_there(project: Project, host: GitHost, others: Others) -> None:
+    run = others.breaking
     assert run.reason == "Failed"
     assert run.failed == {"test"}
-    assert "build-image" not in run.tasks
+    assert not {"tag-images", "apply"} & set(run.tasks)
     assert "test_what_nobody_keeps" in run.log("test")
     assert "tests Failed" in run.told
     assert host.status(run.resource["metadata"]["labels"]["jukebox.github.io/commit"])[0] == "failure"
-    assert models(project) == before
+    assert models(project) == others.before
 
 
-def test_data_that_fail_validation_train_nothing(project: Project, trained: Run, tmp_path: Path) -> None:
+def test_a_model_that_fails_the_gate_is_not_published(project: Project, others: Others) -> None:
+    run = others.ungated
+    assert run.reason == "Failed"
+    assert run.failed == {"wait"}
+    assert "failed: verify-model" in run.log("wait")
+    assert "top5-floor" in run.log("wait")
+    assert models(project) == others.before
+
+
+@pytest.fixture(scope="module")
+def superseded(project: Project, others: Others) -> tuple[Run, Run]:
+    """The runs of two pushes that follow each other at once."""
+    for run in (others.rerun, others.ungated, others.breaking):
+        assert run.reason
+    text = TEST.read_text()
+    TEST.write_text(f"{text}\n\n# one\n")
+    older = pushed(project, "Think of one more test")
+    TEST.write_text(f"{text}\n\n# one or two\n")
+    return older, pushed(project, "Think of two more tests")
+
+
+def test_data_that_fail_validation_train_nothing(project: Project, superseded: tuple[Run, Run], tmp_path: Path) -> None:
     before = models(project)
     songs, rankings = projects.FOLDER / "data" / "songs.parquet", projects.FOLDER / "data" / "rankings.parquet"
     broken = tmp_path / "songs.parquet"
@@ -323,25 +333,10 @@ def test_data_that_fail_validation_train_nothing(project: Project, trained: Run,
     assert models(project) == before
 
 
-def test_a_model_that_fails_the_gate_is_not_published(project: Project, trained: Run) -> None:
-    before = models(project)
-    asked = json.dumps({"thresholds": {"top5_floor": 1.0}})
-    run = by_hand(project, trained, reason="manual", parameters=asked)
-    assert run.reason == "Failed"
-    assert run.failed == {"wait"}
-    assert "failed: verify-model" in run.log("wait")
-    assert "top5-floor" in run.log("wait")
-    assert models(project) == before
-
-
 def test_a_newer_push_supersedes_an_older_run_and_trains_nothing_new(
-    project: Project, host: GitHost, trained: Run
+    host: GitHost, superseded: tuple[Run, Run]
 ) -> None:
-    text = TEST.read_text()
-    TEST.write_text(f"{text}\n\n# one\n")
-    older = pushed(project, "Think of one more test")
-    TEST.write_text(f"{text}\n\n# one or two\n")
-    newer = pushed(project, "Think of two more tests")
+    older, newer = superseded
     assert older.reason == "Cancelled", older.tasks
     assert older.resource["metadata"]["annotations"]["jukebox.github.io/superseded-by"] == newer.name
     assert "superseded" in older.told
