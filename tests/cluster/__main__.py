@@ -13,8 +13,8 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 def build_all() -> None:
     """Build what the node runs, unless it is built."""
     build.require()
-    for module in build.modules():
-        print(build.build(module))
+    for part in build.PARTS:
+        print(build.build(part))
 
 
 @app.command()

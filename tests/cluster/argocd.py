@@ -38,7 +38,7 @@ def install(kubectl: Kubectl) -> None:
     built = build.build("argocd")
     files: dict[str, Any] = {
         "usr/local/bin/argocd": built / "github.com" / "argoproj" / "argo-cd" / "v3" / "cmd",
-        "usr/local/bin/kustomize": built / "sigs.k8s.io" / "kustomize" / "kustomize" / "v5",
+        "usr/local/bin/kustomize": built / "sigs.k8s.io" / "kustomize" / "kustomize" / "kustomize",
         **{f"usr/local/bin/argocd-{role}": "argocd" for role in ROLES},
     }
     image = images.of_debian("argocd", *images.PACKAGES, files=files, User="999")

@@ -1,13 +1,14 @@
-"""Builds what the node runs: binaries from the Go modules in ``go/``, and what Debian packages hold.
+"""Builds what the node runs: binaries from the Go module in ``go/``, and what Debian packages hold.
 
-Every folder of ``go/`` is a module that pins one project by its ``go.mod`` and ``go.sum``. What it names in its
-``tool`` lines, or its own ``main.go``, is built into ``CACHE/<module>-<hash of these files>/<import path>``; the
-manifests that a project keeps in ``config/`` or ``manifests/`` are copied beside its binaries: later nothing else is
-needed.
+The module pins all projects together, so that what they share, Kubernetes' libraries above all, has one version and is
+compiled once. Its ``tool`` lines name the programs. Those of a part are built into
+``CACHE/<part>-<hash of the module>/<import path>``; the manifests that a project keeps in ``config/`` or ``manifests/``
+are copied beside its binaries: later nothing else is needed.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -15,12 +16,20 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 GO = Path(__file__).parent / "go"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jukebox" / "cluster"
 
-LATE = ("argocd", "kserve")
+# What is needed together: programs and projects, by how their import paths begin. Last is what only some tests need.
+PARTS = {
+    "pause": ("jukebox.test/pause",),
+    "node": ("k8s.io/kubernetes", "jukebox.test/coredns", "jukebox.test/etcd"),
+    "tekton": ("github.com/tektoncd",),
+    "argocd": ("github.com/argoproj/argo-cd", "sigs.k8s.io/kustomize/kustomize"),
+    "kserve": ("github.com/kserve",),
+}
 
 # Kubernetes' components say which version they are, and Tekton refuses an API server that does not.
 STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
@@ -86,7 +95,7 @@ def require() -> None:
         missing.append(f"Linux (this is {sys.platform})")
     elif os.geteuid() != 0:
         missing.append("root, for namespaces and cgroups")
-    if not shutil.which("go") and not all(folder(module).exists() for module in modules()):
+    if not shutil.which("go") and not all(folder(part).exists() for part in PARTS):
         missing.append("Go, to build Kubernetes and Tekton: https://go.dev/doc/install")
     packages = [
         package for file, package in DEBIAN.items() if not Path(file).exists() and not shutil.which(Path(file).name)
@@ -133,29 +142,24 @@ def _registry(target: Path) -> None:
     run("dpkg", "-x", *target.glob("*.deb"), target)
 
 
-def modules() -> list[str]:
-    """All modules; those that only some tests need come last."""
-    return sorted((path.parent.name for path in GO.glob("*/go.mod")), key=lambda name: (name in LATE, name))
-
-
-def folder(module: str) -> Path:
-    """Where the binaries of a module are, or will be."""
+def folder(part: str) -> Path:
+    """Where the binaries of a part are, or will be."""
     digest = hashlib.sha256()
-    for file in sorted((GO / module).iterdir()):
-        digest.update(f"{file.name}\0".encode() + file.read_bytes())
-    return CACHE / f"{module}-{digest.hexdigest()[:12]}"
+    for file in sorted(path for path in GO.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(GO)}\0".encode() + file.read_bytes())
+    return CACHE / f"{part}-{digest.hexdigest()[:12]}"
 
 
-def build(module: str) -> Path:
-    """Build a module unless it is built already; where another process is at it, wait for that.
+def build(part: str) -> Path:
+    """Build a part unless it is built already; where another process is at it, wait for that.
 
     Returns:
         The folder that holds each binary under its import path, and each project's manifests in ``config/<project>``.
     """
-    return kept(folder(module), partial(_build, GO / module))
+    return kept(folder(part), partial(_build, part))
 
 
-def _build(source: Path, target: Path) -> None:
+def _build(part: str, target: Path) -> None:
     # The versions are what go.sum says, whatever the user's workspace or flags are.
     environment = {
         **os.environ,
@@ -168,25 +172,25 @@ def _build(source: Path, target: Path) -> None:
     }
 
     def go(*command: str) -> str:
-        return run("go", *command, cwd=source, env=environment)
+        return run("go", *command, cwd=GO, env=environment)
 
-    module = source.name
-    say(f"building {module}: downloading")
-    what = "." if (source / "main.go").exists() else "tool"
-    go("list", "-deps", what)  # unlike `go mod download`, it leaves out modules of which no package is built
-    listed = go("list", "-f", "{{.ImportPath}} {{.Module.Path}} {{.Module.Version}} {{.Module.Dir}}", what)
-    packages = [line.split(" ") for line in sorted(listed.splitlines())]
-    for number, (path, project, version, directory) in enumerate(packages, 1):
-        say(f"building {module}: {path} ({number} of {len(packages)})")
-        flags = "-s -w"
-        if project == "k8s.io/kubernetes":
-            major, minor = version.removeprefix("v").split(".")[:2]
-            for stamped in STAMPED:
-                for key, value in {"gitVersion": version, "gitMajor": major, "gitMinor": minor}.items():
-                    flags += f" -X {stamped}.{key}={value}"
+    module = json.loads(go("mod", "edit", "-json"))
+    programs = sorted(tool["Path"] for tool in module["Tool"] if tool["Path"].startswith(PARTS[part]))
+    say(f"building {part}: downloading")
+    # Unlike `go mod download`, it leaves out modules of which no package is built.
+    listed = go("list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Dir}}{{end}}", *programs)
+    [version] = [needed["Version"] for needed in module["Require"] if needed["Path"] == "k8s.io/kubernetes"]
+    major, minor = version.removeprefix("v").split(".")[:2]
+    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(f"-X {stamped}.{key}={value}" for stamped in STAMPED for key, value in stamps.items())
+    # Together, so that one is linked while the next is compiled; two projects may have programs of one name.
+    for parent, together in groupby(programs, os.path.dirname):
+        names = list(together)
+        say(f"building {part}: {', '.join(names)}")
         # Nobody debugs them: a tenth of the time is spared.
-        go("build", "-gcflags=all=-dwarf=false", "-ldflags", flags, "-o", f"{target / path}", path)
+        go("build", "-gcflags=all=-dwarf=false", "-ldflags", f"-s -w {flags}", "-o", f"{target / parent}/", *names)
+    for project, directory in {tuple(line.split(" ")) for line in listed.splitlines()}:
         for config in (Path(directory) / "config", Path(directory) / "manifests"):
-            if config.is_dir() and not (target / "config" / project).exists():
+            if project.startswith(PARTS[part]) and config.is_dir():
                 shutil.copytree(config, target / "config" / project, copy_function=shutil.copyfile)
                 run("chmod", "-R", "u+w", target / "config")

@@ -1,7 +1,6 @@
 """KServe's controller with its webhooks, in its Standard mode, from the manifests that its own module keeps.
 
-They are what ``config/default`` builds, without the controllers of large language models and of local models, and
-without cert-manager: the node's CA signs the webhooks' certificate.
+They are what its standalone overlay builds, without cert-manager: the node's CA signs the webhooks' certificate.
 """
 
 import base64
@@ -21,7 +20,7 @@ from tests.cluster.kubectl import Kubectl
 
 NAMESPACE = "kserve"
 MANAGER = "github.com/kserve/kserve/cmd/manager"
-MANIFESTS = "config/github.com/kserve/kserve/default"
+MANIFESTS = "config/github.com/kserve/kserve/overlays/standalone/kserve"
 SERVICE = "kserve-webhook-server-service"
 
 PROBE = """
@@ -40,26 +39,16 @@ def install(kubectl: Kubectl) -> None:
     if not (node.STATE / "pki" / f"{SERVICE}.crt").exists():
         node.certificate(SERVICE, f"/CN={SERVICE}", f"subjectAltName=DNS:{SERVICE}.{NAMESPACE}.svc")
 
-    documents = [fitted(document, image) for document in wanted(kubectl("kustomize", str(built / MANIFESTS)))]
+    manifests = yaml.load_all(kubectl("kustomize", str(built / MANIFESTS)), yaml.CSafeLoader)
+    documents = [fitted(each, image) for each in manifests if not each["apiVersion"].startswith("cert-manager.io/")]
     crds = [document for document in documents if document["kind"] == "CustomResourceDefinition"]
-    hooks = [document for document in documents if "webhooks" in document]
+    last = [each for each in documents if "webhooks" in each or each["kind"] == "ClusterStorageContainer"]
     bound = kubectl.within(NAMESPACE)
     kubectl.apply(*crds)
-    kubectl.apply(*(document for document in documents if document not in crds + hooks), secret())
+    kubectl.apply(*(document for document in documents if document not in crds + last), secret())
     bound("rollout", "status", "deployment", f"--timeout={node.PATIENCE}s")
-    kubectl.apply(*hooks)
+    kubectl.apply(*last)
     node.wait("KServe's webhooks", lambda: kubectl("create", "--dry-run=server", "--filename=-", stdin=PROBE))
-
-
-def wanted(manifests: str) -> list[dict[str, Any]]:
-    """The documents less those of controllers that do not run here."""
-
-    def absent(document: dict[str, Any]) -> bool:
-        name, kind = document["metadata"]["name"], document["kind"]
-        others = "llm" in name or ("localmodel" in name and kind in ("Deployment", "DaemonSet"))
-        return others or document["apiVersion"].startswith("cert-manager.io/")
-
-    return [document for document in yaml.load_all(manifests, yaml.CSafeLoader) if not absent(document)]
 
 
 def fitted(document: dict[str, Any], image: str) -> dict[str, Any]:

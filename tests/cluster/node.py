@@ -34,7 +34,8 @@ from tests.cluster.build import CACHE, run, say
 
 NAME = "jukebox"  # of the node, its cgroup and the host's end of its link
 STATE = CACHE / "node"
-KUBECTL = build.folder("kubernetes") / "k8s.io" / "kubernetes" / "cmd" / "kubectl"
+PROGRAMS = build.folder("node") / "k8s.io" / "kubernetes" / "cmd"
+KUBECTL = PROGRAMS / "kubectl"
 KUBECONFIG = STATE / "admin.kubeconfig"
 # The layers in the registry, which the next node finds again, and the bytes from which on it begins with none.
 LAYERS = CACHE / "registry"
@@ -162,19 +163,18 @@ def up() -> None:
 
     A pod runs once ``pause:1`` and its own image are in the registry.
     """
-    built = {module: build.build(module) for module in ("kubernetes", "etcd", "coredns", "pause")}
+    own = build.build("node") / "jukebox.test"
     if init() is None:
         down()
-        prepare(built["pause"] / "jukebox.test" / "pause")
+        prepare(build.build("pause") / "jukebox.test" / "pause")
         begin()
-    programs = built["kubernetes"] / "k8s.io" / "kubernetes" / "cmd"
     pki, admin = "/mnt/node/pki", "/mnt/node/admin.kubeconfig"
 
     start(build.REGISTRY, "serve", "/mnt/node/etc/registry.yaml")
     start("/usr/bin/containerd", "--config=/mnt/node/etc/containerd.toml")
-    start(built["etcd"] / "jukebox.test" / "etcd", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn")
+    start(own / "etcd", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn")
     start(
-        programs / "kube-apiserver",
+        PROGRAMS / "kube-apiserver",
         "--etcd-servers=http://127.0.0.1:2379",
         f"--advertise-address={ADDRESS}",
         f"--service-cluster-ip-range={SERVICES}",
@@ -194,7 +194,7 @@ def up() -> None:
     wait("registry", lambda: session().get(f"https://{REGISTRY}/v2/", timeout=5).ok)
     wait("API server", lambda: kubectl("get", "--raw=/readyz"))
     start(
-        programs / "kube-controller-manager",
+        PROGRAMS / "kube-controller-manager",
         f"--kubeconfig={admin}",
         "--leader-elect=false",
         f"--root-ca-file={pki}/ca.crt",
@@ -203,16 +203,16 @@ def up() -> None:
         "--enable-hostpath-provisioner",
         "--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins",  # else one in this machine's /usr
     )
-    start(programs / "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false")
+    start(PROGRAMS / "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false")
     start(
-        programs / "kubelet",
+        PROGRAMS / "kubelet",
         "--config=/mnt/node/etc/kubelet.yaml",
         "--kubeconfig=/mnt/node/node.kubeconfig",
         f"--hostname-override={NAME}",
         f"--node-ip={ADDRESS}",
     )
-    start(programs / "kube-proxy", "--config=/mnt/node/etc/kube-proxy.yaml")
-    start(built["coredns"] / "jukebox.test" / "coredns", "-conf", "/mnt/node/etc/Corefile")
+    start(PROGRAMS / "kube-proxy", "--config=/mnt/node/etc/kube-proxy.yaml")
+    start(own / "coredns", "-conf", "/mnt/node/etc/Corefile")
     kubectl("apply", "--server-side", f"--filename={STATE}/etc/base.yaml")
     wait("kubelet", lambda: kubectl("get", f"--raw=/api/v1/nodes/{NAME}/proxy/healthz"))
     wait("node", lambda: kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=1s"))

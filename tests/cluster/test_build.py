@@ -14,7 +14,7 @@ from tests.cluster import build
 
 def test_without_root_and_go_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "REGISTRY", tmp_path / "absent")
-    monkeypatch.setattr(build, "folder", lambda module: tmp_path / module)
+    monkeypatch.setattr(build, "folder", lambda part: tmp_path / part)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(build.Unavailable) as refused:
@@ -31,11 +31,11 @@ def test_a_disk_without_room_is_named_before_it_is_full(monkeypatch: pytest.Monk
 
 
 def test_another_version_is_built_into_another_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(build.GO / "pause", tmp_path / "pause")
+    shutil.copytree(build.GO, tmp_path / "go")
     before = build.folder("pause")
-    monkeypatch.setattr(build, "GO", tmp_path)
+    monkeypatch.setattr(build, "GO", tmp_path / "go")
     assert build.folder("pause") == before
-    (tmp_path / "pause" / "go.sum").write_text("another")
+    (tmp_path / "go" / "go.sum").write_text("another")
     assert build.folder("pause") != before
 
 

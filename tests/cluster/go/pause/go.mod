@@ -1,3 +1,0 @@
-module jukebox.test/pause
-
-go 1.24.0
