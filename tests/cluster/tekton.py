@@ -3,7 +3,7 @@
 They are applied as they are, with what a release fills in: each ``ko://`` name becomes the image that was built from
 that package, and the shell image is one that the node has. The registry's CA goes into the ConfigMap that Tekton
 has for it. Left out are the remote resolvers, whose image needs more than a binary: without them a Pipeline names
-Tasks of its own namespace.
+Tasks of its own namespace. So is the controller that sends events to a sink, as there is none.
 """
 
 import re
@@ -42,6 +42,7 @@ def install(kubectl: Kubectl, shell: str) -> None:
         for project in PROJECTS
         for folder in FOLDERS
         for file in sorted((built / "config" / project / folder).glob("*.yaml"))
+        if file.name != "events.yaml"
         for document in filled(file)
     ]
     for document in documents:

@@ -518,7 +518,6 @@ tool (
 	github.com/kserve/kserve/cmd/manager
 	github.com/tektoncd/pipeline/cmd/controller
 	github.com/tektoncd/pipeline/cmd/entrypoint
-	github.com/tektoncd/pipeline/cmd/events
 	github.com/tektoncd/pipeline/cmd/nop
 	github.com/tektoncd/pipeline/cmd/sidecarlogresults
 	github.com/tektoncd/pipeline/cmd/webhook
