@@ -1,61 +1,83 @@
 """``jukebox``: the command line that people and Tekton use. One file a command, thin over the libraries."""
 
+import ast
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from pipeline.errors import JukeboxError
 
-# Each command's module, in the order of the help.
-MODULES = {
-    "run": "run",
-    "predict": "predict",
-    "compile": "compile_pipeline",
-    "data-version": "data_version",
-    "sample": "sample",
-    "apply": "apply",
-    "start": "start",
-    "wait": "wait",
-    "status": "status",
-    "promote": "promote",
-    "checkout": "checkout",
-    "supersede": "supersede",
-    "settle": "settle",
-    "find-images": "find_images",
-    "fetch-image": "fetch_image",
-    "pack-image": "pack_image",
-    "push-image": "push_image",
-    "tag-images": "tag_images",
-    "commit-status": "commit_status",
-    "notify": "notify",
-    "replay": "replay",
-    "prune": "prune",
-    "bootstrap": "bootstrap",
-    "teardown": "teardown",
-    "secrets": "secrets",
-    "render": "render",
-    "doctor": "doctor",
+# Who uses a command most.
+LAPTOP, CLUSTER, TEKTON = "On a laptop", "On a cluster", "By the Tekton tasks"
+
+# Each command's group and module, in the order of the help.
+COMMANDS = {
+    "run": (LAPTOP, "run"),
+    "predict": (LAPTOP, "predict"),
+    "sample": (LAPTOP, "sample"),
+    "data-version": (LAPTOP, "data_version"),
+    "compile": (LAPTOP, "compile_pipeline"),
+    "bootstrap": (CLUSTER, "bootstrap"),
+    "teardown": (CLUSTER, "teardown"),
+    "secrets": (CLUSTER, "secrets"),
+    "render": (CLUSTER, "render"),
+    "doctor": (CLUSTER, "doctor"),
+    "status": (CLUSTER, "status"),
+    "replay": (CLUSTER, "replay"),
+    "settle": (TEKTON, "settle"),
+    "supersede": (TEKTON, "supersede"),
+    "checkout": (TEKTON, "checkout"),
+    "find-images": (TEKTON, "find_images"),
+    "fetch-image": (TEKTON, "fetch_image"),
+    "pack-image": (TEKTON, "pack_image"),
+    "push-image": (TEKTON, "push_image"),
+    "tag-images": (TEKTON, "tag_images"),
+    "apply": (TEKTON, "apply"),
+    "start": (TEKTON, "start"),
+    "wait": (TEKTON, "wait"),
+    "promote": (TEKTON, "promote"),
+    "commit-status": (TEKTON, "commit_status"),
+    "notify": (TEKTON, "notify"),
+    "prune": (TEKTON, "prune"),
 }
 
 
-class Commands(Mapping[str, Any]):
-    """The commands by name; each is imported when it is asked for, since all of them take two seconds."""
+class Command(TyperCommand):
+    """A command whose help is read from its source: it is imported when it is called, for all take two seconds."""
 
-    def __getitem__(self, name: str) -> Any:
-        module = import_module(f"scripts.{MODULES[name]}")
+    def __init__(self, name: str) -> None:
+        group, self.module = COMMANDS[name]
+        source = ast.parse((Path(__file__).parent / f"{self.module}.py").read_bytes())
+        [function] = (node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "command")
+        super().__init__(name, help=ast.get_docstring(function), rich_help_panel=group)
+
+    def load(self) -> Any:
+        """Import the command itself, with its options."""
         alone = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        alone.command(name)(module.command)
+        alone.command(self.name)(import_module(f"scripts.{self.module}").command)
         return typer.main.get_command(alone)
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Let the command itself read its arguments; the context names it as what is to run."""
+        return self.load().make_context(*arguments, **options)
+
+
+class Commands(Mapping[str, Command]):
+    """The commands by name; each is looked up when it is asked for."""
+
+    def __getitem__(self, name: str) -> Command:
+        return Command(name)
+
     def __iter__(self) -> Iterator[str]:
-        return iter(MODULES)
+        return iter(COMMANDS)
 
     def __len__(self) -> int:
-        return len(MODULES)
+        return len(COMMANDS)
 
 
 class Group(TyperGroup):

@@ -9,13 +9,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import typer.main
-
-from scripts.cli import app
+from scripts.cli import Commands
 from scripts.commit_status import Host
 from tests.tekton.manifests import Resource
 
-COMMANDS = getattr(typer.main.get_command(app), "commands")  # noqa: B009
+COMMANDS = Commands()
 
 
 def problems(resources: list[Resource]) -> list[str]:
@@ -203,7 +201,7 @@ def _command(where: str, command: str, words: list[str]) -> Iterator[str]:
     if command not in COMMANDS:
         yield f"{where} calls jukebox {command}, which is no command"
         return
-    params = COMMANDS[command].params
+    params = COMMANDS[command].load().params
     options = {option for param in params for option in (*param.opts, *param.secondary_opts)}
     given = {word.partition("=")[0] for word in words if word.startswith("--")}
     for option in sorted(given - options):
@@ -221,7 +219,7 @@ def _results_of(command: str) -> set[str]:
     """The files that a command writes with --result-dir, read from its source."""
     if command not in COMMANDS:
         return set()
-    module = inspect.getmodule(inspect.unwrap(COMMANDS[command].callback))
+    module = inspect.getmodule(inspect.unwrap(COMMANDS[command].load().callback))
     assert module
     calls = re.findall(r"write_results\(\s*result_dir,(.*?)\)\n", inspect.getsource(module), re.DOTALL)
     return {key.replace("_", "-") for call in calls for key in re.findall(r"(\w+)=", call)}
