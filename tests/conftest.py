@@ -1,10 +1,27 @@
 """Fixtures that several tests share."""
 
+import inspect
+import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from tests.s3_server import S3Server, serve
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_stacks_for_kfp() -> Iterator[None]:
+    """Spare kfp seconds: it asks for the whole stack fifty times a compilation, to name its caller in an error."""
+
+    def stack() -> list[inspect.FrameInfo]:
+        frames = sys._getframe(1), sys._getframe(2)
+        return [inspect.FrameInfo(frame, *inspect.getframeinfo(frame, context=0)) for frame in frames]
+
+    with pytest.MonkeyPatch.context() as patch:
+        if task := sys.modules.get("kfp.dsl.pipeline_task"):
+            patch.setattr(task, "inspect", SimpleNamespace(stack=stack))
+        yield
 
 
 @pytest.fixture(scope="session")
