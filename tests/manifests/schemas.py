@@ -75,8 +75,13 @@ def problems(resource: Resource) -> list[str] | str:
 
 
 def _core_problems(resource: Resource) -> list[str]:
+    return _problems_of_text(json.dumps(resource))
+
+
+@functools.cache  # most overlays have the same, and kubernetes_validate reads its schemas anew each time
+def _problems_of_text(resource: str) -> list[str]:
     try:
-        kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+        kubernetes_validate.validate(json.loads(resource), KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
         return [f"{'.'.join(map(str, error.path))}: {error.message}"]
     return []
