@@ -15,6 +15,7 @@ from rich.console import Console
 from pipeline.sample import generate
 from pipeline.schema import COUNTRY
 from pipeline.store import open_store
+from scripts.cli import main
 from scripts.run import View
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.real_data import real_data
@@ -165,12 +166,19 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
-    tmp_path: Path, options: tuple[str, ...], message: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
 ) -> None:
-    outcome = jukebox_run(tmp_path / "build", *options)
-    assert outcome.code == 1
-    assert message in outcome.printed
-    assert "Traceback" not in outcome.printed
+    monkeypatch.setattr(sys, "argv", ["jukebox", "run", "--folder", str(tmp_path / "build"), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    printed = "".join(capsys.readouterr())
+    assert message in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "build" / "runs").exists()
 
 
