@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import json
+import os
 import random
 import secrets
 import shutil
@@ -64,7 +65,7 @@ def serve(folder: Path) -> Iterator[S3Server]:
     credentials = [{"accessKey": access_key, "secretKey": secret_key}]
     config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}))
     names = ("master", "volume", "filer", "s3")
-    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], _free_ports(8), strict=True))
+    ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
     command = [
         *(_weed(), "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"),
         *("-s3", f"-s3.config={config}", "-s3.autoCreateBucket=false", "-s3.iam=false", "-s3.port.iceberg=0"),
@@ -102,12 +103,14 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free now, and below those that the system gives to clients in the next moment."""
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free now, and that neither the system nor another worker gives away in the next moment."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:], os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            port = random.randrange(10000, 32768)
+            # The system's own begin at 32768.
+            port = random.randrange(10000 + int(worker), 32768, int(workers))
             # Held until all are found, so no two are the same.
             with suppress(OSError):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from pipeline.schema import FEATURE_NAMES, INPUT, OUTPUT
 from tests.cluster import model_server
+from tests.s3_server import free_ports
 
 VECTOR = [1.0] * len(FEATURE_NAMES)
 until = retry(stop=stop_after_delay(30), wait=wait_fixed(0.02), reraise=True)
@@ -76,9 +76,7 @@ class Served:
 @contextlib.contextmanager
 def serving(folder: Path, *arguments: str) -> Iterator[Served]:
     """Run a server on a folder with versions, with more arguments; it polls fast."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     given = ("--model_name=jukebox", f"--model_path={folder}", f"--rest_port={port}", "--port=8001")
     command = [sys.executable, model_server.__file__, *given, "--file_system_poll_wait_seconds=0.02", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -186,11 +186,11 @@ class TestWhatIsNoData:
         [
             (b"", "file-0 is empty"),
             (b"\n \n", "file-0 is empty"),
-            (gzip.compress(b""), "file-0 is empty"),
+            (gzip.compress(b"", mtime=0), "file-0 is empty"),
             (b"<!DOCTYPE html>\n<html><title>Sign in</title>", r"begins with '<!DOCTYPE html>.*login or an error page"),
             (b"\xef\xbb\xbf  <html>", "an HTML or XML page"),
             (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an HTML or XML page"),
-            (gzip.compress(b"<html>"), "an HTML or XML page"),
+            (gzip.compress(b"<html>", mtime=0), "an HTML or XML page"),
             (b'{"message": "Not Found", "status": 404}', "this is JSON"),
             (b"[1, 2]", "this is JSON"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0,\n", "a Git LFS pointer"),
