@@ -14,8 +14,8 @@ help: ## Show the targets
 run: .venv/ready ## Train, judge, convert, verify and publish a model here  [SONGS= RANKINGS= EPOCHS=]
 	@$(BIN)/jukebox run $(if $(SONGS),--songs '$(SONGS)') $(if $(RANKINGS),--rankings '$(RANKINGS)') $(if $(EPOCHS),--epochs $(EPOCHS))
 
-test: .venv/ready ## Run the tests  [ARGS='-k store']
-	@$(BIN)/pytest $(ARGS)
+test: .venv/ready ## Run the tests on all cores  [ARGS='-k store']
+	@$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
 	@$(BIN)/pytest $(if $(findstring tests/,$(ARGS)),,tests/cluster) $(ARGS)
