@@ -113,6 +113,7 @@ def test_new_versions_and_the_end_drop_no_request(serve: Serve) -> None:
     served = serve(versions=(1,))
     failed: list[object] = []
     seen: set[str] = set()
+    answered = threading.Event()
 
     def ask() -> None:
         """Ask until the server says that it ends."""
@@ -127,11 +128,13 @@ def test_new_versions_and_the_end_drop_no_request(serve: Serve) -> None:
                     failed.append(error)
                 else:
                     seen.add(answer.json()["model_version"])
+                    answered.set()
                     ending = answer.headers.get("Connection") == "close"
 
     clients = [threading.Thread(target=ask) for _ in range(3)]
     for client in clients:
         client.start()
+    assert answered.wait(60), failed
     for number in range(2, 12):
         served.publish(number)
         served.reaches(number)
