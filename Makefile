@@ -6,7 +6,7 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench lock clean
+.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench bench-cluster lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1]
 
 bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='100000 1130000']
 	@$(BIN)/python -m tests.bench $(ROWS)
+
+bench-cluster: .venv/ready ## Measure on such a node what a push costs, task by task
+	@$(BIN)/python -m tests.cluster pushes
 
 lock: .venv/ready ## Resolve requirements.lock anew from pyproject.toml
 	@.venv/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \

@@ -1,10 +1,11 @@
-"""The cluster tier by hand: ``python -m tests.cluster up``, ``down``, ``build``, ``logs``."""
+"""The cluster tier by hand: ``python -m tests.cluster up``, ``down``, ``build``, ``pushes``, ``logs``."""
 
 import sys
 
 import typer
 
 from tests.cluster import build, cluster, node, project
+from tests.cluster import pushes as bench
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -30,6 +31,12 @@ def down() -> None:
     node.down()
     for file in (project.ENVIRONMENT, project.KUBECONFIG):
         file.unlink(missing_ok=True)
+
+
+@app.command()
+def pushes() -> None:
+    """Measure, on a cluster that is up or is brought up, what a push costs task by task."""
+    bench.measure()
 
 
 @app.command()

@@ -1,0 +1,109 @@
+"""Runs of `continuous-training` on the node: how a push or another event starts one, and what is seen of it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import build, node
+from tests.cluster.project import Project
+
+MINUTES = 20  # for a run that installs packages, on a machine that does other things as well
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A PipelineRun that has ended."""
+
+    project: Project
+    name: str
+
+    @cached_property
+    def resource(self) -> Json:
+        return self.project.kubectl.finished(f"pipelinerun/{self.name}", MINUTES * 60)  # type: ignore[no-any-return]
+
+    @property
+    def reason(self) -> str:
+        """Tekton's word for how it ended."""
+        return str(self.resource["status"]["conditions"][0]["reason"])
+
+    @property
+    def results(self) -> dict[str, str]:
+        return {each["name"]: each["value"] for each in self.resource["status"].get("results", ())}
+
+    @property
+    def tasks(self) -> dict[str, bool]:
+        """Whether each task that was begun has succeeded."""
+        selector = f"--selector=tekton.dev/pipelineRun={self.name}"
+        return {
+            each["metadata"]["labels"]["tekton.dev/pipelineTask"]: each["status"]["conditions"][0]["status"] == "True"
+            for each in self.project.kubectl.get("taskruns", selector)["items"]
+        }
+
+    @property
+    def failed(self) -> set[str]:
+        """The tasks that have not succeeded."""
+        return {name for name, succeeded in self.tasks.items() if not succeeded}
+
+    def log(self, task: str) -> str:
+        """What a task's steps have written; of a task with retries the last."""
+        selector = f"--selector=tekton.dev/pipelineRun={self.name},tekton.dev/pipelineTask={task}"
+        [taskrun] = self.project.kubectl.get("taskruns", selector)["items"]
+        return self.project.kubectl("logs", taskrun["status"]["podName"], "--all-containers")
+
+    @property
+    def told(self) -> str:
+        """The line with which it ended, for people."""
+        return self.log("notify").splitlines()[0]
+
+
+@dataclass(frozen=True)
+class GitHost:
+    """The API of the Git host, as its user sees it."""
+
+    project: Project
+
+    def api(self, method: str, path: str) -> Any:
+        url = f"http://{self.project.address('git')}/api/v3/repos/acme/jukebox/{path}"
+        with node.session() as http:
+            token = self.project.secret("jukebox-git-host", "token")
+            answer = http.request(method, url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def status(self, commit: str) -> tuple[str, str]:
+        """State and description beside a commit."""
+        found = self.api("GET", f"statuses/{commit}")
+        return (found[0]["state"], found[0]["description"]) if found else ("", "")
+
+    def redeliver(self, commit: str) -> None:
+        """Have the push of a commit delivered again."""
+        [delivery] = [each["id"] for each in self.api("GET", "deliveries") if each["after"] == commit]
+        self.api("POST", f"deliveries/{delivery}")
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def pushed(project: Project, message: str) -> Run:
+    """Commit what is changed in the fork, push it, and return its run when it has begun."""
+    commit = project.commit(message)
+    project.push()
+    return begun(project, f"push-{commit[:12]}", lambda: GitHost(project).redeliver(commit))
+
+
+def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
+    """The run of an event that was sent; it is sent again where Triggers has lost it."""
+    for _ in range(10):
+        with suppress(TimeoutError):
+            node.wait(f"PipelineRun {name}", lambda: project.kubectl("get", f"pipelinerun/{name}"), 30)
+            return Run(project, name)
+        build.say(f"sending the event of {name} again")
+        again()
+    raise AssertionError(f"{name} does not begin")
