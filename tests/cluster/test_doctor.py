@@ -105,7 +105,7 @@ def fork(published: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for part in building.PARTS:
             shutil.copytree(projects.FORK / part, made.folder / part)
         made.set(repository=f"{host.url}/acme/jukebox", git_host="gitea")
-        front = stack.enter_context(router(published, folder))
+        front = stack.enter_context(router(folder))
         made.patch("route/jukebox-listener", {"spec": {"host": front}})
         # Nobody asks the model server here while it rolls: its pods need not wait before they go.
         at_once = json.dumps([{"op": "remove", "path": "/spec/containers/0/lifecycle"}])
@@ -147,16 +147,15 @@ def binding(account: str, role: str) -> dict[str, Any]:
 
 
 @contextmanager
-def router(project: Project, folder: Path) -> Iterator[str]:
+def router(folder: Path) -> Iterator[str]:
     """What plays OpenShift's router before the listener: TLS ends here; yields host and port."""
-    service = project.kubectl.get("service/el-jukebox")["spec"]["clusterIP"]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             try:
                 with requests.Session() as session:
                     session.trust_env = False
-                    status = session.get(f"http://{service}:8080{self.path}", timeout=2).status_code
+                    status = session.get(f"http://{projects.LISTENER}{self.path}", timeout=2).status_code
             except OSError:
                 status = 503  # as the real one says of a Service without pods
             self.send_response(status)
