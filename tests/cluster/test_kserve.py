@@ -38,18 +38,19 @@ spec:
 
 
 def service(name: str = "jukebox", **predictor: Any) -> dict[str, Any]:
-    """An InferenceService; ``predictor`` replaces or adds fields of its predictor."""
+    """An InferenceService; ``predictor`` replaces or adds fields of its predictor, or leaves out what is None."""
     served = {
         "modelFormat": {"name": "onnx", "version": "1"},
         "protocolVersion": "v2",
         "runtime": "ovms",
         "storageUri": "pvc://models/jukebox",
     }
+    fields = {"model": served, "minReplicas": 1, "maxReplicas": 1, **predictor}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {"name": name},
-        "spec": {"predictor": {"model": served, "minReplicas": 1, "maxReplicas": 1, **predictor}},
+        "spec": {"predictor": {field: value for field, value in fields.items() if value is not None}},
     }
 
 

@@ -381,7 +381,7 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, dict[str, by
     """Bodies that the Git hosts have sent, by their files' names: of a Go module that Tekton depends on, and others."""
     if not shutil.which("go"):
         pytest.skip("Go is not here: it fetches the module with genuine payloads")
-    folder = shutil.copytree(GO / "tekton", tmp_path_factory.mktemp("go") / "tekton")  # Go writes to its go.sum
+    folder = shutil.copytree(GO, tmp_path_factory.mktemp("go") / "go")  # Go writes to its go.sum
     module = json.loads(run("go", "mod", "download", "-json", "github.com/jenkins-x/go-scm", cwd=folder))["Dir"]
     drivers = {Kind.PUSH: "github", Kind.PUSH_GITLAB: "gitlab", Kind.PUSH_GITEA: "gitea"}
     found = {
