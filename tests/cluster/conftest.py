@@ -18,8 +18,12 @@ from tests.test_predict import WEIGHTS, publish
 
 FAILED = pytest.StashKey[bool]()
 COMING = pytest.StashKey[Future[Project]]()
-# The files about the one project, in the order of its life.
-LIFE = ("bootstrap", "whole_way", "images", "gitops", "access", "doctor", "teardown")
+# The files in their order: what takes the node down comes first, for later tests share one; then what does without a
+# project, which comes up meanwhile, the worst last; then the one project's life.
+ORDER = (
+    *("down", "build", "patience", "node", "triggers", "hostile", "burst", "kserve"),
+    *("bootstrap", "whole_way", "images", "gitops", "access", "doctor", "teardown"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,14 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that take the node down come first: later ones share one. Last are those that need most."""
-
-    def place(item: pytest.Item) -> tuple[bool, bool, int]:
-        file = item.path.stem.removeprefix("test_")
-        life = LIFE.index(file) + 1 if file in LIFE else 0
-        return file != "down", bool(fixtures(item) & {"kserve", "surroundings"}), life
-
-    items.sort(key=place)
+    items.sort(key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
 
 
 @pytest.hookimpl(wrapper=True)

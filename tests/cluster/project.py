@@ -1,6 +1,6 @@
 """A whole project on the node: what a team has that has forked the repository, before and after `jukebox bootstrap`.
 
-All tests of a project share this one, in the order of its life (``conftest.LIFE``).
+All tests of a project share this one, in the order of its life (``conftest.ORDER``).
 
 ``up`` makes its surroundings, as pods of the CI image: a Git host, an S3 server with sample data, a package index (the
 node has no way out) and the stand-ins of the pipeline server and the operators; beside them run Argo CD and KServe. The
