@@ -81,7 +81,7 @@ def gather(kubectl: Kubectl | None = None, name: str = "node") -> Path:
         "dump.txt": ("cluster-info", "dump", *dump, f"--output-directory={folder}", "--output=yaml"),
     }.items():
         try:
-            (folder / file).write_text(kubectl(*words))
+            (folder / file).write_text(build.run(*kubectl.words(*words)))  # once: nobody waits for a log
         except RuntimeError as error:  # the cluster may be what is broken
             (folder / file).write_text(str(error))
     return folder
