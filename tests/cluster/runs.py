@@ -52,7 +52,9 @@ class Run:
         """What a task's steps have written; of a task with retries the last."""
         selector = f"--selector=tekton.dev/pipelineRun={self.name},tekton.dev/pipelineTask={task}"
         [taskrun] = self.project.kubectl.get("taskruns", selector)["items"]
-        return self.project.kubectl("logs", taskrun["status"]["podName"], "--all-containers")
+        status = taskrun["status"]
+        steps = [step["container"] for step in status["steps"]]
+        return "".join(self.project.kubectl("logs", status["podName"], f"--container={step}") for step in steps)
 
     @property
     def told(self) -> str:
