@@ -38,7 +38,6 @@ from tests.manifests import building
 GIT_HOST = "/api/v1/repos/acme/jukebox"  # asked with the token
 DSPA = "datasciencepipelinesapplication/dspa"
 WEBHOOK = f"webhookconfiguration/pipelineversions.pipelines.kubeflow.org-{projects.NAMESPACE}"
-NOBODY = {"app.kubernetes.io/name": "nobody"}
 
 
 @dataclass(frozen=True)
@@ -327,12 +326,9 @@ def readable(fork: Fork) -> Iterator[None]:
 
 
 def away(fork: Fork) -> Iterator[None]:
-    """No pipeline server answers."""
-    service = f"service/{deploy.NAME}"
-    right = fork.kubectl.get(service)["spec"]["selector"]
-    fork.patch(service, {"spec": {"selector": {**right, **NOBODY}}})
-    yield
-    fork.patch(service, {"spec": {"selector": right}})
+    """No pipeline server answers: its pod is gone, and with it what the API server has kept open."""
+    with resting(fork.kubectl, f"deployment/{deploy.NAME}"):
+        yield
 
 
 def at_another_address(address: Callable[[Fork], str]) -> Break:
