@@ -12,7 +12,7 @@ from pipeline.errors import RegistryRefuses
 from scripts import install_packages
 from scripts.containerfile import Containerfile
 from scripts.git import git
-from scripts.registry import AuthFile, Registry, TrustedCa, repository_of
+from scripts.registry import AuthFile, Registry, TrustedCa, is_pinned, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"
@@ -124,7 +124,7 @@ class Commit:
 
 def pinned(reference: str, registry: Registry) -> str:
     """Return an image by digest; raises RegistryRefuses if there is no such image."""
-    if "@" in reference:
+    if is_pinned(reference):
         return reference
     if digest := registry.digest(reference):
         return f"{repository_of(reference)}@{digest}"

@@ -17,9 +17,7 @@ from scripts.registry import Target, is_pinned
 def command(
     image: Annotated[Path, typer.Argument(help="OCI layout of the image that the layer is put on.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
-    packages: Annotated[
-        Path | None, typer.Option(help="Pack this folder, which stays at its path, instead of the commit's code.")
-    ] = None,
+    packages: Annotated[Path | None, typer.Option(help="Pack this folder instead of the commit's code.")] = None,
     at: Annotated[Path, typer.Option(help="Where the image has that folder.")] = Path("/opt/venv"),
     target: Target = "",
 ) -> None:
