@@ -128,10 +128,14 @@ class Kubectl:
         self.wait("jsonpath={.status.completionTime}", run, seconds=seconds)
         return self.get(run)
 
-    def reach(self, service: str) -> str:
-        """Wait until a Service of the node lets one through, a moment after its pod is ready; returns host and port."""
+    def reach(self, service: str, port: int | None = None) -> str:
+        """Wait until a Service of the node lets one through, a moment after its pod is ready; returns host and port.
+
+        Args:
+            port: one of the Service's; None: its first.
+        """
         spec = self.get(f"service/{service}")["spec"]
-        host, port = spec["clusterIP"], spec["ports"][0]["port"]
+        host, port = spec["clusterIP"], port or spec["ports"][0]["port"]
 
         def connect() -> bool:
             with socket.create_connection((host, port), timeout=2):
@@ -142,12 +146,12 @@ class Kubectl:
 
     @contextmanager
     def forward(self, service: str, port: int) -> Iterator[str]:
-        """The URL under which a port of ``service/name`` can be reached from here meanwhile."""
+        """The URL under which a port of a Service can be reached from here meanwhile."""
         if self.kubeconfig == str(node.KUBECONFIG):  # the node's Services are in reach, without a proxy that may end
-            yield f"http://{self.get(service)['spec']['clusterIP']}:{port}"
+            yield f"http://{self.reach(service, port)}"
             return
         with tempfile.NamedTemporaryFile() as log:
-            command = self.words("port-forward", service, f":{port}")
+            command = self.words("port-forward", f"service/{service}", f":{port}")
             with subprocess.Popen(command, stdout=log, stderr=log) as process:
 
                 def bound() -> re.Match[str] | None:

@@ -209,7 +209,7 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
         for name in ("el-jukebox", *names.values()):
             node.wait(name, lambda name=name: kubectl("get", f"deployment/{name}", f"service/{name}"))  # type: ignore[misc]
             kubectl.wait("condition=Available", f"deployment/{name}")
-            urls[name] = stack.enter_context(kubectl.forward(f"service/{name}", 8080))
+            urls[name] = stack.enter_context(kubectl.forward(name, 8080))
         made = Listener(kubectl, {kind: urls[names.get(kind, "el-jukebox")] for kind in Kind})
         made.http.trust_env = False
         yield made

@@ -200,7 +200,7 @@ def specs(project: Project) -> dict[str, Any]:
 def test_a_promotion_changes_one_field_and_what_is_served_and_its_revert_puts_both_back(published: Project) -> None:
     file = FORK / "manifests" / "components" / "production" / "served-version.yaml"
     manifests, live = rendered(published), specs(published)
-    with published.kubectl.forward("service/jukebox-predictor", 80) as url, Client(url) as client:
+    with published.kubectl.forward("jukebox-predictor", 80) as url, Client(url) as client:
         node.wait("version 1", lambda: client.version == "1")
         text = file.read_text()
         file.write_text(text.replace('"versions":[1]', '"versions":[2]'))

@@ -71,7 +71,7 @@ def test_a_model_on_a_claim_is_served_and_a_newer_one_without_a_new_pod(kubectl:
     store = kubectl.model_store("models")
     publish(store, "first", WEIGHTS)
     kubectl.wait("condition=Ready", "inferenceservice/jukebox")
-    with kubectl.forward("service/jukebox-predictor", 80) as url:
+    with kubectl.forward("jukebox-predictor", 80) as url:
         assert served_version(url) == "1"
         labels = kubectl("exec", "deployment/jukebox-predictor", "--", "cat", "/mnt/models/1/labels.json")
         assert json.loads(labels) == LABELS  # which is what `jukebox predict` says where to find

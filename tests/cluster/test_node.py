@@ -289,7 +289,7 @@ def listener(kubectl: Kubectl, tekton: None) -> Iterator[str]:
     kubectl.apply(LISTENER, binding)
     node.wait("EventListener", lambda: kubectl("get", "deployment", "el-pushes"))
     kubectl.wait("condition=Available", "deployment/el-pushes")
-    with kubectl.forward("service/el-pushes", 8080) as url:
+    with kubectl.forward("el-pushes", 8080) as url:
         yield url
     kubectl("delete", "clusterrolebinding", kubectl.namespace)
 
