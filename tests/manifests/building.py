@@ -25,6 +25,7 @@ FILLED = {
     "<USER_NAME>": "ada",
     "<CLUSTER_DOMAIN>": "apps.example.com",
     "<GATEWAY>": "front",
+    "<GATEWAY_NAMESPACE>": "edge",
     "<REGISTRY>": "registry.example.com",
     "<DIGEST>": "0123456789abcdef" * 4,
     "<BUCKET>": "songs",
