@@ -41,11 +41,11 @@ compile: .venv/ready ## Write Pipeline and PipelineVersion to build/pipeline.yam
 # Without a KUBECONFIG, and while `make cluster` has a node up: that one.
 ON_NODE := if [ -z "$$KUBECONFIG" ] && [ -f build/cluster/env ]; then . ./build/cluster/env; fi;
 
-bootstrap: .venv/ready ## Give the project to the Argo CD of the kubeconfig's cluster  [YES=1]
-	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox bootstrap $(if $(YES),--yes)
+bootstrap: .venv/ready ## Give the project to the Argo CD of the kubeconfig's cluster  [YES=1 ARGS='--part tenant']
+	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox bootstrap $(if $(YES),--yes) $(ARGS)
 
-teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1]
-	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox teardown $(if $(YES),--yes)
+teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1 ARGS=]
+	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox teardown $(if $(YES),--yes) $(ARGS)
 
 bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='100000 1130000']
 	@$(BIN)/python -m tests.bench $(ROWS)

@@ -1,80 +1,329 @@
 """``jukebox bootstrap``: give the project to Argo CD, which brings up the rest and keeps it as Git says."""
 
+import copy
 import json
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
 from pipeline.errors import JukeboxError, ServerUnavailable, SettingsInvalid
-from pipeline.settings import read_settings, settings_file
+from pipeline.settings import SETTINGS_FILE, read_settings, settings_file
 
 Resource = dict[str, Any]
 
 PLATFORMS = ("kubeflow", "openshift-ai")
-# The namespace of each Argo CD that argocd/ has a folder for.
+# The namespace of each Argo CD that bootstrap/platform has a folder for.
 ARGO_CDS = {"argo-cd": "argocd", "openshift-gitops": "openshift-gitops"}
 # The admission policies that come with the namespace, whose name each has behind its own.
-POLICIES = ("jukebox-pods", "jukebox-listener")
+POLICIES = ("jukebox-listener",)
+PARTS = ("bootstrap", "manifests", "tekton")  # of the repository, which Kustomize reads
 OPERATORS_TIMEOUT = 900  # seconds
 APPLICATIONS_TIMEOUT = 120  # seconds
+APPLICATION_SETS = "applicationsets.argoproj.io"
+HEALTH = "resource.customizations.health."  # of a key of argocd-cm, before group and kind
 
 
 class KubectlMissing(JukeboxError):
     """Nothing builds and applies the manifests."""
 
 
+class Part(StrEnum):
+    """Who applies it: somebody who looks after the cluster, or somebody with the role admin of the namespace."""
+
+    PLATFORM = "platform"
+    TENANT = "tenant"
+
+
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-# Under a name of our own: what others have put into argocd-cm, by kubectl too, stays theirs.
-APPLY = ("apply", "--server-side", "--field-manager=jukebox", "--filename=-")
+OnePart = Annotated[
+    Part | None,
+    typer.Option(
+        "--part",
+        help="Only this one: a platform administrator's (the namespace, what fences the project in, and Argo CD's "
+        "AppProject and ApplicationSet), or a tenant's who has the role admin (the accounts and their rights).",
+    ),
+]
+MANAGER = "jukebox"
+APPLY = ("apply", "--server-side", f"--field-manager={MANAGER}", "--filename=-")
 
 
 def command(
     yes: Yes = False,
-    operators: Annotated[
-        bool, typer.Option(help="First install OpenShift's operators for pipelines, GitOps and AI, and wait for them.")
+    part: OnePart = None,
+    show: Annotated[
+        bool,
+        typer.Option("--print", help="Write as YAML what would be applied, and apply nothing. Needs no cluster."),
     ] = False,
+    operators: Annotated[
+        bool, typer.Option("--operators", help="First install OpenShift's for pipelines, GitOps and AI, and wait.")
+    ] = False,
+    health_checks: Annotated[
+        bool,
+        typer.Option(
+            "--health-checks",
+            help="Teach Argo CD, for all who share it, when a pipeline server and a listener are ready. Without, it "
+            "does not wait for them, and an event that comes while they start may start a run that fails.",
+        ),
+    ] = False,
+    git_token_file: Annotated[
+        Path | None,
+        typer.Option(help="A token by which Argo CD reads a private repository; kept in a Secret of its namespace."),
+    ] = None,
 ) -> None:
     """Print what will be applied to the cluster of the kubeconfig, ask, and apply it.
 
-    That is the project's namespace, the AppProject, the ApplicationSet and the health checks of Argo CD. All else Argo
-    CD takes from the repository that the settings name: push first. It may be run again.
+    The platform's part comes first. All else Argo CD takes from the repository that the settings name: push first. It
+    may be run again; run it again before you push an upgrade of jukebox.
 
-    Example: `jukebox bootstrap`
+    Example: `jukebox bootstrap --part platform --print`
     """
     settings = read_all_settings()
-    namespace = ARGO_CDS[settings["argo-cd"]]
-    resources = build(f"argocd/{settings['argo-cd']}")
-    for overlay in environments(settings):
-        held = build(f"manifests/overlays/{settings['platform']}/{overlay}")
-        kinds = Counter(resource["kind"] for resource in held)
-        print(f"{overlay}: Argo CD will bring up {sum(kinds.values())} resources of {settings['repository']}:")
-        print("  " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
-    first = build("argocd/operators") if operators else []
+    argocd = ARGO_CDS[settings["argo-cd"]]
+    platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
+    if not platform and (operators or health_checks or git_token_file):
+        raise SettingsInvalid("--operators, --health-checks and --git-token-file are of the platform's part")
+    if show and git_token_file:
+        raise SettingsInvalid("--print shows no Secret: leave --git-token-file out")
+    first, checks, ours, rights = [], [], [], []
+    with checkout() as folder:
+        if platform:
+            first = build(folder, "bootstrap/operators") if operators else []
+            checks = build(folder, "bootstrap/health-checks") if health_checks else []
+            ours = build(folder, f"bootstrap/platform/{settings['argo-cd']}")
+        if settings["argo-cd"] == "openshift-gitops":
+            checks = [instance(each, argocd) for each in checks]
+        if settings["platform"] == "kubeflow":  # a Profile makes it
+            ours = [each for each in ours if each["kind"] != "Namespace"]
+        if tenant:
+            rights = build(folder, f"bootstrap/tenant/{settings['platform']}")
+        if show:
+            print(yaml.safe_dump_all([*first, *checks, *ours, *rights], sort_keys=False), end="")
+            return
+        for overlay in environments(settings) if platform else ():
+            held = build(folder, f"manifests/overlays/{settings['platform']}/{overlay}")
+            kinds = Counter(resource["kind"] for resource in held)
+            print(f"{overlay}: Argo CD will bring up {sum(kinds.values())} resources of {settings['repository']}:")
+            print("  " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
+    secret = [credential(settings, git_token_file)] if git_token_file else []
     print(f"This is applied now to the cluster {context()}:")
-    for resource in [*first, *resources]:
+    for resource in [*first, *checks, *secret, *ours, *rights]:
         print(f"  {resource['kind']}/{resource['metadata']['name']}")
     confirm(yes)
-    if operators:
-        kubectl(*APPLY, stdin=yaml.safe_dump_all(first))
-        _wait_for(namespace)
-    print(kubectl(*APPLY, stdin=yaml.safe_dump_all(resources)).strip())
-    for environment in environments(settings):
-        _await_application(settings["namespace"], environment, namespace)
-    print(
-        f"Follow it by: kubectl get applications --namespace {namespace} --watch\n"
-        f"Without its Secrets nothing becomes ready: jukebox secrets, and jukebox doctor says what is missing."
-    )
+    if not (platform and settings["platform"] == "openshift-ai"):
+        _expect_namespace(settings)
+    definition = None
+    if platform:
+        with advising("forbidden", "Ask a platform administrator to run `jukebox bootstrap --part platform`."):
+            if first:
+                apply(first)
+                _wait_for_operators(argocd)
+            for each in checks:
+                _teach(each)
+            definition = _read("customresourcedefinition", APPLICATION_SETS)
+            # All of it is ours alone; an earlier bootstrap may have written it under another name.
+            apply([*secret, *suited(ours, definition)], "--force-conflicts")
+    if tenant:
+        advice = "Nobody may give a right that he does not have: a platform administrator must run this part, too."
+        with advising("not currently held", advice):
+            apply(rights, "--force-conflicts")  # Argo CD has written them once
+    if platform and definition:
+        for environment in environments(settings):
+            _await_application(settings["namespace"], environment, argocd)
+        print(f"Follow it by: kubectl get applications --namespace {argocd} --watch")
+    print("Without its Secrets nothing becomes ready: jukebox secrets, and jukebox doctor says what is missing.")
+
+
+@contextmanager
+def checkout() -> Iterator[Path]:
+    """Yield a copy of the manifests that this code comes with, with the settings that are in force.
+
+    Kustomize takes the settings from their place in the repository, wherever the settings file lies. Raises
+    SettingsInvalid if this code lies in no checkout.
+    """
+    root = SETTINGS_FILE.parents[2]
+    if missing := [part for part in PARTS if not (root / part).is_dir()]:
+        raise SettingsInvalid(
+            f"{root} has no {', '.join(missing)}, which is applied: install the command line from a checkout of the "
+            "repository, as `make .venv/ready` does there"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in PARTS:
+            shutil.copytree(root / part, folder / part)
+        shutil.copyfile(settings_file(), folder / SETTINGS_FILE.relative_to(root))
+        yield folder
+
+
+def build(root: Path, folder: str) -> list[Resource]:
+    """Return what Kustomize makes of a folder of a checkout.
+
+    Raises SettingsInvalid if a placeholder is left in it.
+    """
+    text = kubectl("kustomize", str(root / folder))
+    if left := placeholders(text):
+        where = "what kubeseal writes there" if left == ["<SEALED>"] else f"values in {settings_file()}"
+        raise SettingsInvalid(f"{folder} holds {', '.join(left)}; put {where}, and try again")
+    return [resource for resource in yaml.safe_load_all(text) if resource]
+
+
+def instance(configuration: Resource, namespace: str) -> Resource:
+    """Return the health checks of argocd-cm in the words of OpenShift GitOps, whose operator writes that ConfigMap."""
+    checks = []
+    for key, text in configuration["data"].items():
+        group, _, kind = key.removeprefix(HEALTH).rpartition("_")
+        checks.append({"group": group, "kind": kind, "check": text})
+    metadata = {"name": namespace, "namespace": namespace}
+    spec = {"resourceHealthChecks": checks}
+    return {"apiVersion": "argoproj.io/v1beta1", "kind": "ArgoCD", "metadata": metadata, "spec": spec}
+
+
+def merged(ours: list[Resource], theirs: list[Resource]) -> list[Resource]:
+    """Return a list of health checks with ours in it, each in the place of one of its kind; all others stay."""
+    known = {(each["group"], each["kind"]): each for each in [*theirs, *ours]}
+    return list(known.values())
+
+
+def credential(settings: dict[str, str], file: Path) -> Resource:
+    """Return the Secret by which Argo CD reads the repository, for the project's Applications alone.
+
+    Raises SettingsInvalid if the file does not hold a token.
+    """
+    try:
+        token = file.read_text("utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsInvalid(f"--git-token-file {file} cannot be read: {error}") from None
+    if not re.fullmatch(r"\S+", token):
+        raise SettingsInvalid(f"--git-token-file {file} holds {len(token.split())} words: expected the token alone")
+    project = settings["namespace"]
+    labels = {
+        "app.kubernetes.io/name": "git-host",
+        "app.kubernetes.io/component": "gitops",
+        "app.kubernetes.io/part-of": "jukebox",
+        "argocd.argoproj.io/secret-type": "repository",
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": credential_name(project), "namespace": ARGO_CDS[settings["argo-cd"]], "labels": labels},
+        # Git hosts take any user's name with a token.
+        "stringData": {
+            "type": "git",
+            "url": settings["repository"],
+            "username": "git",
+            "password": token,
+            "project": project,
+        },
+    }
+
+
+def credential_name(project: str) -> str:
+    """The name of the Secret by which Argo CD reads a project's repository."""
+    return f"{project}-git-host"
+
+
+def fitted(ours: Resource, live: Resource | None) -> Resource:
+    """Return the namespace without those labels that somebody else has set: they stay as they are."""
+    theirs = {
+        key.removeprefix("f:")
+        for each in (live or {"metadata": {}})["metadata"].get("managedFields", [])
+        if each["manager"] != MANAGER
+        for key in each["fieldsV1"].get("f:metadata", {}).get("f:labels", {})
+    }
+    labels = {key: value for key, value in ours["metadata"]["labels"].items() if key not in theirs}
+    return {**ours, "metadata": {**ours["metadata"], "labels": labels}}
+
+
+def suited(resources: list[Resource], definition: Resource | None) -> list[Resource]:
+    """Return what of the platform's part the Argo CD of a cluster knows, given its definition of an ApplicationSet.
+
+    Without one, the Argo CD of another cluster looks after this cluster, and what is for Argo CD belongs there.
+    """
+    if not definition:
+        print(
+            "Left out: AppProject and ApplicationSet, for this cluster has no Argo CD; they belong to the one that has."
+        )
+        return [each for each in resources if not each["apiVersion"].startswith("argoproj.io/")]
+    schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    for key in ("spec", "template", "spec", "syncPolicy", "retry"):
+        schema = schema["properties"][key]
+    found = copy.deepcopy(resources)
+    for each in found:
+        if each["kind"] == "ApplicationSet":
+            retry = each["spec"]["template"]["spec"]["syncPolicy"]["retry"]
+            for key in retry.keys() - schema["properties"].keys():
+                del retry[key]
+    return found
+
+
+def apply(resources: list[Resource], *options: str) -> None:
+    """Apply under a name of our own: what others have put into the same resource, by kubectl too, stays theirs."""
+    fit = [
+        fitted(each, _read("namespace", each["metadata"]["name"], "--show-managed-fields"))
+        if each["kind"] == "Namespace"
+        else each
+        for each in resources
+    ]
+    print(kubectl(*APPLY, *options, stdin=yaml.safe_dump_all(fit)).strip())
+
+
+@contextmanager
+def advising(words: str, advice: str) -> Iterator[None]:
+    """Add advice to the message of a ServerUnavailable that holds these words."""
+    try:
+        yield
+    except ServerUnavailable as error:
+        if words not in str(error):
+            raise
+        raise ServerUnavailable(f"{error}\n{advice}") from None
+
+
+def _teach(checks: Resource) -> None:
+    """Add health checks to the configuration of Argo CD, which others share."""
+    name, namespace = checks["metadata"]["name"], checks["metadata"]["namespace"]
+    if checks["kind"] == "ConfigMap":
+        apply([checks])
+        return
+    # A list without keys has one owner under server-side apply: who adds to it reads and writes all of it.
+    live = _read("argocds.argoproj.io", name, f"--namespace={namespace}")
+    if not live:
+        raise ServerUnavailable(f"There is no ArgoCD {name} in {namespace}: is OpenShift GitOps installed?")
+    found = merged(checks["spec"]["resourceHealthChecks"], live["spec"].get("resourceHealthChecks", []))
+    version = {"resourceVersion": live["metadata"]["resourceVersion"]}  # a change that comes between is not lost
+    patch = json.dumps({"metadata": version, "spec": {"resourceHealthChecks": found}})
+    where = (f"--namespace={namespace}", f"--field-manager={MANAGER}", "--type=merge")
+    print(kubectl("patch", "argocds.argoproj.io", name, *where, f"--patch={patch}").strip())
+
+
+def _expect_namespace(settings: dict[str, str]) -> None:
+    """Raise ServerUnavailable if the namespace is not there, and says who makes it."""
+    name = settings["namespace"]
+    if _read("namespace", name):
+        return
+    maker = "its Profile makes it: create the Profile of that name"
+    if settings["platform"] != "kubeflow":
+        maker = "whoever looks after the cluster makes it, with `jukebox bootstrap --part platform`: ask for it"
+    raise ServerUnavailable(f"There is no namespace {name}; {maker}, and run this again.")
+
+
+def _read(kind: str, name: str, *options: str) -> Resource | None:
+    """Return a resource, or None."""
+    text = kubectl("get", kind, name, "--ignore-not-found", "--output=json", *options)
+    return json.loads(text) if text.strip() else None
 
 
 def read_all_settings() -> dict[str, str]:
-    """Return all settings; raises SettingsInvalid where Argo CD could not do with them."""
+    """Return all settings; raises SettingsInvalid if Argo CD could not do with them."""
     file = settings_file()
     read_settings(file)
     settings: dict[str, str] = yaml.safe_load(file.read_text("utf-8"))["data"]
@@ -98,19 +347,6 @@ def read_all_settings() -> dict[str, str]:
 def environments(settings: dict[str, str]) -> list[str]:
     """Return the environments that have a cluster."""
     return [environment for environment in ("dev", "prod") if settings[f"{environment}-cluster"]]
-
-
-def build(folder: str) -> list[Resource]:
-    """Return what Kustomize makes of a folder of the repository that holds the settings.
-
-    Raises SettingsInvalid where a placeholder is left in it.
-    """
-    file = settings_file()
-    text = kubectl("kustomize", str(file.parents[2] / folder))
-    if left := placeholders(text):
-        where = "what kubeseal writes there" if left == ["<SEALED>"] else f"values in {file}"
-        raise SettingsInvalid(f"{folder} holds {', '.join(left)}; put {where}, and try again")
-    return [resource for resource in yaml.safe_load_all(text) if resource]
 
 
 def placeholders(text: str) -> list[str]:
@@ -145,12 +381,12 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
     return done.stdout
 
 
-def _wait_for(namespace: str) -> None:
+def _wait_for_operators(namespace: str) -> None:
     """Wait for what the operators bring: the CRD of Argo CD, and the namespace of its instance."""
     print("Waiting for the operators, which takes minutes")
 
     _wait(
-        lambda: kubectl("get", "crd/applicationsets.argoproj.io", f"namespace/{namespace}"),
+        lambda: kubectl("get", f"crd/{APPLICATION_SETS}", f"namespace/{namespace}"),
         OPERATORS_TIMEOUT,
         "The operators are not ready",
         "See `kubectl get subscriptions,installplans --all-namespaces`, and run this again.",
@@ -160,13 +396,14 @@ def _wait_for(namespace: str) -> None:
 def _await_application(project: str, environment: str, namespace: str) -> None:
     """Wait until Argo CD has made an environment's Application.
 
-    Its controller may see the ApplicationSet before the AppProject, and would look again after three minutes; the
-    annotation makes it look at once.
+    Its controller may see the ApplicationSet before the AppProject, and would look again after three minutes; any new
+    annotation makes it look at once. Not its own for that, which it takes away by writing the whole ApplicationSet:
+    then the generators are its own, and whoever applies them again meets a conflict.
     """
     here, name = f"--namespace={namespace}", f"applicationset.argoproj.io/{project}"
 
     def look() -> None:
-        kubectl("annotate", name, here, "argocd.argoproj.io/application-set-refresh=true", "--overwrite")
+        kubectl("annotate", name, here, f"jukebox.github.io/awaited-at={time.time():.0f}", "--overwrite")
         kubectl("get", f"application.argoproj.io/{project}.{environment}", here)
 
     _wait(

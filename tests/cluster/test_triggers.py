@@ -80,7 +80,12 @@ def test_only_the_git_host_that_is_configured_may_push(listener: Listener) -> No
 @pytest.mark.parametrize("kind", PUSHES)
 def test_what_cannot_change_a_model_trains_nothing(listener: Listener, kind: Kind) -> None:
     with listener.creating(0):
-        for path in ("README.md", "docs/a/b.txt", "manifests/overlays/kubeflow/prod/version.yaml", "argocd/app.yaml"):
+        for path in (
+            "README.md",
+            "docs/a/b.txt",
+            "manifests/overlays/kubeflow/prod/version.yaml",
+            "bootstrap/app.yaml",
+        ):
             listener.send(kind, listener.facts(path=path))
     with listener.creating(3):
         for path in ("manifests/settings/settings.yaml", "pipeline/network.py", "docs.py"):

@@ -1,4 +1,4 @@
-"""``manifests/``, ``tekton/`` and ``argocd/`` as a fork builds them: by Kustomize, with settings that are filled in."""
+"""``manifests/``, ``tekton/`` and ``bootstrap/`` as a fork builds them: by Kustomize, with settings filled in."""
 
 import re
 import shutil
@@ -11,9 +11,15 @@ import yaml
 
 from tests.tekton.manifests import ROOT, Resource
 
-PARTS = ("manifests", "tekton", "argocd")
+PARTS = ("manifests", "tekton", "bootstrap")
 PLATFORMS = {"openshift-ai": "openshift-gitops", "kubeflow": "argo-cd"}
 ADMISSION = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+# What bootstrap applies, by folder.
+BOOTSTRAP = (
+    *(f"bootstrap/platform/{flavour}" for flavour in PLATFORMS.values()),
+    *(f"bootstrap/tenant/{platform}" for platform in PLATFORMS),
+    *("bootstrap/operators", "bootstrap/health-checks"),
+)
 OVERLAYS = tuple(f"{platform}/{environment}" for platform in PLATFORMS for environment in ("dev", "prod"))
 # Those that an overlay may name; production is what makes a prod of one.
 COMPONENTS = tuple(
@@ -77,7 +83,18 @@ def with_components(folder: Path, overlay: str, components: Sequence[str]) -> Pa
 
 def admission(program: str, folder: Path) -> list[Resource]:
     """The admission policies that bootstrap applies, and what binds them."""
-    return of_kind(build(program, folder / "argocd" / "argo-cd"), *ADMISSION)
+    return of_kind(build(program, folder / "bootstrap" / "platform" / "argo-cd"), *ADMISSION)
+
+
+def with_rights(built: Mapping[str, list[Resource]], overlay: str) -> list[Resource]:
+    """An overlay, with the accounts and rights that bootstrap gives to what it holds.
+
+    Args:
+        built: each of ``BOOTSTRAP`` and of ``OVERLAYS``.
+    """
+    platform, _, _ = overlay.partition("/")
+    beyond = of_kind(built[f"bootstrap/platform/{PLATFORMS[platform]}"], "ClusterRole", "ClusterRoleBinding")
+    return [*built[overlay], *built[f"bootstrap/tenant/{platform}"], *beyond]
 
 
 def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:

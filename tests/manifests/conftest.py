@@ -27,9 +27,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(kubectl: str, repository: Path) -> dict[str, list[Resource]]:
-    """What each overlay, and each folder that is applied to Argo CD, comes to."""
-    names = [*(f"manifests/overlays/{overlay}" for overlay in building.OVERLAYS)]
-    names += [f"argocd/{folder}" for folder in (*building.PLATFORMS.values(), "operators")]
+    """What each overlay, and each folder that bootstrap applies, comes to."""
+    names = [*(f"manifests/overlays/{overlay}" for overlay in building.OVERLAYS), *building.BOOTSTRAP]
     with ThreadPoolExecutor(2) as pool:
         found = pool.map(lambda name: building.build(kubectl, repository / name), names)
         return {
@@ -48,5 +47,5 @@ def laden(kubectl: str, repository: Path) -> dict[str, list[Resource]]:
 
 @pytest.fixture
 def resources(built: dict[str, list[Resource]]) -> list[Resource]:
-    """A copy of an overlay, for tests that break something in it."""
-    return copy.deepcopy(built["openshift-ai/prod"])
+    """A copy of an overlay with its accounts, for tests that break something in it."""
+    return copy.deepcopy(building.with_rights(built, "openshift-ai/prod"))

@@ -20,9 +20,6 @@ SECRETS = {
 }
 # A ConfigMap that may be there.
 CONFIG = {"jukebox-trusted-ca"}
-# What the operators make.
-ROLES = {"ds-pipeline-user-access-dspa": "DataSciencePipelinesApplication"}
-ACCOUNTS = {"openshift-gitops-argocd-application-controller"}
 LISTENER_PORTS = {"http-listener": 8080, "http-metrics": 9000}
 # What is measured: by the model server (its documentation), the listener (the source of Triggers 0.37), the cluster
 # (kube-state-metrics, kubelet) and TrustyAI.
@@ -37,7 +34,7 @@ METRICS = {
 
 
 def problems(resources: list[Resource], settings: dict[str, str]) -> list[str]:
-    """All that dangles in an overlay, built with these settings."""
+    """All that dangles in an overlay and what bootstrap adds to it, built with these settings."""
     return [
         *_accounts(resources),
         *_secrets(resources, settings),
@@ -58,9 +55,7 @@ def _where(resource: Resource) -> str:
 
 
 def _accounts(resources: list[Resource]) -> Iterator[str]:
-    accounts = _names(resources, "ServiceAccount") | ACCOUNTS
-    kinds = {resource["kind"] for resource in resources}
-    roles = _names(resources, "Role") | {role for role, kind in ROLES.items() if kind in kinds}
+    accounts = _names(resources, "ServiceAccount")
     for resource in resources:
         where = _where(resource)
         for found in walk(resource):
@@ -69,8 +64,7 @@ def _accounts(resources: list[Resource]) -> Iterator[str]:
                 yield f"{where} runs as the ServiceAccount {name}, which is not there"
         if resource["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             reference = resource["roleRef"]
-            there = roles if reference["kind"] == "Role" else _names(resources, "ClusterRole")
-            if reference["name"] not in there:
+            if reference["name"] not in _names(resources, reference["kind"]):
                 yield f"{where} gives the {reference['kind']} {reference['name']}, which is not there"
             for subject in resource["subjects"]:
                 if subject["name"] not in accounts:

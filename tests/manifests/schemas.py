@@ -19,7 +19,6 @@ CRDS = ROOT.parent / "shared" / "crds"
 KUBERNETES = "1.30"
 # Of these there is no schema to be had here.
 UNKNOWN = {
-    "ArgoCD": "the CRD of OpenShift GitOps is in no package",
     "LocalQueue": "the CRD of Kueue is in no package",
     "ObjectBucketClaim": "the CRD of the buckets' operator is in no package",
 }

@@ -5,14 +5,11 @@ from typing import Any
 import pytest
 from lupa import lua51
 
-from tests.manifests.building import of_kind
+from scripts.bootstrap import HEALTH
 from tests.tekton.manifests import Resource
 
-PREFIX = "resource.customizations.health."
 DSPA = "datasciencepipelinesapplications.opendatahub.io_DataSciencePipelinesApplication"
-VERSION = "pipelines.kubeflow.org_PipelineVersion"
 LISTENER = "triggers.tekton.dev_EventListener"
-RUN = "tekton.dev_PipelineRun"
 
 
 def conditions(*found: tuple[str, str, str, str]) -> dict[str, Any]:
@@ -28,26 +25,17 @@ CASES = [
     (DSPA, conditions(("Ready", "False", "FailingToDeploy", "no image")), "Degraded", "no image"),
     (DSPA, conditions(("Ready", "Unknown", "", "it starts")), "Progressing", "it starts"),
     (DSPA, conditions(("APIServerReady", "False", "", ""), ("Ready", "True", "", "")), "Healthy", "is ready"),
-    ("pipelines.kubeflow.org_Pipeline", {}, "Healthy", ""),
-    (VERSION, {}, "Progressing", "has not taken it"),
-    (VERSION, {"metadata": {"ownerReferences": [{"kind": "ConfigMap", "name": "x"}]}}, "Progressing", ""),
-    (VERSION, {"metadata": {"ownerReferences": [{"kind": "Pipeline", "name": "train"}]}}, "Healthy", "of train"),
     (LISTENER, {}, "Progressing", "Triggers has not looked"),
     (LISTENER, conditions(("Ready", "False", "", "Deployment: False")), "Progressing", "Deployment: False"),
     (LISTENER, conditions(("Ready", "Unknown", "", "a pod starts")), "Progressing", "a pod starts"),
     (LISTENER, conditions(("Service", "True", "", ""), ("Ready", "True", "", "")), "Healthy", "listens"),
-    (RUN, {}, "Progressing", "not started"),
-    (RUN, conditions(("Succeeded", "Unknown", "Running", "2 of 9")), "Progressing", "2 of 9"),
-    (RUN, conditions(("Succeeded", "False", "Failed", "test failed")), "Degraded", "test failed"),
-    (RUN, conditions(("Succeeded", "True", "Succeeded", "done")), "Healthy", "done"),
-    ("tekton.dev_TaskRun", conditions(("Succeeded", "True", "Succeeded", "done")), "Healthy", "done"),
 ]
 
 
 @pytest.fixture
 def checks(built: dict[str, list[Resource]]) -> dict[str, str]:
-    [settings] = of_kind(built["argocd/argo-cd"], "ConfigMap")
-    return {key.removeprefix(PREFIX): text for key, text in settings["data"].items() if key.startswith(PREFIX)}
+    [settings] = built["bootstrap/health-checks"]
+    return {key.removeprefix(HEALTH): text for key, text in settings["data"].items()}
 
 
 @pytest.mark.parametrize(("kind", "document", "health", "message"), CASES)

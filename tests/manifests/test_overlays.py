@@ -16,6 +16,7 @@ import yaml
 from pipeline.settings import Settings
 from tests.manifests import references, schemas
 from tests.manifests.building import (
+    BOOTSTRAP,
     COMPONENTS,
     OVERLAYS,
     PLACEHOLDER,
@@ -25,6 +26,7 @@ from tests.manifests.building import (
     of_kind,
     read_settings,
     with_components,
+    with_rights,
 )
 from tests.tekton.manifests import ROOT, Resource
 
@@ -161,7 +163,7 @@ def test_no_placeholder_is_left(built: dict[str, list[Resource]]) -> None:
 
 def _left(resources: list[Resource]) -> list[str]:
     """Words in capitals that a replacement should have taken away; a step's shell and its variables have them, too."""
-    settings = {key.upper().replace("-", "_") for key in read_settings()} | {"MODEL", "DOMAIN", "LUA", "METHOD"}
+    settings = {key.upper().replace("-", "_") for key in read_settings()} | {"MODEL", "DOMAIN"}
     found = []
     for resource in resources:
         text = json.dumps(resource)
@@ -175,7 +177,7 @@ def _left(resources: list[Resource]) -> list[str]:
 
 
 def test_every_file_is_listed_and_holds_one_resource() -> None:
-    kustomizations = [path for part in ("manifests", "argocd") for path in (ROOT / part).rglob("kustomization.yaml")]
+    kustomizations = [path for part in ("manifests", "bootstrap") for path in (ROOT / part).rglob("kustomization.yaml")]
     assert len(kustomizations) > 30
     for path in kustomizations:
         document = yaml.safe_load(path.read_text())
@@ -206,8 +208,8 @@ def fork(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
     for overlay in OVERLAYS:
         found[overlay] = build(kubectl, folder / "manifests/overlays" / overlay)
         found[f"{overlay} with all components"] = build(kubectl, with_components(folder, overlay, COMPONENTS))
-    for name in PLATFORMS.values():
-        found[name] = build(kubectl, folder / "argocd" / name)
+    for name in BOOTSTRAP:
+        found[name] = build(kubectl, folder / name)
     return found
 
 
@@ -234,8 +236,9 @@ def test_every_setting_of_a_fork_is_used(fork: dict[str, list[Resource]]) -> Non
 
 def test_no_name_dangles_in_a_fork(fork: dict[str, list[Resource]]) -> None:
     for name, resources in fork.items():
-        if name in OVERLAYS or name.endswith("components"):
-            assert references.problems(resources, FORK) == []
+        if name not in BOOTSTRAP:
+            overlay = name.removesuffix(" with all components")
+            assert references.problems(with_rights({**fork, overlay: resources}, overlay), FORK) == []
 
 
 def test_a_fork_is_valid(fork: dict[str, list[Resource]]) -> None:

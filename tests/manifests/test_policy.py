@@ -11,10 +11,7 @@ from tests.tekton.manifests import ROOT, Resource
 
 DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 # ClusterRoles, each with the reason for it.
-CLUSTER_ROLES = {
-    "jukebox-listener": "the listener watches two kinds that have no namespace",
-    "jukebox-argocd": "Argo CD creates that role, and may give only what it has",
-}
+CLUSTER_ROLES = {"jukebox-listener": "the listener watches two kinds that have no namespace"}
 
 
 @pytest.fixture
@@ -99,8 +96,8 @@ def test_nothing_in_git_is_a_secret(everything: list[Resource]) -> None:
 def test_everything_is_labelled_and_nothing_by_instance(everything: list[Resource]) -> None:
     for resource in everything:
         name = f"{resource['kind']}/{resource['metadata']['name']}"
-        if name in ("ConfigMap/argocd-cm", "ArgoCD/openshift-gitops"):
-            continue  # not ours: these are added to
+        if name == "ConfigMap/argocd-cm":
+            continue  # not ours: it is added to
         labels = resource["metadata"]["labels"]
         assert labels["app.kubernetes.io/part-of"] == "jukebox", name
         assert {"app.kubernetes.io/name", "app.kubernetes.io/component"} <= set(labels), name
@@ -132,7 +129,7 @@ def test_every_pod_is_denied_by_default_and_every_flow_has_its_reason(built: dic
                 assert lines[number - 1].strip().startswith("#"), f"{path.name}:{number + 1} says not why"
 
 
-def test_what_argo_cd_may_do_is_what_there_is(
+def test_what_argo_cd_may_do_is_what_there_is_and_no_right_is_among_it(
     built: dict[str, list[Resource]], laden: dict[str, list[Resource]]
 ) -> None:
     used = {
@@ -143,14 +140,12 @@ def test_what_argo_cd_may_do_is_what_there_is(
         for resource in resources
     }
     for flavour in ("argo-cd", "openshift-gitops"):
-        [project] = of_kind(built[f"argocd/{flavour}"], "AppProject")
-        allowed = [
-            (entry["group"], entry["kind"])
-            for key in ("clusterResourceWhitelist", "namespaceResourceWhitelist")
-            for entry in project["spec"][key]
-        ]
+        [project] = of_kind(built[f"bootstrap/platform/{flavour}"], "AppProject")
+        assert project["spec"]["clusterResourceWhitelist"] == []
+        allowed = [(entry["group"], entry["kind"]) for entry in project["spec"]["namespaceResourceWhitelist"]]
         assert sorted(allowed) == sorted(used)
-        assert {kind for _, kind in allowed} & {"PipelineRun", "PipelineVersion", "Secret", "Namespace"} == set()
+        assert {kind for _, kind in allowed} & {"PipelineRun", "PipelineVersion", "Secret", "ServiceAccount"} == set()
+        assert "rbac.authorization.k8s.io" not in {group for group, _ in allowed}
         assert project["spec"]["sourceRepos"] == ["https://github.com/acme/jukebox"]
         assert {entry["namespace"] for entry in project["spec"]["destinations"]} == {"ada-jukebox"}
 
@@ -160,7 +155,8 @@ def test_the_listener_may_start_what_its_template_holds(built: dict[str, list[Re
     given = {each["pipelineTaskName"]: each["serviceAccountName"] for each in run["spec"]["taskRunSpecs"]}
     for flavour in ("argo-cd", "openshift-gitops"):
         policies = {
-            each["metadata"]["name"]: each for each in of_kind(built[f"argocd/{flavour}"], "ValidatingAdmissionPolicy")
+            each["metadata"]["name"]: each
+            for each in of_kind(built[f"bootstrap/platform/{flavour}"], "ValidatingAdmissionPolicy")
         }
         variables = policies["jukebox-listener.ada-jukebox"]["spec"]["variables"]
         [accounts] = [each["expression"] for each in variables if each["name"] == "accounts"]
@@ -179,22 +175,29 @@ def test_data_outlives_git(laden: dict[str, list[Resource]]) -> None:
 
 
 def test_the_application_heals_prunes_and_tries_again(built: dict[str, list[Resource]]) -> None:
-    [applications] = of_kind(built["argocd/argo-cd"], "ApplicationSet")
+    [applications] = of_kind(built["bootstrap/platform/argo-cd"], "ApplicationSet")
     spec = applications["spec"]["template"]["spec"]
     assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
     assert spec["syncPolicy"]["retry"]["limit"] > 0
     assert "ignoreDifferences" not in spec
-    [settings] = of_kind(built["argocd/argo-cd"], "ConfigMap")
-    assert settings["data"]["application.resourceTrackingMethod"] == "annotation"
     for element in applications["spec"]["generators"][0]["list"]["elements"]:
         path = f"manifests/overlays/{element['platform']}/{element['environment']}/kustomization.yaml"
         assert (ROOT / path).is_file()
 
 
-def test_both_flavours_of_argo_cd_judge_health_alike(built: dict[str, list[Resource]]) -> None:
-    [settings] = of_kind(built["argocd/argo-cd"], "ConfigMap")
-    [instance] = of_kind(built["argocd/openshift-gitops"], "ArgoCD")
-    checks = {f"{one['group']}_{one['kind']}": one["check"] for one in instance["spec"]["resourceHealthChecks"]}
-    prefix = "resource.customizations.health."
-    assert checks == {k.removeprefix(prefix): v for k, v in settings["data"].items() if k.startswith(prefix)}
-    assert instance["spec"]["resourceTrackingMethod"] == settings["data"]["application.resourceTrackingMethod"]
+def test_nothing_of_an_argo_cd_that_others_share_is_changed_unasked(built: dict[str, list[Resource]]) -> None:
+    for flavour in ("argo-cd", "openshift-gitops"):
+        assert of_kind(built[f"bootstrap/platform/{flavour}"], "ConfigMap", "ArgoCD") == []
+
+
+def test_the_tenants_part_is_what_the_role_admin_of_a_namespace_may_apply(built: dict[str, list[Resource]]) -> None:
+    for platform in ("kubeflow", "openshift-ai"):
+        for resource in built[f"bootstrap/tenant/{platform}"]:
+            assert resource["kind"] in ("ServiceAccount", "Role", "RoleBinding")
+            assert resource["metadata"]["namespace"] == "ada-jukebox"
+
+
+def test_no_pod_security_level_below_baseline_is_enforced(built: dict[str, list[Resource]]) -> None:
+    for flavour in ("argo-cd", "openshift-gitops"):
+        [namespace] = of_kind(built[f"bootstrap/platform/{flavour}"], "Namespace")
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] in ("baseline", "restricted")

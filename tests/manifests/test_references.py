@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.manifests.building import COMPONENTS, OVERLAYS, build, read_settings, with_components
+from tests.manifests.building import COMPONENTS, OVERLAYS, build, read_settings, with_components, with_rights
 from tests.manifests.references import problems
 from tests.tekton.manifests import Resource
 
@@ -15,7 +15,7 @@ Find = Callable[[str, str], Any]
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_name_dangles(overlay: str, built: dict[str, list[Resource]], repository: Path) -> None:
-    assert problems(built[overlay], read_settings(repository)) == []
+    assert problems(with_rights(built, overlay), read_settings(repository)) == []
 
 
 @pytest.mark.parametrize("component", sorted({*COMPONENTS} - {"s3-serving"}))
@@ -24,7 +24,8 @@ def test_a_component_adds_something_and_nothing_of_it_dangles(
 ) -> None:
     resources = build(kubectl, with_components(repository, "openshift-ai/prod", [component]))
     assert resources != built["openshift-ai/prod"]
-    assert problems(resources, read_settings(repository)) == []
+    found = with_rights({**built, "openshift-ai/prod": resources}, "openshift-ai/prod")
+    assert problems(found, read_settings(repository)) == []
 
 
 def misname_account(find: Find) -> None:

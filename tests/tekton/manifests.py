@@ -1,5 +1,9 @@
-"""The resources of ``tekton/`` as a fork applies them: built by Kustomize with settings that are filled in."""
+"""The resources of ``tekton/`` as a fork applies them: built by Kustomize with settings that are filled in.
 
+With them the accounts that they run as, and their rights.
+"""
+
+import itertools
 import os
 import shutil
 import subprocess
@@ -21,8 +25,8 @@ def kubectl() -> str | None:
 
 
 def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github") -> list[Resource]:
-    """Copy ``tekton/`` and the settings to ``folder``, fill the settings in, and return what Kustomize builds."""
-    for part in ("tekton", "manifests/settings", "manifests/replacements"):
+    """Copy ``tekton/``, the accounts and the settings to ``folder``, fill the settings in, and return what is built."""
+    for part in ("tekton", "bootstrap", "manifests/settings", "manifests/replacements"):
         shutil.copytree(ROOT / part, folder / part)
     overlay = {"resources": ["tekton"], "components": ["manifests/replacements"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
@@ -32,6 +36,13 @@ def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str 
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     settings.write_text(text)
+    resources = [_kustomize(program, path) for path in (folder, folder / "bootstrap/tenant/openshift-ai")]
+    platform = _kustomize(program, folder / "bootstrap/platform/argo-cd")
+    beyond = [resource for resource in platform if resource["kind"] in ("ClusterRole", "ClusterRoleBinding")]
+    return [*itertools.chain(*resources), *beyond]
+
+
+def _kustomize(program: str, folder: Path) -> list[Resource]:
     command = [program, "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
