@@ -37,6 +37,7 @@ DEPLOYMENTS = Kind("apps", "v1", "deployments")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "httproutes")
 INFERENCE_SERVICES = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
 LISTENERS = Kind("triggers.tekton.dev", "v1beta1", "eventlisteners")
+NAMESPACES = Kind("", "v1", "namespaces", namespaced=False)
 PIPELINE_SERVERS = Kind("datasciencepipelinesapplications.opendatahub.io", "v1", "datasciencepipelinesapplications")
 OUR_ACCESS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
 THEIR_ACCESS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
@@ -44,6 +45,9 @@ ROUTES = Kind("route.openshift.io", "v1", "routes")
 STORAGE_CLASSES = Kind("storage.k8s.io", "v1", "storageclasses", namespaced=False)
 TASKS = Kind("tekton.dev", "v1", "tasks")
 TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
+
+ENFORCE = "pod-security.kubernetes.io/enforce"
+ENFORCED = ("baseline", "restricted")  # the levels below which a pod may reach its node
 
 # Who makes volumes that pods on many nodes may write to; a class does not say it itself.
 SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx|host-path")
@@ -277,7 +281,9 @@ def _permissions(project: Project) -> Findings:
     for account, right in THEIRS.items():
         may = _allowed(project.cluster, THEIR_ACCESS, right, account)
         found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]}"
-        yield _judge("Account", may, found, "Apply the overlay: its Role or RoleBinding is not there.")
+        yield _judge(
+            "Account", may, found, "Run `jukebox bootstrap --part tenant`: its Role or RoleBinding is not there."
+        )
     # It runs what was pushed, tests and all.
     may = _allowed(project.cluster, THEIR_ACCESS, ("get", "", "secrets", ""), "jukebox-steps")
     found = f"jukebox-steps {'may' if may else 'may not'} read Secrets"
@@ -304,7 +310,11 @@ def _allowed(cluster: Cluster, review: Kind, right: tuple[str, str, str, str], a
 
 
 def _policies(project: Project) -> Findings:
-    """What bootstrap applies for safety is in force; without it all works the same, for whoever breaks in as well."""
+    """What is there for safety is in force; without it all works the same, for whoever breaks in as well."""
+    namespace = project.cluster.read(NAMESPACES, project.cluster.namespace) or {"metadata": {}}
+    level = namespace["metadata"].get("labels", {}).get(ENFORCE, "")
+    remedy = f"Label the namespace {ENFORCE}=baseline; bootstrap does, unless a Profile or somebody else decides it."
+    yield _judge("Pod Security", level in ENFORCED, f"enforced is {level or 'nothing'}", remedy, State.WARN)
     for policy in POLICIES:
         name = f"{policy}.{project.cluster.namespace}"
         binding = project.cluster.read(ADMISSION_BINDINGS, name)
@@ -316,7 +326,7 @@ def _policies(project: Project) -> Findings:
             actions = binding["spec"]["validationActions"]
             found = "" if "Deny" in actions else f"denies nothing: {', '.join(actions)}"
         text = f"{name} {found or 'denies'}"
-        yield _judge("Admission policy", not found, text, "Run `jukebox bootstrap` again.", State.WARN)
+        yield _judge("Admission policy", not found, text, "Run `jukebox bootstrap --part platform` again.", State.WARN)
 
 
 def _secrets(project: Project) -> Findings:

@@ -17,14 +17,14 @@ from pipeline.errors import ClusterAway
 from pipeline.settings import SETTINGS_FILE
 from scripts.bootstrap import POLICIES
 from scripts.cli import app
-from scripts.doctor import INSTALLED, PROVOCATIONS
+from scripts.doctor import ENFORCE, INSTALLED, PROVOCATIONS
 from scripts.secrets import KEYS, LISTENER
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.world import NAMESPACE, World
 
 pytest_plugins = ("tests.kfp.fixtures",)
 TOKEN = "hidden-token-of-the-git-host"
-PODS = f"jukebox-pods.{NAMESPACE}"  # the policy
+POLICY = f"jukebox-listener.{NAMESPACE}"
 SERVED = f"/api/v1/namespaces/{NAMESPACE}/pods/model-server:8888/proxy/v2/models/jukebox"
 
 
@@ -84,6 +84,7 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
             "status": {"phase": "Bound"},
         },
     )
+    cluster.add("namespaces", {"metadata": {"name": NAMESPACE, "labels": {ENFORCE: "baseline"}}})
     for policy in POLICIES:
         named = {"metadata": {"name": f"{policy}.{NAMESPACE}"}}
         cluster.add("validatingadmissionpolicies", named)
@@ -294,11 +295,19 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "fail",
         "jukebox-steps may read Secrets",
     ),
-    ("no policy", gone("validatingadmissionpolicies", PODS), "Admission policy", "warn", f"{PODS} is not there"),
-    ("no binding", gone("validatingadmissionpolicybindings", PODS), "Admission policy", "warn", "has no binding"),
+    ("no level", gone("namespaces", NAMESPACE), "Pod Security", "warn", "enforced is nothing"),
+    (
+        "a level that is too low",
+        lambda project: project.get("namespaces", NAMESPACE)["metadata"]["labels"].update({ENFORCE: "privileged"}),
+        "Pod Security",
+        "warn",
+        "enforced is privileged",
+    ),
+    ("no policy", gone("validatingadmissionpolicies", POLICY), "Admission policy", "warn", f"{POLICY} is not there"),
+    ("no binding", gone("validatingadmissionpolicybindings", POLICY), "Admission policy", "warn", "has no binding"),
     (
         "a policy that only warns",
-        lambda project: project.get("validatingadmissionpolicybindings", PODS)["spec"].update(
+        lambda project: project.get("validatingadmissionpolicybindings", POLICY)["spec"].update(
             validationActions=["Warn", "Audit"]
         ),
         "Admission policy",

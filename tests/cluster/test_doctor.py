@@ -437,7 +437,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         [("Admission of Kubeflow Pipelines", "fail", "nothing refuses a wrong PipelineVersion", "oc get dspa")],
     ),
     "a policy without its binding": (
-        without(f"validatingadmissionpolicybinding/jukebox-pods.{projects.NAMESPACE}"),
+        without(f"validatingadmissionpolicybinding/jukebox-listener.{projects.NAMESPACE}"),
         [("Admission policy", "warn", "has no binding", "jukebox bootstrap")],
     ),
     "a pipeline server that is away": (
