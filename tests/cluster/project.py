@@ -48,7 +48,7 @@ KINDS = ",".join(
     (
         "configmaps,cronjobs,datasciencepipelinesapplications,eventlisteners.triggers.tekton.dev,inferenceservices",
         "limitranges,networkpolicies,persistentvolumeclaims,pipelines.tekton.dev,poddisruptionbudgets,podmonitors",
-        "prometheusrules,resourcequotas,rolebindings,roles,routes,serviceaccounts,servicemonitors,servingruntimes",
+        "prometheusrules,resourcequotas,routes,servicemonitors,servingruntimes",
         "tasks.tekton.dev,triggerbindings.triggers.tekton.dev,triggers.triggers.tekton.dev",
         "triggertemplates.triggers.tekton.dev,alertmanagerconfigs,trustyaiservices",
     )
@@ -130,9 +130,9 @@ class Project:
         """Push the fork; the Git host tells the listener."""
         self.git("push", "--quiet", *options, "origin", "HEAD:main")
 
-    def jukebox(self, *arguments: str) -> str:
-        """The command line in the fork, as its owner calls it; returns what it prints."""
-        words = {"KUBECONFIG": str(KUBECONFIG), "JUKEBOX_SETTINGS": str(SETTINGS)}
+    def jukebox(self, *arguments: str, kubeconfig: Path = KUBECONFIG) -> str:
+        """The command line in the fork, as its owner calls it, or who has a kubeconfig; returns what it prints."""
+        words = {"KUBECONFIG": str(kubeconfig), "JUKEBOX_SETTINGS": str(SETTINGS)}
         path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
         program = Path(sys.executable).parent / "jukebox"
         return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
@@ -202,7 +202,7 @@ def up(kubectl: Kubectl) -> Project:
 
 def bootstrap(project: Project) -> None:
     """Give the project to Argo CD as its owner does, and wait until a push can start a training."""
-    say(project.jukebox("bootstrap", "--yes"))
+    say(project.jukebox("bootstrap", "--health-checks", "--yes"))
     ready(project)
 
 
@@ -247,6 +247,18 @@ def environment(project: Project) -> None:
         "MODEL_SERVER": f"http://{MODEL_SERVER}",
     }
     ENVIRONMENT.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
+
+
+def tenant(project: Project) -> Path:
+    """Write a kubeconfig of somebody who has the role admin of the project's namespace, and no other right."""
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "tenant"}}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
+    subject = {"kind": "ServiceAccount", "name": "tenant", "namespace": SURROUNDINGS}
+    project.surroundings.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant"}})
+    project.kubectl.apply({**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [subject]})
+    file = FOLDER / "tenant"
+    project.surroundings.log_in("tenant", file)
+    return file
 
 
 def host(service: str) -> str:

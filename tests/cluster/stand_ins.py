@@ -1,4 +1,7 @@
-"""Kinds whose operators are in no package: the API server knows them, and a test plays the operator."""
+"""Kinds whose operators are in no package: the API server knows them, and a test plays the operator.
+
+So it does the rights that those operators give.
+"""
 
 from typing import Any
 
@@ -20,7 +23,8 @@ KINDS = {
 
 
 def install(kubectl: Kubectl) -> None:
-    """Make the API server know the kinds that it does not know; they take any content."""
+    """Make the API server know the kinds that it does not know, which take any content, and who may have them."""
+    kubectl.apply(ADMIN)
     crds = [*(crd(kind, *api.split("/")) for kind, api in KINDS.items()), *deploy.crds()]
     known = kubectl("get", "customresourcedefinitions", "--output=name")
     if new := [crd for crd in crds if f"/{crd['metadata']['name']}\n" not in known]:
@@ -28,6 +32,30 @@ def install(kubectl: Kubectl) -> None:
         names = [crd["metadata"]["name"] for crd in new]
         # One that is Established still answers for a second that its storage is being initialised.
         node.wait("kinds", lambda: kubectl.get(",".join(names), "--all-namespaces"))
+
+
+# What OpenShift and the operator of the pipeline server add to the role admin of a namespace (of the latter's
+# config/rbac/aggregate_dspa_role_edit.yaml and config/argo/clusterrole.argo-aggregate-to-admin.yaml).
+ADMIN = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "ClusterRole",
+    "metadata": {
+        "name": "aggregate-dspa-admin-edit",
+        "labels": {"rbac.authorization.k8s.io/aggregate-to-admin": "true"},
+    },
+    "rules": [
+        {"apiGroups": [group], "resources": resources, "verbs": ["create", "delete", "get", "list", "patch", "update"]}
+        for group, resources in {
+            "datasciencepipelinesapplications.opendatahub.io": [
+                "datasciencepipelinesapplications",
+                "datasciencepipelinesapplications/api",
+            ],
+            "pipelines.kubeflow.org": ["pipelines", "pipelineversions"],
+            "argoproj.io": ["workflows"],
+            "route.openshift.io": ["routes"],
+        }.items()
+    ],
+}
 
 
 def crd(kind: str, group: str, version: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ authorises and admits as it does the real thing.
 
 Not proven here: that a packet is stopped (the node's network knows no policies: these tests ask only whether the API
 server takes each as it is written, and which of the real pods it selects); what OpenShift adds (its security contexts,
-and the pipeline server's Role, to which an account is bound here in vain).
+and who asks whether an account may use the pipeline server).
 """
 
 import json
@@ -309,35 +309,18 @@ def secured(place: str, **context: Any) -> Resource:
     return made
 
 
-PORT = {"name": "main", "image": "absent", "ports": [{"containerPort": 80, "hostPort": 80}]}
-UNMASKED = {"name": "main", "image": "absent", "securityContext": {"procMount": "Unmasked"}}
-UNCONFINED = {"type": "Unconfined"}
-
-
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (changed(hostNetwork=True), "shares no namespace of its node"),
-        (changed(hostPID=True), "shares no namespace of its node"),
-        (changed(hostIPC=True), "shares no namespace of its node"),
-        (changed(volumes=[{"name": "root", "hostPath": {"path": "/"}}]), "mounts no folder of its node"),
-        (changed(containers=[PORT]), "takes no port of its node"),
-        (secured("containers", privileged=True), "is not privileged"),
-        (secured("initContainers", privileged=True), "is not privileged"),
-        (secured("containers", capabilities={"add": ["SYS_ADMIN"]}), "no capability beyond"),
-        (secured("initContainers", capabilities={"add": ["CHOWN", "NET_RAW"]}), "no capability beyond"),
-        (changed(hostUsers=False, containers=[UNMASKED]), "sees no more of /proc"),
-        (secured("spec", seccompProfile=UNCONFINED), "does not go without seccomp"),
-        (secured("containers", seccompProfile=UNCONFINED), "does not go without seccomp"),
-        (secured("spec", appArmorProfile=UNCONFINED), "does not go without AppArmor"),
-        (secured("initContainers", appArmorProfile=UNCONFINED), "does not go without AppArmor"),
-        (secured("spec", seLinuxOptions={"type": "spc_t"}), "no SELinux label"),
-        (secured("containers", seLinuxOptions={"user": "root"}), "no SELinux label"),
-        (secured("spec", sysctls=[{"name": "kernel.msgmax", "value": "1"}]), "sets no kernel parameter"),
+        (changed(hostNetwork=True), "host namespaces"),
+        (changed(volumes=[{"name": "root", "hostPath": {"path": "/"}}]), "hostPath volumes"),
+        (secured("initContainers", privileged=True), "privileged"),
+        (secured("containers", capabilities={"add": ["SYS_ADMIN"]}), "non-default capabilities"),
+        (secured("spec", seccompProfile={"type": "Unconfined"}), "seccompProfile"),
     ],
 )
 def test_a_pod_that_could_reach_its_node_is_refused(access: Access, document: Resource, message: str) -> None:
-    with pytest.raises(RuntimeError, match=f"ValidatingAdmissionPolicy 'jukebox-pods.*{message}"):
+    with pytest.raises(RuntimeError, match=f'violates PodSecurity "baseline:latest": {message}'):
         access.dry_run(document)
 
 
@@ -345,7 +328,7 @@ def test_neither_could_a_container_that_is_added_later(access: Access) -> None:
     access.kubectl.apply(pod("target"))
     added = {"name": "later", "image": "absent", "securityContext": {"privileged": True}}
     patch = json.dumps({"spec": {"ephemeralContainers": [added]}})
-    with pytest.raises(RuntimeError, match="is not privileged"):
+    with pytest.raises(RuntimeError, match='violates PodSecurity "baseline:latest": privileged'):
         access.kubectl("patch", "pod/target", "--subresource=ephemeralcontainers", f"--patch={patch}")
     access.kubectl("delete", "pod/target")
 

@@ -3,7 +3,9 @@
 import itertools
 import re
 
-from tests.cluster import node
+import pytest
+
+from tests.cluster import node, stand_ins
 from tests.cluster import project as projects
 from tests.cluster.argocd import look_again, status
 from tests.cluster.project import Project
@@ -23,7 +25,9 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     def message() -> str:
         return str(status(project.argocd, projects.APPLICATION)["operationState"].get("message", ""))
 
-    assert f"application.argoproj.io/{projects.APPLICATION} is there" in project.jukebox("bootstrap", "--yes")
+    assert f"application.argoproj.io/{projects.APPLICATION} is there" in project.jukebox(
+        "bootstrap", "--health-checks", "--yes"
+    )
     waiting = "waiting for healthy state of .*/DataSciencePipelinesApplication/dspa$"
     node.wait("pipeline server's wave", lambda: re.match(waiting, message()) and project.get(DSPA))
     look_again(project.argocd, projects.APPLICATION)
@@ -43,3 +47,46 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     for earlier, later in itertools.pairwise(ordered):
         assert max(earlier) <= min(later)
     projects.ready(project)
+
+
+LABEL = "app.kubernetes.io/part-of"
+
+
+def test_it_may_be_run_again_and_leaves_what_others_have_set(project: Project) -> None:
+    shared = project.argocd.get("configmap/argocd-cm")["data"]
+    before = {key: item["metadata"]["uid"] for key, item in project.applied().items()}
+    project.jukebox("bootstrap", "--yes")
+    # Whoever applies what is printed meets no conflict either.
+    apply = ("apply", "--server-side", "--field-manager=jukebox", "--filename=-")
+    project.kubectl.within("")(*apply, stdin=project.jukebox("bootstrap", "--print"))
+    project.kubectl("label", "namespace", projects.NAMESPACE, f"{LABEL}=kubeflow-profile", "--overwrite")
+    project.jukebox("bootstrap", "--yes", "--health-checks")
+    assert project.get(f"namespace/{projects.NAMESPACE}")["metadata"]["labels"][LABEL] == "kubeflow-profile"
+    assert project.argocd.get("configmap/argocd-cm")["data"] == shared
+    projects.ready(project)
+    assert {key: item["metadata"]["uid"] for key, item in project.applied().items()} == before
+
+
+def test_a_tenant_with_the_role_admin_applies_its_part_and_no_other(project: Project) -> None:
+    kubeconfig = projects.tenant(project)
+    project.kubectl("delete", "serviceaccount/jukebox-runs", "rolebinding/jukebox-runs", "role/jukebox-runs")
+    project.jukebox("bootstrap", "--part=tenant", "--yes", kubeconfig=kubeconfig)
+    assert project.get("serviceaccount/jukebox-runs")
+    assert project.get("rolebinding/jukebox-runs")
+    with pytest.raises(RuntimeError, match="Ask a platform administrator to run `jukebox bootstrap --part platform`"):
+        project.jukebox("bootstrap", "--part=platform", "--yes", kubeconfig=kubeconfig)
+
+
+def test_a_tenant_gives_no_right_that_it_does_not_have(project: Project) -> None:
+    kubeconfig = projects.tenant(project)
+    project.kubectl("delete", "role/jukebox-release")
+    project.kubectl("label", "clusterrole/aggregate-dspa-admin-edit", "rbac.authorization.k8s.io/aggregate-to-admin-")
+    try:
+        rules = ("get", "clusterrole/admin", "--output=jsonpath={.rules}")
+        node.wait("loss of the right", lambda: "pipelineversions" not in project.kubectl(*rules))
+        with pytest.raises(RuntimeError, match="a platform administrator must run this part, too"):
+            project.jukebox("bootstrap", "--part=tenant", "--yes", kubeconfig=kubeconfig)
+    finally:
+        project.kubectl.apply(stand_ins.ADMIN)
+        project.jukebox("bootstrap", "--part=tenant", "--yes")
+    assert project.get("role/jukebox-release")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import requests
 import yaml
 
@@ -59,29 +60,66 @@ def test_a_hand_edit_is_healed_and_what_was_deleted_comes_back(published: Projec
     published.sync()
 
 
-def test_what_is_outside_the_project_is_refused_and_nothing_applied(published: Project) -> None:
-    refusals = {
-        "v1/Secret": ":Secret is not permitted in project",
-        "v1/Namespace": ":Namespace is not permitted in project",
-        "tekton.dev/v1/PipelineRun": "tekton.dev:PipelineRun is not permitted in project",
-        "v1/ConfigMap": "namespace kube-system is not permitted",
-    }
+RBAC = "rbac.authorization.k8s.io"
+
+
+def bound(kind: str, name: str, role: str, role_kind: str = "ClusterRole") -> dict[str, Any]:
+    """What binds the account that runs what was pushed to a role."""
+    reference = {"apiGroup": RBAC, "kind": role_kind, "name": role}
+    subject = {"kind": "ServiceAccount", "name": "jukebox-steps", "namespace": projects.NAMESPACE}
+    named = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}}
+    return {**named, "roleRef": reference, "subjects": [subject]}
+
+
+def role(kind: str, name: str) -> dict[str, Any]:
+    """A role that may do everything."""
+    rules = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]
+    return {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}, "rules": rules}
+
+
+def plain(version: str, kind: str, **metadata: str) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "outside", **metadata}}
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
+        [plain("v1", "Secret"), plain("v1", "Namespace"), plain("tekton.dev/v1", "PipelineRun")],
+        [plain("v1", "ConfigMap", namespace="kube-system"), plain("v1", "ServiceAccount")],
+        [bound("ClusterRoleBinding", "outside", "cluster-admin"), role("ClusterRole", "outside")],
+        [bound("RoleBinding", "outside", "cluster-admin"), bound("RoleBinding", "outside-too", "admin")],
+        [role("Role", "outside"), bound("RoleBinding", "outside", "outside", "Role")],
+    ],
+    ids=lambda outside: " ".join(each["kind"] for each in outside),
+)
+def test_what_is_outside_the_project_is_refused_and_nothing_applied(
+    published: Project, outside: list[dict[str, Any]]
+) -> None:
     good = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "inside"}}
-    resources: list[dict[str, Any]] = []
-    for version, kind in (name.rsplit("/", 1) for name in refusals):
-        metadata = {"name": "outside", **({"namespace": "kube-system"} if kind == "ConfigMap" else {})}
-        resources.append({"apiVersion": version, "kind": kind, "metadata": metadata})
-    (OVERLAY / "outside.yaml").write_text(yaml.safe_dump_all([good, *resources]))
+    (OVERLAY / "outside.yaml").write_text(yaml.safe_dump_all([good, *outside]))
     with edited() as kustomization:
         kustomization["resources"].append("outside.yaml")
     push(published, "Ask for what the project may not have")
 
+    refusals = []
+    for each in outside:
+        group = each["apiVersion"].rpartition("/")[0]
+        namespace = each["metadata"].get("namespace")
+        said = f"namespace {namespace}" if namespace else f"resource {group}:{each['kind']}"
+        refusals.append(f"{said} is not permitted in project")
+
     def refused() -> bool:
         said = [result.get("message", "") for result in operation(published).get("syncResult", {}).get("resources", [])]
-        return all(any(refusal in message for message in said) for refusal in refusals.values())
+        if all(any(refusal in message for message in said) for refusal in refusals):
+            return True
+        raise RuntimeError(f"Argo CD says {said}")
 
     node.wait("refusal", refused)
-    for resource in [good, *resources]:
+    # What runs goes on.
+    assert status(published.argocd, projects.APPLICATION)["health"]["status"] == "Healthy"
+    for running in ("el-jukebox", "jukebox-predictor"):
+        assert published.get(f"deployment/{running}")["status"]["availableReplicas"]
+    for resource in [good, *outside]:
         where = published.kubectl.within(resource["metadata"].get("namespace", projects.NAMESPACE))
         assert not where("get", resource["kind"], resource["metadata"]["name"], "--ignore-not-found")
     revert(published)
@@ -114,7 +152,7 @@ def test_a_component_that_leaves_is_pruned_and_runs_versions_and_models_are_not(
     commit = push(published, "Watch no more, and forget the storage")
     node.wait("pruning", lambda: not published.get("prometheusrule/jukebox-drift"))
     node.wait("end of the sync", lambda: finished(published, commit))
-    others = [f"{each['kind']}.{each['apiVersion'].split('/')[0]}/by-others" for each in made_by_others()]
+    others = [named(each) for each in made_by_others()]
     for kept in ("persistentvolumeclaim/jukebox-model-pvc", *others):
         assert published.get(kept), kept
     published.kubectl("delete", *others, "--ignore-not-found")
@@ -128,8 +166,18 @@ def finished(project: Project, commit: str) -> bool:
     return (state.get("phase"), state.get("syncResult", {}).get("revision")) == ("Succeeded", commit)
 
 
+def named(resource: dict[str, Any]) -> str:
+    """A resource as kubectl names it."""
+    version = resource["apiVersion"]
+    group = f".{version.split('/')[0]}" if "/" in version else ""
+    return f"{resource['kind']}{group}/{resource['metadata']['name']}"
+
+
 def made_by_others() -> list[dict[str, Any]]:
-    """A run, a pipeline and a version of it, marked as though they were Argo CD's own."""
+    """A run, a pipeline and a version of it, marked as though they were Argo CD's own.
+
+    So are an account and its right, which were Argo CD's own once, before bootstrap made them.
+    """
     pending = {"status": "PipelineRunPending", "pipelineRef": {"name": "continuous-training"}}
     specs: dict[tuple[str, str], dict[str, Any]] = {
         ("tekton.dev/v1", "PipelineRun"): pending,
@@ -141,9 +189,14 @@ def made_by_others() -> list[dict[str, Any]]:
         tracking = f"{projects.APPLICATION}:{group}/{kind}:{projects.NAMESPACE}/by-others"
         return {"name": "by-others", "annotations": {TRACKING: tracking}}
 
+    right = {**bound("RoleBinding", "by-others", "view"), "metadata": marked(RBAC, "RoleBinding")}
     return [
-        {"apiVersion": api, "kind": kind, "metadata": marked(api.split("/")[0], kind), "spec": spec}
-        for (api, kind), spec in specs.items()
+        *(
+            {"apiVersion": api, "kind": kind, "metadata": marked(api.split("/")[0], kind), "spec": spec}
+            for (api, kind), spec in specs.items()
+        ),
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": marked("", "ServiceAccount")},
+        right,
     ]
 
 

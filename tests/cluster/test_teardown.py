@@ -3,9 +3,14 @@
 from tests.cluster import project as projects
 from tests.cluster.project import Project
 
+OURS = "--selector=app.kubernetes.io/part-of=jukebox"
+
 
 def test_teardown_takes_everything_but_the_models_and_the_history(published: Project) -> None:
     project, name = published, projects.NAMESPACE
+    said = project.jukebox("teardown", "--part=tenant", "--yes", kubeconfig=projects.tenant(project))
+    assert f"Argo CD still looks after {name}: jukebox teardown --part platform" in said
+    assert not project.kubectl("get", "roles,rolebindings,serviceaccounts,pipelineruns", OURS, "--output=name")
     assert "Gone, but for the data" in project.jukebox("teardown", "--yes")
     assert project.applied().keys() == {
         "PersistentVolumeClaim/jukebox-model-pvc",
