@@ -23,11 +23,11 @@ from pipeline.settings import SETTINGS_FILE, read_settings, settings_file
 Resource = dict[str, Any]
 
 PLATFORMS = ("kubeflow", "openshift-ai")
-# The namespace of each Argo CD that bootstrap/platform has a folder for.
+# The namespace of each Argo CD that argocd/platform has a folder for.
 ARGO_CDS = {"argo-cd": "argocd", "openshift-gitops": "openshift-gitops"}
 # The admission policies that come with the namespace, whose name each has behind its own.
 POLICIES = ("jukebox-listener",)
-PARTS = ("bootstrap", "manifests", "tekton")  # of the repository, which Kustomize reads
+PARTS = ("argocd", "manifests", "tekton")  # of the repository, which Kustomize reads
 OPERATORS_TIMEOUT = 900  # seconds
 APPLICATIONS_TIMEOUT = 120  # seconds
 APPLICATION_SETS = "applicationsets.argoproj.io"
@@ -98,15 +98,15 @@ def command(
     first, checks, ours, rights = [], [], [], []
     with checkout() as folder:
         if platform:
-            first = build(folder, "bootstrap/operators") if operators else []
-            checks = build(folder, "bootstrap/health-checks") if health_checks else []
-            ours = build(folder, f"bootstrap/platform/{settings['argo-cd']}")
+            first = build(folder, "argocd/operators") if operators else []
+            checks = build(folder, "argocd/health-checks") if health_checks else []
+            ours = build(folder, f"argocd/platform/{settings['argo-cd']}")
         if settings["argo-cd"] == "openshift-gitops":
             checks = [instance(each, argocd) for each in checks]
         if settings["platform"] == "kubeflow":  # a Profile makes it
             ours = [each for each in ours if each["kind"] != "Namespace"]
         if tenant:
-            rights = build(folder, f"bootstrap/tenant/{settings['platform']}")
+            rights = build(folder, f"argocd/tenant/{settings['platform']}")
         if show:
             print(yaml.safe_dump_all([*first, *checks, *ours, *rights], sort_keys=False), end="")
             return

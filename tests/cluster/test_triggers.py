@@ -84,7 +84,7 @@ def test_what_cannot_change_a_model_trains_nothing(listener: Listener, kind: Kin
             "README.md",
             "docs/a/b.txt",
             "manifests/overlays/kubeflow/prod/version.yaml",
-            "bootstrap/app.yaml",
+            "argocd/app.yaml",
         ):
             listener.send(kind, listener.facts(path=path))
     with listener.creating(3):

@@ -1,4 +1,4 @@
-"""``manifests/``, ``tekton/`` and ``bootstrap/`` as a fork builds them: by Kustomize, with settings filled in."""
+"""``manifests/``, ``tekton/`` and ``argocd/`` as a fork builds them: by Kustomize, with settings filled in."""
 
 import re
 import shutil
@@ -11,14 +11,14 @@ import yaml
 
 from tests.tekton.manifests import ROOT, Resource
 
-PARTS = ("manifests", "tekton", "bootstrap")
+PARTS = ("manifests", "tekton", "argocd")
 PLATFORMS = {"openshift-ai": "openshift-gitops", "kubeflow": "argo-cd"}
 ADMISSION = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 # What bootstrap applies, by folder.
 BOOTSTRAP = (
-    *(f"bootstrap/platform/{flavour}" for flavour in PLATFORMS.values()),
-    *(f"bootstrap/tenant/{platform}" for platform in PLATFORMS),
-    *("bootstrap/operators", "bootstrap/health-checks"),
+    *(f"argocd/platform/{flavour}" for flavour in PLATFORMS.values()),
+    *(f"argocd/tenant/{platform}" for platform in PLATFORMS),
+    *("argocd/operators", "argocd/health-checks"),
 )
 OVERLAYS = tuple(f"{platform}/{environment}" for platform in PLATFORMS for environment in ("dev", "prod"))
 # Those that an overlay may name; production is what makes a prod of one.
@@ -83,7 +83,7 @@ def with_components(folder: Path, overlay: str, components: Sequence[str]) -> Pa
 
 def admission(program: str, folder: Path) -> list[Resource]:
     """The admission policies that bootstrap applies, and what binds them."""
-    return of_kind(build(program, folder / "bootstrap" / "platform" / "argo-cd"), *ADMISSION)
+    return of_kind(build(program, folder / "argocd" / "platform" / "argo-cd"), *ADMISSION)
 
 
 def with_rights(built: Mapping[str, list[Resource]], overlay: str) -> list[Resource]:
@@ -93,8 +93,8 @@ def with_rights(built: Mapping[str, list[Resource]], overlay: str) -> list[Resou
         built: each of ``BOOTSTRAP`` and of ``OVERLAYS``.
     """
     platform, _, _ = overlay.partition("/")
-    beyond = of_kind(built[f"bootstrap/platform/{PLATFORMS[platform]}"], "ClusterRole", "ClusterRoleBinding")
-    return [*built[overlay], *built[f"bootstrap/tenant/{platform}"], *beyond]
+    beyond = of_kind(built[f"argocd/platform/{PLATFORMS[platform]}"], "ClusterRole", "ClusterRoleBinding")
+    return [*built[overlay], *built[f"argocd/tenant/{platform}"], *beyond]
 
 
 def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:

@@ -34,7 +34,7 @@ CASES = [
 
 @pytest.fixture
 def checks(built: dict[str, list[Resource]]) -> dict[str, str]:
-    [settings] = built["bootstrap/health-checks"]
+    [settings] = built["argocd/health-checks"]
     return {key.removeprefix(HEALTH): text for key, text in settings["data"].items()}
 
 

@@ -177,7 +177,7 @@ def _left(resources: list[Resource]) -> list[str]:
 
 
 def test_every_file_is_listed_and_holds_one_resource() -> None:
-    kustomizations = [path for part in ("manifests", "bootstrap") for path in (ROOT / part).rglob("kustomization.yaml")]
+    kustomizations = [path for part in ("manifests", "argocd") for path in (ROOT / part).rglob("kustomization.yaml")]
     assert len(kustomizations) > 30
     for path in kustomizations:
         document = yaml.safe_load(path.read_text())

@@ -140,7 +140,7 @@ def test_what_argo_cd_may_do_is_what_there_is_and_no_right_is_among_it(
         for resource in resources
     }
     for flavour in ("argo-cd", "openshift-gitops"):
-        [project] = of_kind(built[f"bootstrap/platform/{flavour}"], "AppProject")
+        [project] = of_kind(built[f"argocd/platform/{flavour}"], "AppProject")
         assert project["spec"]["clusterResourceWhitelist"] == []
         allowed = [(entry["group"], entry["kind"]) for entry in project["spec"]["namespaceResourceWhitelist"]]
         assert sorted(allowed) == sorted(used)
@@ -156,7 +156,7 @@ def test_the_listener_may_start_what_its_template_holds(built: dict[str, list[Re
     for flavour in ("argo-cd", "openshift-gitops"):
         policies = {
             each["metadata"]["name"]: each
-            for each in of_kind(built[f"bootstrap/platform/{flavour}"], "ValidatingAdmissionPolicy")
+            for each in of_kind(built[f"argocd/platform/{flavour}"], "ValidatingAdmissionPolicy")
         }
         variables = policies["jukebox-listener.ada-jukebox"]["spec"]["variables"]
         [accounts] = [each["expression"] for each in variables if each["name"] == "accounts"]
@@ -175,7 +175,7 @@ def test_data_outlives_git(laden: dict[str, list[Resource]]) -> None:
 
 
 def test_the_application_heals_prunes_and_tries_again(built: dict[str, list[Resource]]) -> None:
-    [applications] = of_kind(built["bootstrap/platform/argo-cd"], "ApplicationSet")
+    [applications] = of_kind(built["argocd/platform/argo-cd"], "ApplicationSet")
     spec = applications["spec"]["template"]["spec"]
     assert spec["syncPolicy"]["automated"] == {"prune": True, "selfHeal": True}
     assert spec["syncPolicy"]["retry"]["limit"] > 0
@@ -187,17 +187,17 @@ def test_the_application_heals_prunes_and_tries_again(built: dict[str, list[Reso
 
 def test_nothing_of_an_argo_cd_that_others_share_is_changed_unasked(built: dict[str, list[Resource]]) -> None:
     for flavour in ("argo-cd", "openshift-gitops"):
-        assert of_kind(built[f"bootstrap/platform/{flavour}"], "ConfigMap", "ArgoCD") == []
+        assert of_kind(built[f"argocd/platform/{flavour}"], "ConfigMap", "ArgoCD") == []
 
 
 def test_the_tenants_part_is_what_the_role_admin_of_a_namespace_may_apply(built: dict[str, list[Resource]]) -> None:
     for platform in ("kubeflow", "openshift-ai"):
-        for resource in built[f"bootstrap/tenant/{platform}"]:
+        for resource in built[f"argocd/tenant/{platform}"]:
             assert resource["kind"] in ("ServiceAccount", "Role", "RoleBinding")
             assert resource["metadata"]["namespace"] == "ada-jukebox"
 
 
 def test_no_pod_security_level_below_baseline_is_enforced(built: dict[str, list[Resource]]) -> None:
     for flavour in ("argo-cd", "openshift-gitops"):
-        [namespace] = of_kind(built[f"bootstrap/platform/{flavour}"], "Namespace")
+        [namespace] = of_kind(built[f"argocd/platform/{flavour}"], "Namespace")
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] in ("baseline", "restricted")

@@ -26,7 +26,7 @@ def kubectl() -> str | None:
 
 def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github") -> list[Resource]:
     """Copy ``tekton/``, the accounts and the settings to ``folder``, fill the settings in, and return what is built."""
-    for part in ("tekton", "bootstrap", "manifests/settings", "manifests/replacements"):
+    for part in ("tekton", "argocd", "manifests/settings", "manifests/replacements"):
         shutil.copytree(ROOT / part, folder / part)
     overlay = {"resources": ["tekton"], "components": ["manifests/replacements"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
@@ -36,8 +36,8 @@ def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str 
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     settings.write_text(text)
-    resources = [_kustomize(program, path) for path in (folder, folder / "bootstrap/tenant/openshift-ai")]
-    platform = _kustomize(program, folder / "bootstrap/platform/argo-cd")
+    resources = [_kustomize(program, path) for path in (folder, folder / "argocd/tenant/openshift-ai")]
+    platform = _kustomize(program, folder / "argocd/platform/argo-cd")
     beyond = [resource for resource in platform if resource["kind"] in ("ClusterRole", "ClusterRoleBinding")]
     return [*itertools.chain(*resources), *beyond]
 
