@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import JukeboxError
+from pipeline.trusted_ca import trust
 
 log = logging.getLogger("jukebox")
 
@@ -20,7 +21,7 @@ ENDED = re.compile(
 
 @contextmanager
 def step(name: str, *, draws: bool = True) -> Iterator[None]:
-    """Log the begin and the end of a step, with its time and its peak memory.
+    """Log the begin and the end of a step, with its time and its peak memory; in it, a company's CAs are trusted.
 
     A ``JukeboxError`` is printed as its message alone and ends the process with 1: the user can mend it, and a
     traceback would only hide it. Any other exception is a defect and keeps its traceback.
@@ -31,6 +32,7 @@ def step(name: str, *, draws: bool = True) -> Iterator[None]:
         format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stdout, force=True
     )
     log.setLevel(logging.INFO)
+    trust()
     if not draws:
         # Python's way to say that a module is not there.
         sys.modules["matplotlib"] = None  # type: ignore[assignment]

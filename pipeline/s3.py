@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SettingsInvalid
+from pipeline.trusted_ca import REMEDY
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -77,5 +78,5 @@ _ADVICE = {
     "PartialCredentialsError": f"half of the credentials is missing; {_KEYS}",
     "EndpointConnectionError": _ENDPOINT,
     "ConnectTimeoutError": _ENDPOINT,
-    "SSLError": "its certificate is not trusted; name the file of its CA in AWS_CA_BUNDLE",
+    "SSLError": f"its certificate is not trusted; {REMEDY}, or outside a cluster name its file in AWS_CA_BUNDLE",
 }

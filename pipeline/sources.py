@@ -30,6 +30,7 @@ from tenacity import (
 from pipeline.errors import DataUnavailable
 from pipeline.log import log
 from pipeline.s3 import explain, s3_client
+from pipeline.trusted_ca import REMEDY
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -274,8 +275,8 @@ def _get(url: str, resume: dict[str, str]) -> "Response":
         response = requests.get(url, headers={"Accept-Encoding": "identity", **resume}, stream=True, timeout=TIMEOUT)
     except requests.exceptions.SSLError as error:
         raise DataUnavailable(
-            f"{redact(url)} cannot be trusted ({_reason(error)}): where its CA is a private one, name the "
-            "file of the CA in REQUESTS_CA_BUNDLE"
+            f"{redact(url)} cannot be trusted ({_reason(error)}): {REMEDY}, or outside a "
+            "cluster name its file in REQUESTS_CA_BUNDLE"
         ) from None
     except (requests.ConnectionError, requests.Timeout) as error:
         raise _Interrupted(f"{redact(url)} does not answer: {_reason(error)}") from None

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline.errors import JukeboxError
+from pipeline.trusted_ca import trust
 
 # Who uses a command most.
 LAPTOP, CLUSTER, TEKTON = "On a laptop", "On a cluster", "By the Tekton tasks"
@@ -105,6 +106,7 @@ def jukebox() -> None:
 
 def main() -> None:
     """Run a command; what the user can mend is printed without a traceback, and ends with 1."""
+    trust()
     try:
         app()
     except JukeboxError as error:

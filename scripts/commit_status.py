@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from pipeline.errors import HostRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
+from pipeline.trusted_ca import REMEDY
 from scripts.git import is_full_hash
 from scripts.outcome import Last, State, SupersededBy, outcome
 
@@ -130,7 +131,7 @@ def _send(request: Request) -> None:
             request.url, json=request.body, headers=request.headers, timeout=TIMEOUT, allow_redirects=False
         )
     except requests.exceptions.SSLError as error:
-        raise HostRefuses(f"{request.url}: its certificate is not trusted: {error}") from None
+        raise HostRefuses(f"{request.url}: its certificate is not trusted: {error}; {REMEDY}") from None
     except OSError as error:
         raise _Passing(f"{request.url} does not answer: {type(error).__name__}") from None
     # GitLab refuses to set the state that a commit has.

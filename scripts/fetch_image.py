@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from scripts.layout import Layout
-from scripts.registry import AuthFile, Registry, Target, TrustedCa, is_pinned, repository_of
+from scripts.registry import AuthFile, Registry, Target, is_pinned, repository_of
 
 
 def command(
     image: Annotated[str, typer.Argument(help="The image.")],
     folder: Annotated[Path, typer.Argument(help="Where to: a folder that becomes an OCI layout.")],
     target: Target = "",
-    trusted_ca: TrustedCa = None,
     auth_file: AuthFile = None,
 ) -> None:
     """Fetch an image into a folder: what a registry must be told of it, if it has the rest. Needs skopeo.
@@ -25,7 +24,7 @@ def command(
     if is_pinned(target):
         print(f"{target} is there: nothing to build")
         return
-    registry, layout = Registry(trusted_ca, auth_file), Layout(folder)
+    registry, layout = Registry(auth_file), Layout(folder)
     folder.mkdir(parents=True, exist_ok=True)
     elsewhere = repository_of(target) != repository_of(image)
     (registry.copy if elsewhere else registry.fetch)(image, layout)

@@ -12,7 +12,7 @@ from pipeline.errors import RegistryRefuses
 from scripts import install_packages
 from scripts.containerfile import Containerfile
 from scripts.git import git
-from scripts.registry import AuthFile, Registry, TrustedCa, is_pinned, repository_of
+from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"
@@ -25,7 +25,6 @@ def command(
     run: Annotated[str, typer.Option(help="What the tags of images that are built now are named by.")],
     base_image: Annotated[str, typer.Option(help="Base image; empty: that of the Containerfile.")] = "",
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
-    trusted_ca: TrustedCa = None,
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:
@@ -35,7 +34,7 @@ def command(
 
     Example: `jukebox find-images example.com/jukebox-training --ci-image example.com/jukebox-ci --run mine`
     """
-    commit, registry = Commit(folder), Registry(trusted_ca, auth_file)
+    commit, registry = Commit(folder), Registry(auth_file)
     base, ci_base = pinned(base_image or commit.containerfile.base, registry), ""
     packages = look(image, f"deps-{commit.packages_key(base)}", f"{run}-deps", registry)
     code = look(image, commit.image_key(base), run, registry)

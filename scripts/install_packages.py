@@ -4,7 +4,7 @@
     python3 install_packages.py FOLDER --all         those of the command line and the tests as well, and `jukebox`
 
 It runs in the checkout, with uv on the PATH and the Python of the base image, which has no packages of its own.
-``--index=URL`` names another package index than PyPI, ``--trusted-ca=FILE`` its CA.
+``--index=URL`` names another package index than PyPI.
 """
 
 import argparse
@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.trusted_ca import trust
+
 COMMAND = """#!{folder}/bin/python3
 import sys
 from scripts.cli import main
@@ -20,7 +22,7 @@ sys.exit(main())
 """
 
 
-def install(folder: Path, *, everything: bool, index: str, trusted_ca: Path | None) -> None:
+def install(folder: Path, *, everything: bool, index: str) -> None:
     """Make ``folder`` a virtual environment with the packages."""
     environment = {
         **os.environ,
@@ -32,8 +34,6 @@ def install(folder: Path, *, everything: bool, index: str, trusted_ca: Path | No
         # Not by a file's time, which an image's layer does not keep.
         "PYC_INVALIDATION_MODE": "UNCHECKED_HASH",
     }
-    if trusted_ca and trusted_ca.is_file() and trusted_ca.stat().st_size:
-        environment["SSL_CERT_FILE"] = str(trusted_ca)
     # Not that of uv's own environment, which may come first on the PATH.
     python = Path(sys.executable).resolve()
     subprocess.run([python, "-m", "venv", "--without-pip", "--clear", folder], env=environment, check=True)
@@ -59,11 +59,11 @@ def main() -> None:
     what.add_argument("--training", action="store_true")
     what.add_argument("--all", action="store_true")
     parser.add_argument("--index", default="")
-    parser.add_argument("--trusted-ca", type=Path)
     given = parser.parse_args()
     os.umask(0o022)
+    trust()
     try:
-        install(given.folder, everything=given.all, index=given.index, trusted_ca=given.trusted_ca)
+        install(given.folder, everything=given.all, index=given.index)
     except subprocess.CalledProcessError as error:
         sys.exit(f"The packages cannot be installed: {error.cmd[0]} ended with {error.returncode}; see above.")
 

@@ -10,6 +10,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from pipeline.errors import ChatRefuses
 from pipeline.server import TIMEOUT
+from pipeline.trusted_ca import REMEDY
 from scripts.commit_status import read_secret
 from scripts.outcome import Last, State, SupersededBy, outcome
 
@@ -52,7 +53,7 @@ def _send(url: str, line: str) -> None:
     try:
         answer = requests.post(url, json={"text": line}, timeout=TIMEOUT, allow_redirects=False)
     except requests.exceptions.SSLError:
-        raise ChatRefuses(f"{where[0]}: its certificate is not trusted") from None
+        raise ChatRefuses(f"{where[0]}: its certificate is not trusted; {REMEDY}") from None
     except (OSError, ValueError) as error:
         raise _Passing(f"{where[0]} does not answer: {type(error).__name__}") from None
     if not answer.ok or answer.is_redirect:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scripts.layout import Layout
-from scripts.registry import AuthFile, Registry, TrustedCa, is_pinned, repository_of
+from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.results import ResultDir, write_results
 
 
@@ -14,7 +14,6 @@ def command(
     folder: Annotated[Path, typer.Argument(help="OCI layout of the image.")],
     image: Annotated[str, typer.Argument(help="Where to, with its tag; nothing is pushed if it is named by a digest.")],
     compress: Annotated[bool, typer.Option(help="Compress layers that are not, with zstd.")] = False,
-    trusted_ca: TrustedCa = None,
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:
@@ -24,7 +23,7 @@ def command(
     """
     reference = image
     if not is_pinned(image):
-        digest = Registry(trusted_ca, auth_file).push(Layout(folder), image, compress=compress)
+        digest = Registry(auth_file).push(Layout(folder), image, compress=compress)
         reference = f"{repository_of(image)}@{digest}"
     print(reference)
     write_results(result_dir, image=reference)

@@ -1,4 +1,4 @@
-"""An image registry as skopeo speaks with it: credentials, private CAs, token servers and retries are skopeo's."""
+"""An image registry as skopeo speaks with it: credentials, token servers and retries are skopeo's."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import BuildFailed, RegistryRefuses
+from pipeline.trusted_ca import REMEDY
 from scripts.layout import MANIFEST, Layout
 
-TrustedCa = Annotated[Path | None, typer.Option(help="Folder with ca.crt of the registry.")]
 Target = Annotated[str, typer.Option(help="What is made; nothing is done if it is named by a digest: it is there.")]
 AuthFile = Annotated[Path | None, typer.Option(help="The registry's credentials; may be missing.")]
 
@@ -36,15 +36,13 @@ def is_pinned(reference: str) -> bool:
 
 @dataclass(frozen=True)
 class Registry:
-    """How a registry is reached: a folder with its ``ca.crt``, and a file of credentials that may be missing."""
+    """How a registry is reached: a file of credentials, which may be missing."""
 
-    trusted_ca: Path | None = None
     auth_file: Path | None = None
 
-    def options(self, *prefixes: str) -> list[str]:
-        """Options of skopeo; ``copy`` has those of its source and its destination under a prefix."""
-        found = [f"--{prefix}cert-dir={self.trusted_ca}" for prefix in prefixes or ("",) if self.trusted_ca]
-        return [*found, f"--authfile={self.auth_file}"] if self.auth_file and self.auth_file.is_file() else found
+    def options(self) -> list[str]:
+        """Options of skopeo."""
+        return [f"--authfile={self.auth_file}"] if self.auth_file and self.auth_file.is_file() else []
 
     def digest(self, reference: str) -> str:
         """Return the digest of an image, or an empty string if the registry has none under that tag.
@@ -74,7 +72,7 @@ class Registry:
 
     def copy(self, reference: str, layout: Layout) -> None:
         """Write an image with its layers to a layout, as an OCI image of this machine's architecture."""
-        self._copy(f"docker://{reference}", f"oci:{layout.folder}", "src-")
+        self._copy(f"docker://{reference}", f"oci:{layout.folder}")
 
     def push(self, layout: Layout, reference: str, *, compress: bool) -> str:
         """Push the image of a layout, without the layers that the registry has; return its digest.
@@ -84,12 +82,12 @@ class Registry:
         how = "--dest-compress-format=zstd" if compress else "--preserve-digests"
         with TemporaryDirectory() as folder:
             digest = Path(folder, "digest")
-            self._copy(f"oci:{layout.folder}", f"docker://{reference}", "dest-", how, f"--digestfile={digest}")
+            self._copy(f"oci:{layout.folder}", f"docker://{reference}", how, f"--digestfile={digest}")
             return digest.read_text().strip()
 
     def tag(self, image: str, reference: str) -> None:
         """Let ``reference`` name an image that is in the same repository, by its digest."""
-        self._copy(f"docker://{image}", f"docker://{reference}", "src-", "dest-", "--preserve-digests")
+        self._copy(f"docker://{image}", f"docker://{reference}", "--preserve-digests")
 
     def _inspect(self, *words: str) -> "subprocess.CompletedProcess[bytes]":
         return _skopeo("inspect", "--retry-times=3", *self.options(), *words)
@@ -101,9 +99,7 @@ class Registry:
         return done.stdout
 
     def _copy(self, source: str, target: str, *words: str) -> None:
-        prefixes = [word for word in words if not word.startswith("--")]
-        rest = [word for word in words if word.startswith("--")]
-        done = _skopeo("copy", "--quiet", "--retry-times=3", *self.options(*prefixes), *rest, source, target)
+        done = _skopeo("copy", "--quiet", "--retry-times=3", *self.options(), *words, source, target)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
             raise _refuses(f"{source} cannot be copied to {target}", said)
@@ -111,7 +107,9 @@ class Registry:
 
 def _refuses(what: str, said: str) -> RegistryRefuses:
     remedy = "Check the image's name and the registry."
-    if REFUSED.search(said):
+    if "x509: " in said:
+        remedy = f"Its certificate is not trusted: {REMEDY}."
+    elif REFUSED.search(said):
         remedy = "Check the Secret jukebox-registry (`jukebox secrets --registry-file`) and that the repository exists."
     return RegistryRefuses(f"{what}: {said}\n{remedy}")
 

@@ -5,19 +5,18 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import SettingsInvalid
-from scripts.registry import AuthFile, Registry, TrustedCa, is_pinned
+from scripts.registry import AuthFile, Registry, is_pinned
 
 
 def command(
     pairs: Annotated[str, typer.Argument(help="IMAGE=TAGGED, separated by spaces: an image and the name it gets.")],
-    trusted_ca: TrustedCa = None,
     auth_file: AuthFile = None,
 ) -> None:
     """Give images that are in a registry another tag, in the same repository. Needs skopeo.
 
     Example: `jukebox tag-images example.com/jukebox-training:mine=example.com/jukebox-training:good`
     """
-    registry = Registry(trusted_ca, auth_file)
+    registry = Registry(auth_file)
     for pair in pairs.split():
         image, equals, tagged = pair.partition("=")
         if not equals:

@@ -1,12 +1,16 @@
 """Fixtures that several tests share."""
 
 import inspect
+import os
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from pipeline import trusted_ca
 from tests.s3_server import S3Server, serve
 
 
@@ -37,3 +41,17 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return s3
+
+
+@pytest.fixture
+def private_ca(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The CA of ``certificate``, its last one, as a pod has it; nothing has looked at the file yet."""
+    *_, ca = re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", certificate.read_text(), re.DOTALL)
+    file = tmp_path / "trusted-ca" / trusted_ca.FILE.name
+    file.parent.mkdir()
+    file.write_text(ca)
+    monkeypatch.setattr(trusted_ca, "FILE", file)
+    for name in trusted_ca.VARIABLES:
+        # So that they are taken back; an empty one is none.
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    return file

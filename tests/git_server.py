@@ -2,6 +2,7 @@
 
 import base64
 import os
+import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,11 @@ class GitServer:
 
 
 @contextmanager
-def serve_git(folder: Path, *, filters: bool = True) -> Iterator[GitServer]:
-    """Serve an empty repository in ``folder``; without ``filters`` as a server that cannot leave objects out."""
+def serve_git(folder: Path, *, filters: bool = True, certificate: Path | None = None) -> Iterator[GitServer]:
+    """Serve an empty repository in ``folder``; without ``filters`` as a server that cannot leave objects out.
+
+    With TLS where a file of certificate and key is given.
+    """
     bare, work = folder / "acme" / "jukebox.git", folder / "work"
     git_server.create(bare)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(work)], check=True)
@@ -67,6 +71,12 @@ def serve_git(folder: Path, *, filters: bool = True) -> Iterator[GitServer]:
 
     Handler.folder = folder
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        served = GitServer(f"http://127.0.0.1:{server.server_address[1]}/acme/jukebox.git", bare, work)
+        scheme = "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            scheme = "https"
+        served = GitServer(f"{scheme}://127.0.0.1:{server.server_address[1]}/acme/jukebox.git", bare, work)
         with running(server):
             yield served

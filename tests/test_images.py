@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import BuildFailed, JukeboxError, RegistryRefuses, SettingsInvalid
+from pipeline.trusted_ca import trust
 from scripts import fetch_image, find_images, install_packages, pack_image, push_image, tag_images
 from scripts.containerfile import Containerfile
 from scripts.find_images import Commit
@@ -313,20 +314,19 @@ def test_a_package_with_other_content_than_the_lock_says_is_refused(locked: Path
 
 
 @pytest.fixture
-def registry(certificate: Path, tmp_path: Path) -> Iterator[str]:
+def trusting(private_ca: Path) -> None:
+    """skopeo trusts the certificates of the registries here."""
+    trust()
+
+
+@pytest.fixture
+def registry(certificate: Path, trusting: None, tmp_path: Path) -> Iterator[str]:
     """A real registry, which has a base image ``base/python:3.12`` and the image of the tasks ``tasks:1``."""
     with serve_registry(tmp_path / "registry", certificate) as address:
-        trusted = Registry(trust(certificate, tmp_path))
         here = [f"PYTHON_VERSION={sys.version_info[0]}.{sys.version_info[1]}.1", "PATH=/usr/bin"]
         for name in ("base/python:3.12", "tasks:1"):
-            trusted.push(image(tmp_path / name.replace(":", "-"), Env=here), f"{address}/{name}", compress=False)
+            Registry().push(image(tmp_path / name.replace(":", "-"), Env=here), f"{address}/{name}", compress=False)
         yield address
-
-
-def trust(certificate: Path, folder: Path) -> Path:
-    (folder / "ca").mkdir(exist_ok=True)
-    (folder / "ca" / "ca.crt").write_bytes(certificate.read_bytes())
-    return folder / "ca"
 
 
 class Run:
@@ -334,7 +334,6 @@ class Run:
 
     def __init__(self, name: str, checkout: Path, address: str, folder: Path) -> None:
         self.name, self.checkout, self.address, self.folder = name, checkout, address, folder / name
-        self.ca = folder / "ca"
         self.found = self.find()
 
     def find(self) -> dict[str, str]:
@@ -345,7 +344,6 @@ class Run:
             run=self.name,
             base_image=f"{self.address}/base/python:3.12",
             folder=self.checkout,
-            trusted_ca=self.ca,
             result_dir=results,
         )
         return {file.name: file.read_text() for file in results.iterdir()}
@@ -353,22 +351,22 @@ class Run:
     def packages(self, what: str, option: str) -> None:
         base, target = ("base-image", "dependencies") if what == "dependencies" else ("ci-base-image", "ci-image")
         layout, folder = self.folder / what, self.folder / f"{what}-venv"
-        fetch_image.command(self.found[base], layout, target=self.found[target], trusted_ca=self.ca)
+        fetch_image.command(self.found[base], layout, target=self.found[target])
         assert installed(self.checkout, folder, option).returncode == 0
         pack_image.command(layout, packages=folder)
-        push_image.command(layout, self.found[target], compress=True, trusted_ca=self.ca)
+        push_image.command(layout, self.found[target], compress=True)
 
     def code(self) -> str:
         layout, image = self.folder / "image", self.found["image"]
-        fetch_image.command(self.found["dependencies"], layout, target=image, trusted_ca=self.ca)
+        fetch_image.command(self.found["dependencies"], layout, target=image)
         pack_image.command(layout, folder=self.checkout, target=image)
-        push_image.command(layout, image, trusted_ca=self.ca, result_dir=self.folder / "pushed")
+        push_image.command(layout, image, result_dir=self.folder / "pushed")
         return (self.folder / "pushed" / "image").read_text()
 
     def tag(self) -> None:
         names = ("dependencies", "image", "ci-image")
         pairs = " ".join(f"{self.found[name]}={self.found[f'{name}-tag']}" for name in names)
-        tag_images.command(pairs, trusted_ca=self.ca)
+        tag_images.command(pairs)
 
 
 def missing(run: Run) -> set[str]:
@@ -431,7 +429,7 @@ def test_the_image_of_the_tasks_is_the_one_of_the_settings_if_the_lock_is_that_o
 def test_a_base_image_that_has_moved_is_another_one(locked: Path, registry: str, tmp_path: Path) -> None:
     before = Run("push-1", locked, registry, tmp_path)
     moved = image(tmp_path / "moved", User="1")
-    Registry(tmp_path / "ca").push(moved, f"{registry}/base/python:3.12", compress=False)
+    Registry().push(moved, f"{registry}/base/python:3.12", compress=False)
     after = Run("push-2", locked, registry, tmp_path)
     for name in ("base-image", "dependencies-tag", "image-tag"):
         assert before.found[name] != after.found[name]
@@ -439,11 +437,9 @@ def test_a_base_image_that_has_moved_is_another_one(locked: Path, registry: str,
 
 
 @needs_registry
-def test_a_base_image_that_is_not_there_is_named(checkout: Path, registry: str, tmp_path: Path) -> None:
+def test_a_base_image_that_is_not_there_is_named(checkout: Path, registry: str) -> None:
     with pytest.raises(RegistryRefuses, match=r"has no .*/base/rust:1\. Check base-image"):
-        find_images.command(
-            f"{registry}/training", "tasks:1", "push-1", f"{registry}/base/rust:1", checkout, tmp_path / "ca"
-        )
+        find_images.command(f"{registry}/training", "tasks:1", "push-1", f"{registry}/base/rust:1", checkout)
 
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,31 +461,31 @@ def test_a_repository_is_a_reference_without_tag_and_digest(reference: str, repo
 
 
 @pytest.fixture
-def played(certificate: Path, tmp_path: Path) -> Iterator[tuple[HttpServer, Path, str]]:
-    """A registry that answers as it is told, the folder with its CA, and the image that is asked for."""
+def played(certificate: Path, trusting: None) -> Iterator[tuple[HttpServer, str]]:
+    """A registry that answers as it is told, and the image that is asked for."""
     with serve_http(certificate) as server:
         server.serve("/v2/", Answer(b"{}"))
         name = server.url.removeprefix("https://") + "/jukebox-training:0123456789abcdef"
-        yield server, trust(certificate, tmp_path), name
+        yield server, name
 
 
 @needs_skopeo
 @pytest.mark.parametrize(("status", "code"), [(404, "MANIFEST_UNKNOWN"), (404, "NAME_UNKNOWN")])
-def test_an_image_that_is_not_there_has_no_digest(played: tuple[HttpServer, Path, str], status: int, code: str) -> None:
-    server, ca, name = played
+def test_an_image_that_is_not_there_has_no_digest(played: tuple[HttpServer, str], status: int, code: str) -> None:
+    server, name = played
     serve_error(server, status, code)
-    assert Registry(ca).digest(name) == ""
+    assert Registry().digest(name) == ""
 
 
 @needs_skopeo
 @pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHORIZED"), (403, "DENIED")])
 def test_a_registry_that_refuses_the_credentials_is_no_missing_image(
-    played: tuple[HttpServer, Path, str], status: int, code: str
+    played: tuple[HttpServer, str], status: int, code: str
 ) -> None:
-    server, ca, name = played
+    server, name = played
     serve_error(server, status, code)
     with pytest.raises(RegistryRefuses, match=r"Check the Secret jukebox-registry .* and that the repository exists"):
-        Registry(ca).digest(name)
+        Registry().digest(name)
 
 
 def serve_error(server: HttpServer, status: int, code: str) -> None:
@@ -499,27 +495,25 @@ def serve_error(server: HttpServer, status: int, code: str) -> None:
 
 
 @needs_skopeo
-def test_a_registry_that_is_away_is_no_missing_image(played: tuple[HttpServer, Path, str], tmp_path: Path) -> None:
-    server, ca, name = played
+def test_a_registry_that_is_away_is_no_missing_image(played: tuple[HttpServer, str]) -> None:
+    server, name = played
     with pytest.raises(RegistryRefuses, match="connection refused"):
-        Registry(ca).digest("localhost:1/jukebox-training:0123456789abcdef")
-    with pytest.raises(RegistryRefuses, match="certificate signed by unknown authority"):
-        Registry(tmp_path).digest(name)
+        Registry().digest("localhost:1/jukebox-training:0123456789abcdef")
     server.serve("/v2/jukebox-training/manifests/0123456789abcdef", Answer(b"oops", status=500))
     with pytest.raises(RegistryRefuses, match="500"):
-        Registry(ca).digest(name)
+        Registry().digest(name)
 
 
 @needs_skopeo
-def test_credentials_are_shown_where_there_are_some(played: tuple[HttpServer, Path, str], tmp_path: Path) -> None:
-    server, ca, name = played
+def test_credentials_are_shown_where_there_are_some(played: tuple[HttpServer, str], tmp_path: Path) -> None:
+    server, name = played
     server.serve("/v2/", Answer(b"", status=401, headers={"WWW-Authenticate": 'Basic realm="here"'}))
     server.serve("/v2/jukebox-training/manifests/0123456789abcdef", Answer(b"", status=404))
     file = tmp_path / "config.json"
-    assert Registry(ca, file).options() == Registry(ca).options()
+    assert Registry(file).options() == Registry().options()
     host = name.partition("/")[0]
     file.write_text(json.dumps({"auths": {host: {"auth": base64.b64encode(b"ada:a-password").decode()}}}))
     with pytest.raises(RegistryRefuses):
-        Registry(ca, file).fetch(name, Layout(tmp_path / "layout"))
+        Registry(file).fetch(name, Layout(tmp_path / "layout"))
     shown = {headers.get("Authorization") for path, headers in server.requests if "manifests" in path}
     assert shown == {f"Basic {base64.b64encode(b'ada:a-password').decode()}"}

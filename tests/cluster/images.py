@@ -151,11 +151,11 @@ def debian(*packages: str) -> Path:
 
 
 def _bundle() -> Path:
-    """A folder with the CAs that this machine trusts as ``ca.crt``: its package index may be its own."""
+    """A folder with the CAs that this machine trusts as ``ca-bundle.crt``: its package index may be its own."""
     folder = CACHE / "trusted-ca"
     folder.mkdir(parents=True, exist_ok=True)
     if bundle := ssl.get_default_verify_paths().cafile:
-        shutil.copy(bundle, folder / "ca.crt")
+        shutil.copy(bundle, folder / "ca-bundle.crt")
     return folder
 
 
@@ -194,7 +194,7 @@ def packages(image: str) -> Path:
         bundle = _bundle()
         container = buildah("from", "--pull-never", image).strip()
         try:
-            trust = ["--env=PIP_CERT=/bundle/ca.crt"] if (bundle / "ca.crt").exists() else []
+            trust = ["--env=PIP_CERT=/bundle/ca-bundle.crt"] if (bundle / "ca-bundle.crt").exists() else []
             volumes = (f"--volume={target}:/all", f"--volume={ROOT}:/here:ro", f"--volume={bundle}:/bundle:ro")
             download = ("/opt/uv/bin/pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest=/all")
             what = "--requirement=/here/requirements.lock"

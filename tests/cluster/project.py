@@ -339,7 +339,7 @@ def secret(project: Project) -> dict[str, str]:
 
 def held(ci: str) -> Iterable[Resource]:
     """What the project's namespace holds before Argo CD looks at it: the CA that is trusted, and ways in."""
-    trusted = {"ca.crt": node.CA.read_text()}
+    trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
     for name, address, port, labels in (
         ("way-to-listener", LISTENER, 8080, {"eventlistener": "jukebox"}),

@@ -170,7 +170,8 @@ def _tasks(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
         yield from _differ(where, _used(own, r"\$\(params\.([\w-]+)\)"), _names(spec.get("params", [])), "param")
         spaces = _used(spec["steps"], r"\$\(workspaces\.([\w-]+)\.path\)")
         yield from _differ(where, spaces, _names(spec.get("workspaces", [])), "workspace")
-        mounted = {mount["name"] for step in spec["steps"] for mount in step.get("volumeMounts", [])}
+        whole = [*spec["steps"], spec["stepTemplate"]]
+        mounted = {mount["name"] for step in whole for mount in step.get("volumeMounts", [])}
         yield from _differ(where, mounted, _names(spec.get("volumes", [])), "volume")
         written: set[str] = set()
         for step in spec["steps"]:

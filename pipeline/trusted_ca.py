@@ -1,0 +1,44 @@
+"""The CAs that have signed the servers of a company, besides those that are trusted anyway.
+
+Nothing but the standard library is needed: who installs the packages asks here, too.
+"""
+
+import atexit
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+# Where each pod has the ConfigMap jukebox-trusted-ca, if there is one; the key is that of OpenShift's own bundle.
+FILE = Path("/etc/trusted-ca/ca-bundle.crt")
+# Of Python's ssl, Go (skopeo) and uv; of requests; of botocore; of git.
+VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
+# Of Debian, of Red Hat.
+SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+# What to do if a server is not trusted.
+REMEDY = f"put the private CA that has signed it into the ConfigMap jukebox-trusted-ca (key {FILE.name})"
+
+
+def trust() -> None:
+    """Have this process and its children trust the CAs in ``FILE`` (PEM), if there is such a file.
+
+    What a variable names takes the place of all else. So they name a new file, which also holds the public CAs and what
+    the variables named before, as the pipeline server's operator sets them for its steps.
+    """
+    if not FILE.is_file():
+        return
+    named = [os.environ[name] for name in VARIABLES if os.environ.get(name)]
+    known = dict.fromkeys(path for path in (*SYSTEM, *_certifi(), *named, str(FILE)) if Path(path).is_file())
+    with NamedTemporaryFile(prefix="ca-bundle-", suffix=".crt", delete=False) as whole:
+        for path in known:
+            whole.write(Path(path).read_bytes() + b"\n")
+    atexit.register(Path(whole.name).unlink, missing_ok=True)
+    os.environ.update(dict.fromkeys(VARIABLES, whole.name))
+
+
+def _certifi() -> list[str]:
+    with suppress(ImportError):
+        import certifi
+
+        return [certifi.where()]
+    return []
