@@ -22,6 +22,7 @@ from pipeline.options import Hyperparameters
 from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
+from pipeline.trusted_ca import FILE
 
 PIPELINE = "prod-train-save"
 VERSION = "0.0.2"
@@ -160,19 +161,30 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             verified,
             published,
         )
+        stores = (validated, evaluated, published)
+        mounting, outside = (stores, (fetched,)) if settings.on_claim else ((), (fetched, *stores))
+        nodes = {
+            trained.name: (settings.train_nodes, settings.train_taint),
+            **{task.name: (settings.store_nodes, settings.store_taint) for task in mounting},
+        }
         for task in steps:
             _size(task, settings, image)
+            _place(task, *nodes.get(task.name, (settings.nodes, settings.taint)))
+            if settings.pull_secret:
+                kubernetes.set_image_pull_secrets(task, [settings.pull_secret])
         # These talk to the outside. They retry on their own; this is for a lost node or a server that restarts.
         for task in (fetched, published):
             task.set_retry(2, backoff_duration="15s", backoff_factor=2.0, backoff_max_duration="5m")
         # What these find in the store changes between runs with the same arguments, and a cached gate guards nothing.
         for task in (validated, evaluated, verified, published):
             task.set_caching_options(enable_caching=False)
-        for task in (validated, evaluated, published):
-            if settings.on_claim:
-                kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
-        for task in (fetched,) if settings.on_claim else (fetched, validated, evaluated, published):
+        for task in mounting:
+            kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
+        for task in outside:
             kubernetes.use_secret_as_env(task, settings.s3_secret, {key: key for key in S3_KEYS}, optional=True)
+            kubernetes.use_config_map_as_volume(task, "jukebox-trusted-ca", str(FILE.parent), optional=True)
+            for name, value in settings.proxies.items():
+                task.set_env_variable(name, value)
 
     pipeline: BaseComponent = prod_train_save
     return pipeline
@@ -191,6 +203,15 @@ def _size(task: PipelineTask, settings: Settings, image: str) -> None:
     if training and int(settings.train_gpus):
         task.set_accelerator_type(settings.gpu_resource).set_accelerator_limit(settings.train_gpus)
     kubernetes.set_timeout(task, TRAIN_TIMEOUT if training else STEP_TIMEOUT)
+
+
+def _place(task: PipelineTask, nodes: str, taint: str) -> None:
+    """Choose the nodes of a task by a label, ``label=value``, and let it run where there is a taint of that key."""
+    if nodes:
+        label, _, value = nodes.partition("=")
+        kubernetes.add_node_selector(task, label, value)
+    if taint:
+        kubernetes.add_toleration(task, key=taint, operator="Exists")
 
 
 def spec_of(pipeline: BaseComponent) -> Json:

@@ -14,8 +14,23 @@ SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "setti
 # What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
+_PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+_KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
+_NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"
+_TAINT = rf"({_KEY})?", "the key of a taint, or nothing"
 _EXPECTED = {
     "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
+    "pull-secret": (r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "the name of a Secret, or nothing"),
+    "http-proxy": _PROXY,
+    "https-proxy": _PROXY,
+    "no-proxy": (r"\S*", "hosts with commas between them, without spaces"),
+    "nodes": _NODES,
+    "taint": _TAINT,
+    "train-nodes": _NODES,
+    "train-taint": _TAINT,
+    "store-nodes": _NODES,
+    "store-taint": _TAINT,
     "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
     "keep-versions": (r"[1-9][0-9]*", "a whole number from 1"),
     "step-cpu": _CPU,
@@ -24,6 +39,8 @@ _EXPECTED = {
     "train-memory": _MEMORY,
     "train-gpus": (r"[0-9]+", "a whole number"),
 }
+# What is in the cluster: the launcher of a step asks the cluster's API, the pipeline server and the object store.
+_WITHOUT_PROXY = ("$(KUBERNETES_SERVICE_HOST)", ".svc", ".cluster.local")
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,16 @@ class Settings:
     namespace: str
     cluster_domain: str
     image: str
+    pull_secret: str
+    http_proxy: str
+    https_proxy: str
+    no_proxy: str
+    nodes: str
+    taint: str
+    train_nodes: str
+    train_taint: str
+    store_nodes: str
+    store_taint: str
     songs: str
     rankings: str
     model_name: str
@@ -53,6 +80,14 @@ class Settings:
     def on_claim(self) -> bool:
         """Whether the model store lies on the claim, so that steps must mount it."""
         return not self.model_store.startswith("s3://")
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """The variables that name the proxies, if there are any: in both spellings, curl and git read the lower one."""
+        if not self.https_proxy:
+            return {}
+        named = {"HTTP_PROXY": self.http_proxy, "HTTPS_PROXY": self.https_proxy, "NO_PROXY": self.no_proxy}
+        return {spelling: value for name, value in named.items() for spelling in (name, name.lower())}
 
 
 def settings_file() -> Path:
@@ -85,7 +120,14 @@ def _problem(key: str, data: dict[str, object]) -> str:
     value = data[key]
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
-    if re.search(r"://[^/]*@", value):
+    if re.search(r"://[^/]*@", value) or (key in ("http-proxy", "https-proxy") and "@" in value):
         return "holds credentials, which do not belong into Git: take them out, and put them into a Secret"
     pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
-    return "" if re.fullmatch(pattern, value) else f"is {value!r}, expected {expected}"
+    if not re.fullmatch(pattern, value):
+        return f"is {value!r}, expected {expected}"
+    if key == "https-proxy" and not value and data.get("http-proxy"):
+        return "is empty and http-proxy is not: name the proxy here, too; nearly all is asked by https"
+    lacking = [each for each in _WITHOUT_PROXY if each not in value.split(",")]
+    if key == "no-proxy" and data.get("https-proxy") and lacking:
+        return f"lacks {' and '.join(lacking)}, which are in the cluster and reached by no proxy: add them"
+    return ""

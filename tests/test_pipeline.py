@@ -11,6 +11,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from pipeline.options import GATE_MODES, Hyperparameters, Thresholds
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import Settings, read_settings
+from pipeline.trusted_ca import FILE
 from scripts.compile_pipeline import pipeline_resources
 
 Spec = dict[str, Any]
@@ -347,6 +348,64 @@ def test_the_secret_is_named_may_be_absent_and_is_not_in_the_pipeline(settings: 
     assert found["keyToEnv"] == [{"secretKey": key, "envVar": key} for key in keys]
 
 
+def test_who_talks_to_the_outside_trusts_a_private_ca_if_there_is_one(settings: Settings) -> None:
+    for compiled, outside in (
+        (Compiled(settings), {"fetch-data"}),
+        (Compiled(on_s3(settings)), {"fetch-data", *READ_THE_STORE}),
+    ):
+        mounts = {name: one["configMapAsVolume"] for name, one in compiled.pods().items() if "configMapAsVolume" in one}
+        assert mounts.keys() == outside
+        for (mount,) in mounts.values():
+            assert mount["configMapNameParameter"] == {"runtimeValue": {"constant": "jukebox-trusted-ca"}}
+            assert (mount["mountPath"], mount["optional"]) == (str(FILE.parent), True)
+
+
+def test_who_talks_to_the_outside_does_so_by_the_proxy(settings: Settings) -> None:
+    ours = replace(settings, https_proxy="http://proxy.example.com:3128")
+    found = {name: one["env"] for name, one in Compiled(on_s3(ours)).containers().items() if "env" in one}
+    assert found.keys() == {"fetch-data", *READ_THE_STORE}
+    for variables in found.values():
+        assert {one["name"]: one.get("value", "") for one in variables} == ours.proxies
+
+
+def test_all_images_are_pulled_by_the_secret_of_the_settings(settings: Settings) -> None:
+    found = {
+        name: one["imagePullSecret"] for name, one in Compiled(replace(settings, pull_secret="mine")).pods().items()
+    }
+    named = [{"secretName": "mine", "secretNameParameter": {"runtimeValue": {"constant": "mine"}}}]
+    assert found == dict.fromkeys(STEPS, named)
+
+
+def test_each_step_runs_on_the_nodes_of_its_kind(settings: Settings) -> None:
+    ours = replace(
+        settings,
+        nodes="pool=small",
+        taint="example.com/small",
+        train_nodes="pool=large",
+        train_taint="example.com/large",
+        store_nodes="node-role.kubernetes.io/storage=",
+        store_taint="example.com/storage",
+    )
+
+    def places(compiled: Compiled) -> dict[str, tuple[Spec, list[Spec]]]:
+        return {name: (one["nodeSelector"]["labels"], one["tolerations"]) for name, one in compiled.pods().items()}
+
+    def place(label: str, value: str, taint: str) -> tuple[Spec, list[Spec]]:
+        return {label: value}, [{"key": f"example.com/{taint}", "operator": "Exists"}]
+
+    elsewhere = dict.fromkeys(STEPS, place("pool", "small", "small")) | {"train-model": place("pool", "large", "large")}
+    storage = place("node-role.kubernetes.io/storage", "", "storage")
+    assert places(Compiled(ours)) == elsewhere | dict.fromkeys(READ_THE_STORE, storage)
+    # On S3 no step mounts the claim.
+    assert places(Compiled(on_s3(ours))) == elsewhere
+
+
+def test_unless_the_settings_ask_for_it_a_pod_has_nothing_of_a_company(compiled: Compiled) -> None:
+    asked = {"imagePullSecret", "nodeSelector", "tolerations", "nodeAffinity"}
+    assert [name for name, one in compiled.pods().items() if asked & set(one)] == []
+    assert [name for name, one in compiled.containers().items() if "env" in one] == []
+
+
 def test_no_credential_of_who_compiles_gets_into_the_pipeline(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,7 +420,8 @@ def test_no_credential_of_who_compiles_gets_into_the_pipeline(
 
 @pytest.mark.parametrize("store", ["/models", "s3://bucket/models"])
 def test_the_server_knows_every_field_of_the_spec(settings: Settings, store: str) -> None:
-    compiled = Compiled(replace(settings, model_store=store, train_gpus="1"))
+    company = {"pull_secret": "mine", "nodes": "a=b", "taint": "c", "https_proxy": "http://proxy.example.com"}
+    compiled = Compiled(replace(settings, model_store=store, train_gpus="1", **company))
     json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())
 

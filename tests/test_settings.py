@@ -76,6 +76,21 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"keep_versions": "0"}, "keep-versions is '0', expected a whole number from 1"),
         ({"model_store": "models"}, "model-store is 'models', expected a path on the claim as /models"),
         ({"model_store": "gs://bucket"}, "model-store is 'gs://bucket', expected a path"),
+        ({"pull_secret": "Of Ada"}, "pull-secret is 'Of Ada', expected the name of a Secret, or nothing"),
+        ({"https_proxy": "proxy:3128"}, "https-proxy is 'proxy:3128', expected an address as http://proxy.example.com"),
+        ({"http_proxy": "http://proxy:3128/?a"}, "http-proxy is 'http://proxy:3128/?a', expected an address"),
+        ({"http_proxy": "http://proxy:3128"}, "https-proxy is empty and http-proxy is not: name the proxy here, too"),
+        ({"no_proxy": ".svc, .cluster.local"}, "no-proxy is '.svc, .cluster.local', expected hosts with commas"),
+        (
+            {"https_proxy": "http://proxy:3128", "no_proxy": "$(KUBERNETES_SERVICE_HOST),not.svc"},
+            "no-proxy lacks .svc and .cluster.local, which are in the cluster and reached by no proxy: add them",
+        ),
+        ({"nodes": "ml"}, "nodes is 'ml', expected a label as label=value, or nothing"),
+        ({"train_nodes": "a=b=c"}, "train-nodes is 'a=b=c', expected a label"),
+        ({"store_nodes": "=value"}, "store-nodes is '=value', expected a label"),
+        ({"taint": "a=b"}, "taint is 'a=b', expected the key of a taint, or nothing"),
+        ({"train_taint": "a b"}, "train-taint is 'a b', expected the key of a taint"),
+        ({"store_taint": "example.com/"}, "store-taint is 'example.com/', expected the key of a taint"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -98,6 +113,29 @@ def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str
     with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
         read_settings(write(**{key: "https://ada:hidden@git.example.com/jukebox"}))
     assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["http_proxy", "https_proxy"])
+@pytest.mark.parametrize("value", ["ada:hidden@proxy:3128", "http://ada:hidden/1@proxy:3128", "http://hidden@proxy"])
+def test_the_password_of_a_proxy_does_not_belong_here_and_is_not_shown(write: Write, key: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
+        read_settings(write(**{key: value}))
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize("label", ["kubernetes.io/os=linux", "node-role.kubernetes.io/infra=", "pool=ML_1.2-x"])
+def test_a_label_of_nodes_is_taken(write: Write, label: str) -> None:
+    assert read_settings(write(nodes=label)).nodes == label
+
+
+def test_without_a_proxy_there_are_no_variables_and_else_all_in_both_spellings(write: Write) -> None:
+    assert read_settings().proxies == {}
+    found = read_settings(write(https_proxy="http://one:1", http_proxy="http://two:2/")).proxies
+    names = {name: found[name.lower()] for name in found if name.isupper()}
+    assert names == {"HTTPS_PROXY": "http://one:1", "HTTP_PROXY": "http://two:2/", "NO_PROXY": read_settings().no_proxy}
+    assert len(found) == 6
+    for entry in ("$(KUBERNETES_SERVICE_HOST)", ".svc", ".cluster.local", "localhost"):
+        assert entry in found["no_proxy"].split(",")
 
 
 @pytest.mark.parametrize("text", ["", "data:", "data: [1]", "data: text", "- 1", "data: {", "\0", "kind: ConfigMap"])
