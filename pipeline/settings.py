@@ -87,7 +87,7 @@ class Settings:
         if not self.https_proxy:
             return {}
         named = {"HTTP_PROXY": self.http_proxy, "HTTPS_PROXY": self.https_proxy, "NO_PROXY": self.no_proxy}
-        return {spelling: value for name, value in named.items() for spelling in (name, name.lower())}
+        return {spelling: value for name, value in named.items() if value for spelling in (name, name.lower())}
 
 
 def settings_file() -> Path:

@@ -220,8 +220,9 @@ def test_a_program_goes_out_by_the_proxy_and_to_the_cluster_without_it(
 ) -> None:
     trust()
     with serve_proxy() as proxy:
-        # Of http there is none: an empty variable is not taken for a proxy.
-        for name, value in replace(read_settings(), https_proxy=proxy.url).proxies.items():
+        # Of http there is none: a task has an empty variable then, which is not taken for a proxy.
+        none = {"HTTP_PROXY": "", "http_proxy": ""}
+        for name, value in (none | replace(read_settings(), https_proxy=proxy.url).proxies).items():
             monkeypatch.setenv(name, value)
         for folder, at in (("here", here), ("outside", outside)):
             assert proxy.hosts == []

@@ -365,7 +365,7 @@ def test_who_talks_to_the_outside_does_so_by_the_proxy(settings: Settings) -> No
     found = {name: one["env"] for name, one in Compiled(on_s3(ours)).containers().items() if "env" in one}
     assert found.keys() == {"fetch-data", *READ_THE_STORE}
     for variables in found.values():
-        assert {one["name"]: one.get("value", "") for one in variables} == ours.proxies
+        assert {one["name"]: one["value"] for one in variables} == ours.proxies
 
 
 def test_all_images_are_pulled_by_the_secret_of_the_settings(settings: Settings) -> None:
