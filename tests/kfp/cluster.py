@@ -34,6 +34,7 @@ class Cluster:
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)  # plural: webhook, and what it says to each
     forbidden: set[str] = field(default_factory=set)  # plurals
     denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource and account ("": who asks)
+    tokens: dict[str, tuple[str, str]] = field(default_factory=dict)  # token: user and audience
     paths: dict[str, Resource] = field(default_factory=dict)  # what is answered where no resource is
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     url: str = ""
@@ -94,6 +95,8 @@ class Cluster:
             return _status(403, f'{plural} is forbidden: User "me" cannot do that')
         if plural.endswith("subjectaccessreviews"):
             return 201, self._review(body)
+        if plural == "tokenreviews":
+            return 201, self._review_token(body)
         if method == "GET" and not name:
             wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
             items = [each for each in self.list(plural) if wanted.items() <= each["metadata"].get("labels", {}).items()]
@@ -123,7 +126,14 @@ class Cluster:
     def _review(self, review: Resource) -> Resource:
         asked = review["spec"]["resourceAttributes"]
         account = review["spec"].get("user", "").rpartition(":")[2]
-        return {**review, "status": {"allowed": (asked["verb"], asked["resource"], account) not in self.denied}}
+        allowed = (asked["verb"], asked["resource"], account) not in self.denied
+        return {**review, "status": {"allowed": allowed and asked["namespace"] == self.namespace}}
+
+    def _review_token(self, review: Resource) -> Resource:
+        user, audience = self.tokens.get(review["spec"]["token"], ("", ""))
+        known = bool(user) and audience in review["spec"]["audiences"]
+        status = {"authenticated": True, "user": {"username": user}, "audiences": [audience]}
+        return {**review, "status": status if known else {"authenticated": False}}
 
     def touch(self, resource: Resource) -> None:
         """Give the resource a new version, as every change does."""

@@ -1,10 +1,13 @@
 """The stand-in as resources of a cluster, under the names that the real pipeline server has there."""
 
 import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.kfp.in_cluster import ARGO, KFP, RIGHT, webhook
+from tests.kfp.service import EDITOR
 
 Json = dict[str, Any]
 
@@ -14,12 +17,31 @@ USERS = "ds-pipeline-user-access-dspa"  # the Role that lets an account in
 MODULES = ("__init__", "admission", "execution", "in_cluster", "listing", "local_run", "server", "service")
 
 
-def resources(namespace: str, image: str, certificate: bytes, key: bytes, ca: bytes) -> list[Json]:
+@dataclass(frozen=True)
+class Place:
+    """Where the server is, and as what; Kubeflow's serves projects in other namespaces than its own."""
+
+    namespace: str
+    name: str = NAME
+    port: int = PORT  # of the API; the webhooks are always at 8443
+    multi_user: bool = False
+
+
+KUBEFLOW = Place("kubeflow", "ml-pipeline", 8888, multi_user=True)
+
+
+def resources(
+    namespace: str, image: str, certificate: bytes, key: bytes, ca: bytes, *, place: Place | None = None
+) -> list[Json]:
     """Return what to apply, in this order; after ``crds()`` where the cluster has none.
 
-    ``image`` is the training image, which has kfp and the cluster's client; the others are PEM.
+    ``namespace`` is the project's, ``image`` the training image, which has kfp and the cluster's client; the others are
+    PEM. The certificate must be for NAME.NAMESPACE.svc of the ``place``, which is the project's namespace unless it is
+    given.
     """
-    return [*_rights(namespace), *_program(namespace, image, certificate, key), *_hooks(namespace, ca)]
+    place = place or Place(namespace)
+    hooks = webhook(namespace, place.namespace, place.name, base64.b64encode(ca).decode())
+    return [*_rights(namespace, place), *_program(namespace, place, image, certificate, key), *hooks]
 
 
 def crds() -> list[Json]:
@@ -60,11 +82,7 @@ def crds() -> list[Json]:
     ]
 
 
-def _hooks(namespace: str, ca: bytes) -> list[Json]:
-    return webhook(namespace, NAME, base64.b64encode(ca).decode())
-
-
-def _rights(namespace: str) -> list[Json]:
+def _rights(namespace: str, place: Place) -> Iterator[Json]:
     rules = [
         {"apiGroups": [KFP[0]], "resources": ["pipelines", "pipelineversions"], "verbs": ["get", "list"]},
         {"apiGroups": [ARGO[0]], "resources": ["workflows"], "verbs": ["create", "get", "patch"]},
@@ -77,45 +95,46 @@ def _rights(namespace: str) -> list[Json]:
         "resourceNames": [RIGHT["name"]],
         "verbs": ["create", "delete", "get", "update"],
     }
-    account = {"kind": "ServiceAccount", "name": NAME, "namespace": namespace}
+    account = {"kind": "ServiceAccount", "name": place.name, "namespace": place.namespace}
     rbac = "rbac.authorization.k8s.io/v1"
-    return [
-        {"apiVersion": "v1", **_named("ServiceAccount", namespace)},
-        {"apiVersion": rbac, **_named("Role", namespace), "rules": rules},
-        {"apiVersion": rbac, **_named("Role", namespace, USERS), "rules": [use]},
-        {
-            "apiVersion": rbac,
-            **_named("RoleBinding", namespace),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": NAME},
-            "subjects": [account],
-        },
-        {
-            # It asks the cluster who a token is, and what that account may do.
-            "apiVersion": rbac,
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": f"{NAME}-{namespace}"},
-            "roleRef": {
-                "apiGroup": "rbac.authorization.k8s.io",
-                "kind": "ClusterRole",
-                "name": "system:auth-delegator",
-            },
-            "subjects": [account],
-        },
-    ]
+    if place.multi_user:
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace}}
+        # That of the runs, which a Profile makes.
+        yield {"apiVersion": "v1", **_named("ServiceAccount", namespace, EDITOR)}
+    else:
+        yield {"apiVersion": rbac, **_named("Role", namespace, USERS), "rules": [use]}
+    yield {"apiVersion": "v1", **_named("ServiceAccount", place.namespace, place.name)}
+    yield {"apiVersion": rbac, **_named("Role", namespace, place.name), "rules": rules}
+    yield {
+        "apiVersion": rbac,
+        **_named("RoleBinding", namespace, place.name),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": place.name},
+        "subjects": [account],
+    }
+    yield {
+        # It asks the cluster who a token is, and what that account may do.
+        "apiVersion": rbac,
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"{place.name}-{namespace}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator"},
+        "subjects": [account],
+    }
 
 
-def _program(namespace: str, image: str, certificate: bytes, key: bytes) -> list[Json]:
+def _program(namespace: str, place: Place, image: str, certificate: bytes, key: bytes) -> list[Json]:
     sources = {f"{module}.py": Path(__file__).with_name(f"{module}.py").read_text() for module in MODULES}
     pem = {"tls.crt": certificate, "tls.key": key}
-    labels = {"app.kubernetes.io/name": NAME}
+    labels = {"app.kubernetes.io/name": place.name}
+    ports = sorted({place.port, PORT})
     arguments = ["--certificate=/run/tls/tls.crt", "--key=/run/tls/tls.key", "--state=/run/state/state.json"]
+    arguments += [f"--multi-user={place.port}"] * place.multi_user
     container = {
         "name": "server",
         "image": image,
         "workingDir": "/run/app",
         "command": ["python3", "-m", "tests.kfp.server", f"--namespace={namespace}", f"--port={PORT}", *arguments],
         "env": [{"name": "PYTHONDONTWRITEBYTECODE", "value": "1"}, {"name": "HOME", "value": "/tmp"}],
-        "ports": [{"containerPort": PORT}],
+        "ports": [{"containerPort": port} for port in ports],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": PORT, "scheme": "HTTPS"}, "periodSeconds": 1},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": name, "mountPath": f"/run/{name}"} for name in ("app", "tls", "state")],
@@ -123,29 +142,29 @@ def _program(namespace: str, image: str, certificate: bytes, key: bytes) -> list
     items = [{"key": name, "path": f"tests/kfp/{name}"} for name in sources]
     claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Mi"}}}
     pod = {
-        "serviceAccountName": NAME,
+        "serviceAccountName": place.name,
         "terminationGracePeriodSeconds": 1,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
         "volumes": [
-            {"name": "app", "configMap": {"name": NAME, "items": items}},
-            {"name": "tls", "secret": {"secretName": NAME}},
+            {"name": "app", "configMap": {"name": place.name, "items": items}},
+            {"name": "tls", "secret": {"secretName": place.name}},
             # A server that is killed knows its runs when it is back.
-            {"name": "state", "persistentVolumeClaim": {"claimName": NAME}},
+            {"name": "state", "persistentVolumeClaim": {"claimName": place.name}},
         ],
     }
     return [
-        {"apiVersion": "v1", **_named("ConfigMap", namespace), "data": sources},
+        {"apiVersion": "v1", **_named("ConfigMap", place.namespace, place.name), "data": sources},
         {
             "apiVersion": "v1",
-            **_named("Secret", namespace),
+            **_named("Secret", place.namespace, place.name),
             "type": "kubernetes.io/tls",
             "data": {name: base64.b64encode(content).decode() for name, content in pem.items()},
         },
-        {"apiVersion": "v1", **_named("PersistentVolumeClaim", namespace), "spec": claim},
+        {"apiVersion": "v1", **_named("PersistentVolumeClaim", place.namespace, place.name), "spec": claim},
         {
             "apiVersion": "apps/v1",
-            **_named("Deployment", namespace),
+            **_named("Deployment", place.namespace, place.name),
             "spec": {
                 "strategy": {"type": "Recreate"},
                 "selector": {"matchLabels": labels},
@@ -154,11 +173,11 @@ def _program(namespace: str, image: str, certificate: bytes, key: bytes) -> list
         },
         {
             "apiVersion": "v1",
-            **_named("Service", namespace),
-            "spec": {"selector": labels, "ports": [{"port": PORT, "targetPort": PORT}]},
+            **_named("Service", place.namespace, place.name),
+            "spec": {"selector": labels, "ports": [{"name": f"port-{port}", "port": port} for port in ports]},
         },
     ]
 
 
-def _named(kind: str, namespace: str, name: str = NAME) -> Json:
+def _named(kind: str, namespace: str, name: str) -> Json:
     return {"kind": kind, "metadata": {"name": name, "namespace": namespace}}

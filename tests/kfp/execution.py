@@ -18,13 +18,14 @@ ENDED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>SUC
 
 @dataclass(frozen=True)
 class Job:
-    """What is executed: a workflow of a run, its compiled spec and the parameters."""
+    """What is executed: a workflow of a run, its compiled spec and the parameters; ``account`` where it has one."""
 
     workflow: str
     run_id: str
     spec: dict[str, Any]
     platform: dict[str, Any]
     parameters: dict[str, Any]
+    account: str = ""
 
     @property
     def first_step(self) -> str:

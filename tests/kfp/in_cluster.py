@@ -1,6 +1,7 @@
 """The stand-in's ties to a real cluster: resources, tokens, and a pod of the training image for each workflow."""
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kubernetes import client, config
@@ -20,6 +21,7 @@ RIGHT = {
     "subresource": "api",
     "name": "dspa",
 }
+AUDIENCE = "pipelines.kubeflow.org"  # of the tokens that Kubeflow's takes
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "DELETE": "delete"}
 
 
@@ -47,6 +49,28 @@ class KubernetesGuard:
         if access.status.allowed:
             return None
         return Answer(403, f"Forbidden (user={user.username}, verb={attributes['verb']}, name=dspa)\n", PLAIN)
+
+
+class KubernetesAccess:
+    """Asks the cluster whose a token for Kubeflow's pipeline server is, and what its user may do."""
+
+    def __init__(self, api: client.ApiClient | None = None) -> None:
+        api = api or connect()
+        self._authentication, self._authorization = client.AuthenticationV1Api(api), client.AuthorizationV1Api(api)
+
+    def user(self, token: str) -> str:
+        if not token:
+            return ""
+        body = {"spec": {"token": token, "audiences": [AUDIENCE]}}
+        status = self._authentication.create_token_review(body, _request_timeout=TIMEOUT).status
+        return status.user.username if status.authenticated and AUDIENCE in (status.audiences or ()) else ""
+
+    def allowed(self, user: str, verb: str, resource: str, namespace: str, name: str) -> bool:
+        attributes = {"group": KFP[0], "resource": resource, "namespace": namespace, "verb": verb, "name": name}
+        # Without the user's groups, as the real one asks: what is bound to a group does not count.
+        spec = {"user": user, "resourceAttributes": attributes}
+        review = self._authorization.create_subject_access_review({"spec": spec}, _request_timeout=TIMEOUT)
+        return bool(review.status.allowed)
 
 
 class KubernetesResources:
@@ -125,67 +149,116 @@ def pod_name(workflow: str) -> str:
 
 def pod_of(job: Job) -> Json:
     """The pod that runs the workflow: in the steps' image, with all that the platform's part gives to any of them."""
-    executors = job.spec["deploymentSpec"]["executors"]
-    [image] = {executor["container"]["image"] for executor in executors.values()}
-    on_platform = job.platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
-    mounts = {
-        mount["mountPath"]: _value(job, mount) for each in on_platform.values() for mount in each.get("pvcMount", ())
-    }
-    secrets = {
-        pair["envVar"]: {
-            "name": secret["secretName"],
-            "key": pair["secretKey"],
-            "optional": bool(secret.get("optional")),
-        }
-        for each in on_platform.values()
-        for secret in each.get("secretAsEnv", ())
-        for pair in secret["keyToEnv"]
-    }
+    executors = job.spec["deploymentSpec"]["executors"].values()
+    [image] = {executor["container"]["image"] for executor in executors}
+    variables = {pair["name"]: pair["value"] for each in executors for pair in each["container"].get("env", ())}
+    kubernetes = job.platform.get("platforms", {}).get("kubernetes", {})
+    steps = list(kubernetes.get("deploymentSpec", {}).get("executors", {}).values())
+
+    def each(key: str) -> Iterator[Json]:
+        return (item for step in steps for item in step.get(key, ()))
+
+    keys: dict[str, Json] = {}  # by variable
+    volumes: dict[str, Json] = {}  # by path
+    for item in each("pvcMount"):
+        volumes[item["mountPath"]] = {"persistentVolumeClaim": {"claimName": _claim(job, item)}}
+    for kind, named in (("secret", "secretName"), ("configMap", "name")):
+        for item in each(f"{kind}AsVolume"):
+            volumes[item["mountPath"]] = {kind: {named: _name(job, item, kind), **_optional(item)}}
+        for item in each(f"{kind}AsEnv"):
+            for pair in item["keyToEnv"]:
+                reference = {"name": _name(job, item, kind), "key": pair[f"{kind}Key"], **_optional(item)}
+                keys[pair["envVar"]] = {"valueFrom": {f"{kind}KeyRef": reference}}
+    pulls = {_name(job, item, "secret") for item in each("imagePullSecret")}
+    # It goes where each of the steps could go.
+    selector = {key: value for step in steps for key, value in step.get("nodeSelector", {}).get("labels", {}).items()}
+    required = [term for term in each("nodeAffinity") if "weight" not in term]
+    nodes = _once(expression for term in required for expression in term.get("matchExpressions", ()))
+    context = {key: value for step in steps for key, value in step.get("securityContext", {}).items()}
     arguments = ["/run/job/spec.json", "/run/job/parameters.json", "/tmp/root", job.run_id, job.workflow]
-    claims = {claim: f"claim-{number}" for number, claim in enumerate(sorted(set(mounts.values())))}
+    # What is mounted at several paths is one volume.
+    names = {text: f"volume-{number}" for number, text in enumerate(sorted({*map(json.dumps, volumes.values())}))}
+    spec = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "serviceAccountName": job.account,
+        "imagePullSecrets": [{"name": name} for name in sorted(pulls)],
+        "nodeSelector": selector,
+        "tolerations": _once(_numbers(item, "tolerationSeconds") for item in each("tolerations")),
+        "affinity": nodes
+        and {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": nodes}]}
+            }
+        },
+        "containers": [
+            {
+                "name": "main",
+                "image": image,
+                "command": ["python3", "/run/job/local_run.py"],
+                "args": arguments,
+                "env": [
+                    {"name": "HOME", "value": "/tmp"},
+                    *({"name": name, "value": value} for name, value in variables.items()),
+                    *({"name": name, **key} for name, key in keys.items()),
+                ],
+                # All steps run in it, so it may have what the largest of them has.
+                "resources": {
+                    "requests": {"cpu": "100m", "memory": "512Mi"},
+                    "limits": {"cpu": "2", "memory": "4Gi"},
+                },
+                # What the server gives to each step itself, and the rest if the platform's part says it.
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                    **_numbers(context, "runAsUser", "runAsGroup"),
+                },
+                "volumeMounts": [
+                    {"name": "job", "mountPath": "/run/job"},
+                    *({"name": names[json.dumps(volume)], "mountPath": path} for path, volume in volumes.items()),
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "job", "configMap": {"name": job.workflow}},
+            *({"name": name, **json.loads(text)} for text, name in names.items()),
+        ],
+    }
     return {
         "metadata": {
             "name": pod_name(job.workflow),
             "labels": {"pipeline/runid": job.run_id, "workflows.argoproj.io/workflow": job.workflow},
             "annotations": {"workflows.argoproj.io/node-name": f"{job.workflow}.root.{job.first_step}.executor"},
         },
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [
-                {
-                    "name": "main",
-                    "image": image,
-                    "command": ["python3", "/run/job/local_run.py"],
-                    "args": arguments,
-                    "env": [
-                        {"name": "HOME", "value": "/tmp"},
-                        *({"name": name, "valueFrom": {"secretKeyRef": key}} for name, key in secrets.items()),
-                    ],
-                    # All steps run in it, so it may have what the largest of them has.
-                    "resources": {
-                        "requests": {"cpu": "100m", "memory": "512Mi"},
-                        "limits": {"cpu": "2", "memory": "4Gi"},
-                    },
-                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [
-                        {"name": "job", "mountPath": "/run/job"},
-                        *({"name": claims[claim], "mountPath": path} for path, claim in mounts.items()),
-                    ],
-                }
-            ],
-            "volumes": [
-                {"name": "job", "configMap": {"name": job.workflow}},
-                *({"name": name, "persistentVolumeClaim": {"claimName": claim}} for claim, name in claims.items()),
-            ],
-        },
+        "spec": {key: value for key, value in spec.items() if value not in ("", [], {})},
     }
 
 
-def _value(job: Job, mount: Json) -> str:
-    """The claim's name: a constant, or that of the pipeline's parameter that it comes from."""
-    given = mount.get("pvcNameParameter", mount)
+def _optional(item: Json) -> Json:
+    return {"optional": bool(item.get("optional"))}
+
+
+def _once(items: Iterable[Json]) -> list[Json]:
+    return list({json.dumps(item, sort_keys=True): item for item in items}.values())
+
+
+def _numbers(item: Json, *keys: str) -> Json:
+    """An item with these numbers, which JSON of protobuf has as text, as numbers."""
+    return {key: int(value) if key in keys else value for key, value in item.items()}
+
+
+def _name(job: Job, item: Json, kind: str) -> str:
+    """Of a Secret or a ConfigMap: SDKs before 2.14 write it as it is, later ones as a value, too."""
+    return _value(job, item[f"{kind}NameParameter"]) if f"{kind}NameParameter" in item else str(item[f"{kind}Name"])
+
+
+def _claim(job: Job, mount: Json) -> str:
+    return _value(job, mount.get("pvcNameParameter", mount))
+
+
+def _value(job: Job, given: Json) -> str:
+    """A constant, or the pipeline's parameter that it comes from."""
     if "constant" in given:
         return str(given["constant"])
     if "constant" in given.get("runtimeValue", {}):
@@ -195,8 +268,11 @@ def _value(job: Job, mount: Json) -> str:
     return str(job.parameters.get(name, inputs[name].get("defaultValue")))
 
 
-def webhook(namespace: str, service: str, ca_bundle: str) -> list[Json]:
-    """The two webhooks' configurations; ``ca_bundle`` is base64 of the PEM of the CA of the server's certificate."""
+def webhook(namespace: str, home: str, service: str, ca_bundle: str) -> list[Json]:
+    """The two webhooks' configurations for a namespace; the server's Service is in the namespace ``home``.
+
+    ``ca_bundle`` is base64 of the PEM of the CA of its certificate.
+    """
     kinds = {"Mutating": "mutate", "Validating": "validate"}
     rule = {"apiGroups": [KFP[0]], "apiVersions": [KFP[1]], "operations": ["CREATE", "UPDATE"]}
     return [
@@ -214,7 +290,7 @@ def webhook(namespace: str, service: str, ca_bundle: str) -> list[Json]:
                     "rules": [{**rule, "resources": ["pipelineversions"]}],
                     "clientConfig": {
                         "service": {
-                            "namespace": namespace,
+                            "namespace": home,
                             "name": service,
                             "port": 8443,
                             "path": f"/webhooks/{verb}-pipelineversion",

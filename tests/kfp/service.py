@@ -18,6 +18,7 @@ from tests.kfp.listing import BadOptions, BadPageToken, listed
 
 Json = dict[str, Any]
 
+EDITOR = "default-editor"  # the account of runs where there are many users
 NEVER, NOT_YET = "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"
 UNFINISHED = ("PENDING", "RUNNING", "CANCELING")
 RUN_KEYS = (
@@ -28,7 +29,7 @@ RUN_FIELDS = {
     *("run_id", "display_name", "experiment_id", "description", "pipeline_version_reference", "pipeline_spec"),
     *("runtime_config", "service_account"),
 }
-CODES = {400: 3, 404: 5, 409: 6, 500: 13, 501: 12}
+CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 500: 13, 501: 12}
 TYPES: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "NUMBER_INTEGER": ("double or integer", (int, float)),
     "NUMBER_DOUBLE": ("double or integer", (int, float)),
@@ -77,6 +78,18 @@ class Resources(Protocol):
     def set_status(self, workflow: str, status: Json) -> None: ...
 
 
+class Access(Protocol):
+    """Who is who to a server of many users, and who may do what."""
+
+    def user(self, token: str) -> str:
+        """The user of a token for this server; nobody where it is none."""
+        ...
+
+    def allowed(self, user: str, verb: str, resource: str, namespace: str, name: str) -> bool:
+        """Whether a user may do that with what KFP keeps in a namespace."""
+        ...
+
+
 @dataclass
 class Faults:
     """What goes wrong; a test sets it."""
@@ -90,12 +103,17 @@ class Faults:
 
 @dataclass
 class Service:
-    """Experiments and runs, kept in a file where one is given, and pipelines out of ``resources``."""
+    """Experiments and runs, kept in a file where one is given, and pipelines out of ``resources``.
+
+    With ``access`` it is a server of many users, as Kubeflow's: it wants to know who asks, and for which namespace. Its
+    pipelines and workflows are those of one ``namespace`` all the same.
+    """
 
     resources: Resources
     executor: Executor
     namespace: str
     file: Path | None = None
+    access: Access | None = None
     late: float = 0.0  # seconds by which the steps' last states come after the run's
     faults: Faults = field(default_factory=Faults)
     experiments: dict[str, Json] = field(default_factory=dict)
@@ -103,19 +121,21 @@ class Service:
     workflows: dict[str, Json] = field(default_factory=dict)
     asked: list[tuple[str, str, Json | None]] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _token: str = field(default="", repr=False)  # of the request that is answered
 
     def __post_init__(self) -> None:
         if self.file and self.file.is_file():
             kept = json.loads(self.file.read_text())
             self.experiments, self.runs, self.workflows = kept["experiments"], kept["runs"], kept["workflows"]
-        if not self.experiments:
+        if not self.experiments and not self.access:
             self.add_experiment({"display_name": "Default"})
 
     # What is asked
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], content: bytes) -> Answer:
-        """Answer a request; ``path`` begins with /apis."""
+    def answer(self, method: str, path: str, query: Mapping[str, str], content: bytes, token: str = "") -> Answer:
+        """Answer a request with a bearer token; ``path`` begins with /apis."""
         with self._lock:
+            self._token = token
             try:
                 self.asked.append((method, path, json.loads(content) if content else None))
                 return self._routed(method, path, query, content)
@@ -160,8 +180,35 @@ class Service:
             away = "dial tcp 10.96.0.86:3306: connect: connection refused"
             raise Failure(500, *clauses, away, away)
 
+    def _authorize(self, verb: str, resource: str, namespace: str, name: str = "") -> None:
+        """Refuse the request, unless its token's user may do that."""
+        if not self.access:
+            return
+        wrong = "Failed to authorize with API"
+        if not namespace:
+            kind = {"experiments": "An experiment", "runs": "A run"}[resource]
+            text = f"{kind} cannot have an empty namespace in multi-user mode"
+            raise Failure(400, wrong, "Invalid input error", text)
+        user = self.access.user(self._token)
+        if not user:
+            nobody = "Failed to check authorization. User identity is empty in the request header"
+            why = "Request header error: there is no user identity header."
+            if self._token:
+                why = f"[{why}, Authentication failure: Review.Status.Authenticated is false]"
+            raise Failure(401, wrong, nobody, why)
+        if not self.access.allowed(user, verb, resource, namespace, name):
+            attributes = (
+                f"Namespace:{namespace},Verb:{verb},Group:pipelines.kubeflow.org,Version:v1beta1,Resource:{resource},"
+                f"Subresource:,Name:{name},FieldSelector:nil,LabelSelector:nil,"
+            )
+            refused = f"User '{user}' is not authorized with reason:  (request: &ResourceAttributes{{{attributes}}})"
+            raise Failure(403, wrong, "PermissionDenied", refused)
+
+    def _namespace_of(self, experiment_id: str) -> str:
+        return str(self.experiments[experiment_id].get("namespace", ""))
+
     def _healthz(self, version: str, **_: Any) -> Answer:
-        found = {"commit_sha": "unknown", "tag_name": "unknown", "multi_user": False}
+        found = {"commit_sha": "unknown", "tag_name": "unknown", "multi_user": bool(self.access)}
         return Answer(200, found | ({"pipeline_store": "kubernetes"} if version == "v2beta1" else {}))
 
     # Pipelines and versions are the cluster's resources.
@@ -210,6 +257,8 @@ class Service:
 
     def _list_pipelines(self, *, query: Mapping[str, str], **_: Any) -> Answer:
         keys, store = ("name", "display_name", "pipeline_id", "created_at"), "Kubernetes pipeline store"
+        if namespace := query.get("namespace", ""):
+            self._authorize("list", "pipelines", namespace)
         wrong = "Failed to list pipelines due invalid list options"
         return self._list("pipelines", self._pipelines(), query, wrong, kind="Pipeline", keys=keys, store=store)
 
@@ -224,6 +273,7 @@ class Service:
                 "ResourceNotFoundError",
                 f"Pipeline {pipeline_id} not found",
             )
+        self._authorize("list", "pipelines", self.namespace)
         versions = [version for version in self._versions() if version.get("pipeline_id") == pipeline_id]
         keys = ("name", "display_name", "pipeline_id", "created_at")
         return self._list("pipeline_versions", versions, query, kind="PipelineVersion", keys=keys, store="Kubernetes")
@@ -231,6 +281,7 @@ class Service:
     def _get_pipeline(self, pipeline_id: str, **_: Any) -> Answer:
         for pipeline in self._pipelines():
             if pipeline["pipeline_id"] == pipeline_id:
+                self._authorize("get", "pipelines", self.namespace, pipeline["name"])
                 return Answer(200, pipeline)
         raise Failure(
             404,
@@ -240,9 +291,13 @@ class Service:
             f"Pipeline {pipeline_id} not found",
         )
 
-    def _get_pipeline_by_name(self, name: str, **_: Any) -> Answer:
+    def _get_pipeline_by_name(self, name: str, *, query: Mapping[str, str], **_: Any) -> Answer:
+        # A server for a single user has one namespace, whichever is asked for.
+        namespace = query.get("namespace", "") if self.access else self.namespace
+        if namespace:
+            self._authorize("get", "pipelines", namespace, name)
         for pipeline in self._pipelines():
-            if pipeline["name"] == name:
+            if (pipeline["namespace"], pipeline["name"]) == (namespace, name):
                 return Answer(200, pipeline)
         raise Failure(
             404,
@@ -255,6 +310,7 @@ class Service:
     def _get_version(self, pipeline_id: str, version_id: str, **_: Any) -> Answer:
         for version in self._versions():
             if (version.get("pipeline_id"), version["pipeline_version_id"]) == (pipeline_id, version_id):
+                self._authorize("get", "pipelines", self.namespace)
                 return Answer(200, version)
         raise Failure(
             404,
@@ -270,6 +326,7 @@ class Service:
         experiment = {
             "experiment_id": experiment_id or str(uuid4()),
             **_without_empty(display_name=body["display_name"], description=body.get("description")),
+            **_without_empty(namespace=body.get("namespace", "") if self.access else ""),
             "created_at": now(),
             "storage_state": "AVAILABLE",
             "last_run_created_at": NOT_YET,
@@ -280,11 +337,18 @@ class Service:
 
     def _list_experiments(self, *, query: Mapping[str, str], **_: Any) -> Answer:
         self._database("List experiments failed", "List experiments failed", "InternalServerError")
-        keys, found = ("name", "display_name"), list(self.experiments.values())
+        namespace = query.get("namespace", "") if self.access else ""
+        self._authorize("list", "experiments", namespace)
+        keys, found = ("name", "display_name"), [*self._experiments_in(namespace)]
         return self._list("experiments", found, query, "Failed to list", kind="Experiment", keys=keys)
+
+    def _experiments_in(self, namespace: str) -> list[Json]:
+        return [each for each in self.experiments.values() if each.get("namespace", "") == namespace]
 
     def _create_experiment(self, *, body: Json, **_: Any) -> Answer:
         self._database("Failed to create a experiment", "InternalServerError")
+        namespace = body.get("namespace", "") if self.access else ""
+        self._authorize("create", "experiments", namespace, body.get("display_name", ""))
         name, wrong = (
             body.get("display_name", ""),
             "Experiment must have a non-empty name" * ("display_name" not in body),
@@ -299,7 +363,7 @@ class Service:
                 wrong or "Experiment.Name length cannot exceed 128",
             )
         # The database compares without case.
-        if name.lower() in (each["display_name"].lower() for each in self.experiments.values()):
+        if name.lower() in (each["display_name"].lower() for each in self._experiments_in(namespace)):
             raise Failure(
                 409,
                 "Failed to create a experiment",
@@ -310,6 +374,7 @@ class Service:
 
     def _get_experiment(self, experiment_id: str, **_: Any) -> Answer:
         if experiment := self.experiments.get(experiment_id):
+            self._authorize("get", "experiments", self._namespace_of(experiment_id), experiment["display_name"])
             return Answer(200, experiment)
         raise Failure(
             404, "Failed to fetch experiment", "ResourceNotFoundError", f"Experiment {experiment_id} not found"
@@ -330,13 +395,21 @@ class Service:
                 "ResourceNotFoundError",
                 f"Experiment {experiment_id} not found",
             )
-        runs = [run for run in self.runs.values() if experiment_id in ("", run["experiment_id"])]
+        namespace = self._namespace_of(experiment_id) if experiment_id else query.get("namespace", "")
+        self._authorize("list", "runs", namespace)
+        runs = [
+            run
+            for run in self.runs.values()
+            if experiment_id in ("", run["experiment_id"])
+            and (not self.access or self._namespace_of(run["experiment_id"]) == namespace)
+        ]
         return self._list("runs", runs, query, "Failed to create list options", kind="Run", keys=RUN_KEYS)
 
     def _get_run(self, run_id: str, **_: Any) -> Answer:
         wrong = "Failed to get a run", f"Failed to fetch run {run_id}"
         self._database(*wrong, "InternalServerError", "Failed to get run")
         if run := self.runs.get(run_id):
+            self._authorize("get", "runs", self._namespace_of(run["experiment_id"]), run["display_name"])
             return Answer(200, run)
         raise Failure(404, *wrong, "ResourceNotFoundError", f"Run {run_id} not found")
 
@@ -357,7 +430,9 @@ class Service:
                 "Invalid input error",
                 "Run name cannot be empty",
             )
-        experiment_id = body.get("experiment_id") or next(iter(self.experiments))
+        experiment_id = body.get("experiment_id") or ("" if self.access else next(iter(self.experiments)))
+        if not experiment_id:
+            self._authorize("create", "runs", "")
         namespace = f"Failed to fetch namespace from experiment {experiment_id}"
         combination = (
             "Failed to create a run due to invalid experimentId and namespace combination",
@@ -368,6 +443,7 @@ class Service:
         if experiment_id not in self.experiments:
             missing = f"Experiment {experiment_id} not found"
             raise Failure(404, wrong, *combination, "ResourceNotFoundError", missing)
+        self._authorize("create", "runs", self._namespace_of(experiment_id))
         reference, spec, platform = self._resolved(body)
         parameters = body.get("runtime_config", {}).get("parameters", {})
         if reason := _wrong_parameter(spec, parameters):
@@ -393,7 +469,7 @@ class Service:
             "storage_state": "AVAILABLE",
             **source,
             **({"runtime_config": body["runtime_config"]} if body.get("runtime_config") else {}),
-            "service_account": body.get("service_account") or "pipeline-runner",
+            "service_account": body.get("service_account") or (EDITOR if self.access else "pipeline-runner"),
             "created_at": created,
             "scheduled_at": created,
             "finished_at": NOT_YET,
@@ -455,7 +531,7 @@ class Service:
         metadata = {"name": name, "namespace": self.namespace, "labels": {"pipeline/runid": run_id}}
         resource = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": metadata, "spec": {}}
         self.resources.create_workflow({**resource, "status": {"phase": "Running"}})
-        job = Job(name, run_id, spec, platform, parameters)
+        job = Job(name, run_id, spec, platform, parameters, EDITOR if self.access else "")
         self.workflows[name] = {"run_id": run_id, "began": now(), "phase": "Running", "first": job.first_step}
         self.executor.start(job)
         self._keep()
@@ -473,6 +549,7 @@ class Service:
                 "ResourceNotFoundError",
                 f"Run {run_id} not found",
             )
+        self._authorize("terminate", "runs", self._namespace_of(run["experiment_id"]), run["display_name"])
         if run["state"] not in ("PENDING", "RUNNING"):
             missing = f"Failed to terminate a run {run_id}. Row not found"
             raise Failure(400, *wrong, "Invalid input error", missing)
@@ -491,6 +568,8 @@ class Service:
                 "ResourceNotFoundError",
                 f"Run {run_id} not found",
             )
+        run = self.runs[run_id]
+        self._authorize("delete", "runs", self._namespace_of(run["experiment_id"]), run["display_name"])
         self.executor.terminate(self._workflow_of(run_id))
         del self.runs[run_id]
         self._keep()
