@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 
 Resource = dict[str, Any]
 Resources = list[Resource]  # as a name, since a method is called list
+Warnings = list[str]
 
 PREFIX = "jukebox.github.io"  # of labels and annotations of our own
 OURS = "app.kubernetes.io/name=continuous-training"  # on every PipelineRun that an event has started
@@ -83,9 +84,16 @@ class Cluster:
         """Create the resource, sent as JSON; return it as it was admitted."""
         return self._call("POST", self._path(kind), {"dryRun": "All"} if dry_run else {}, resource)
 
-    def patch(self, kind: Kind, name: str, patch: Resource) -> None:
+    def try_create(self, kind: Kind, resource: Resource) -> tuple[Resource, Warnings]:
+        """Create the resource by a dry run; return it as it was admitted, and what the API server warns of."""
+        found, headers = self._answer("POST", self._path(kind), {"dryRun": "All"}, resource)
+        # As 299 - "would violate PodSecurity …", in which quotes and backslashes stand behind a backslash.
+        texts = (re.fullmatch(r'299 \S+ "(.*)"', each) for each in headers.getlist("Warning"))
+        return found, [re.sub(r"\\(.)", r"\1", text[1]) for text in texts if text]
+
+    def patch(self, kind: Kind, name: str, patch: Resource, *, dry_run: bool = False) -> None:
         """Merge ``patch`` into the resource."""
-        self._call("PATCH", self._path(kind, name), body=patch)
+        self._call("PATCH", self._path(kind, name), {"dryRun": "All"} if dry_run else {}, patch)
 
     def delete(self, kind: Kind, name: str) -> None:
         """Delete the resource, and in time what it owns; it may be gone already."""
@@ -109,9 +117,14 @@ class Cluster:
         return f"/{group}/{kind.version}/{namespace}{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _call(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Resource:
+        return self._answer(method, path, query, body)[0]
+
+    def _answer(
+        self, method: str, path: str, query: Mapping[str, str] | None, body: object
+    ) -> tuple[Resource, urllib3.HTTPHeaderDict]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
-            found: Resource = self._api.call_api(
+            found, _, headers = self._api.call_api(
                 path,
                 method,
                 query_params=dict(query or {}),
@@ -119,14 +132,13 @@ class Cluster:
                 body=body,
                 response_type="object",
                 auth_settings=["BearerToken"],
-                _return_http_data_only=True,
                 _request_timeout=TIMEOUT,
             )
         except client.ApiException as error:
             raise ClusterRefuses(int(error.status or 0), *_reason(error)) from None
         except urllib3.exceptions.HTTPError as error:
             raise ClusterAway(f"The cluster's API does not answer: {type(error).__name__}") from None
-        return found
+        return found, headers
 
 
 def project_cluster(settings: Settings) -> Cluster:
