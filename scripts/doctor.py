@@ -2,47 +2,42 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import requests
 import typer
 import yaml
-from rich.markup import escape
-from rich.table import Table
 
-from pipeline.errors import ClusterAway, ClusterRefuses, JukeboxError, ServerUnavailable
+from pipeline.errors import ClusterRefuses, ServerUnavailable
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import TIMEOUT, find_server, said
-from pipeline.settings import Settings, read_settings
+from pipeline.settings import read_settings, settings_file
+from scripts import preflight as before
 from scripts.apply import VERSIONS
-from scripts.bootstrap import POLICIES, placeholders
+from scripts.bootstrap import POLICIES, environments, placeholders, read_all_settings
 from scripts.commit_status import Host, find_api
+from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
 from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
-from scripts.output import Output, console
+from scripts.output import Output
+from scripts.preflight import INFERENCE_SERVICES, PIPELINE_SERVERS, STORAGE_CLASSES, release
 from scripts.render import build
 from scripts.secrets import KEYS, SHORTEST, values, wanted
 
-OLDEST_KUBERNETES = (1, 30)  # the first that knows ValidatingAdmissionPolicies, and a pod that sleeps before it stops
 SOON = timedelta(days=14)
 
 ADMISSION_POLICIES = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicies", namespaced=False)
 ADMISSION_BINDINGS = Kind("admissionregistration.k8s.io", "v1", "validatingadmissionpolicybindings", namespaced=False)
-DEFINITIONS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
 DEPLOYMENTS = Kind("apps", "v1", "deployments")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "httproutes")
-INFERENCE_SERVICES = Kind("serving.kserve.io", "v1beta1", "inferenceservices")
 LISTENERS = Kind("triggers.tekton.dev", "v1beta1", "eventlisteners")
 NAMESPACES = Kind("", "v1", "namespaces", namespaced=False)
-PIPELINE_SERVERS = Kind("datasciencepipelinesapplications.opendatahub.io", "v1", "datasciencepipelinesapplications")
 OUR_ACCESS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
 THEIR_ACCESS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
 ROUTES = Kind("route.openshift.io", "v1", "routes")
-STORAGE_CLASSES = Kind("storage.k8s.io", "v1", "storageclasses", namespaced=False)
 TASKS = Kind("tekton.dev", "v1", "tasks")
 TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
 
@@ -54,82 +49,42 @@ SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|glu
 PINNED = re.compile(r'"versions":\s*\[(\d+)\]')
 
 
-class State(StrEnum):
-    """How it is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, how it is, what was found, and what to do about it."""
-
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Project:
-    """What the checks look at. ``overlay`` holds the resources that Git says, or is nothing where none was named."""
-
-    cluster: Cluster
-    settings: Settings
-    overlay: list[Resource]
-
-
-Findings = Iterator[Finding]
-
-
 def command(
     overlay: Annotated[
         Path | None, typer.Option(help="What Git says runs here, as manifests/overlays/openshift-ai/prod.")
     ] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Before anything is applied: whether the cluster will take the overlay.")
+    ] = False,
     output: Annotated[Output, typer.Option(help="For people or for programs.")] = Output.TABLE,
 ) -> None:
     """Look at the cluster: what is there, what is missing, and what to do; end with 1 where something fails.
 
     No secret is shown. Without an overlay, what is applied is not compared with Git.
 
+    The preflight changes nothing and needs the rights of `admin` in the namespace alone. It compares the versions with
+    those that are supported, and tries each pod of the overlay by a dry run. Without an overlay it takes that of the
+    platform and of the environment that have a cluster in the settings.
+
     Example: `jukebox doctor --overlay manifests/overlays/openshift-ai/prod`
     """
     settings = read_settings()
+    data = yaml.safe_load(settings_file().read_text("utf-8"))["data"]
+    if preflight:
+        data = read_all_settings()
+        overlay = overlay or settings_file().parents[2].joinpath(
+            "manifests", "overlays", data["platform"], environments(data)[0]
+        )
     resources = [each for each in yaml.safe_load_all(build(overlay)) if each] if overlay else []
-    findings = list(examine(Project(project_cluster(settings), settings, resources)))
+    project = Project(project_cluster(settings), settings, resources, data)
+    checks = {**BEFORE, **before.checks(project)} if preflight else CHECKS
+    findings = list(examine(project, checks))
     if output is Output.JSON:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        _print(findings)
+        show(findings)
     if any(finding.state is State.FAIL for finding in findings):
         raise typer.Exit(1)
-
-
-def examine(project: Project) -> Findings:
-    """Yield what all checks find; raises ClusterAway where the cluster does not answer: nothing can be seen then."""
-    for name, check in CHECKS.items():
-        try:
-            yield from check(project)
-        except ClusterAway:
-            raise
-        except ClusterRefuses as error:
-            state = State.WARN if error.status == 403 else State.FAIL
-            yield Finding(name, state, f"cannot be looked at: {error.reason}", "Ask somebody who may look to run this.")
-        except JukeboxError as error:
-            yield Finding(name, State.FAIL, str(error))
-
-
-def _kubernetes(project: Project) -> Findings:
-    """A version that knows all that is in the manifests."""
-    version = str(project.cluster.get("/version")["gitVersion"])
-    found = re.match(r"v(\d+)\.(\d+)", version)
-    old = not found or (int(found[1]), int(found[2])) < OLDEST_KUBERNETES
-    yield _judge("Kubernetes", not old, version, f"Update it to {'.'.join(map(str, OLDEST_KUBERNETES))} or newer.")
 
 
 # What serves each of these; without Argo CD and the Prometheus Operator a cluster trains and serves all the same.
@@ -161,20 +116,11 @@ def _installed(project: Project) -> Findings:
             if error.status != 404:
                 raise
             there = set()
-        release = _release(project.cluster, f"{kind.plural}.{kind.group}") if kind.plural in there else ""
+        named = release(project.cluster, f"{kind.plural}.{kind.group}") if kind.plural in there else ""
         if kind.plural in there:
-            yield Finding(name, State.OK, f"{served} {release}".strip())
+            yield Finding(name, State.OK, f"{served} {named}".strip())
         else:
             yield Finding(name, absent, f"the cluster does not know {kind.plural} of {served}", remedy)
-
-
-def _release(cluster: Cluster, definition: str) -> str:
-    """The release that a definition's labels name, where it may be read and names one."""
-    try:
-        labels = (cluster.read(DEFINITIONS, definition) or {})["metadata"].get("labels", {})
-    except (ClusterRefuses, KeyError):
-        return ""
-    return next((str(value) for key, value in labels.items() if key.endswith(("/release", "/version"))), "")
 
 
 def _storage(project: Project) -> Findings:
@@ -192,7 +138,7 @@ def _storage(project: Project) -> Findings:
             yield Finding("Model store", State.FAIL, found, f"See `kubectl describe pvc {name}`. {remedy}.")
         else:
             many = "ReadWriteMany" in modes
-            yield _judge(
+            yield judge(
                 "Model store", many, found, f"All its pods go to one node. {remedy} to change that.", State.WARN
             )
         return
@@ -274,39 +220,20 @@ def _permissions(project: Project) -> Findings:
     denied = [
         f"{' '.join(filter(None, right))} ({purpose})"
         for right, purpose in OURS.items()
-        if not _allowed(project.cluster, OUR_ACCESS, right)
+        if not allowed(project.cluster, right)
     ]
     found = f"you may not {', '.join(denied)}" if denied else "you may do what the commands do"
-    yield _judge("Your permissions", not denied, found, "Ask for the role admin of the namespace.", State.WARN)
+    yield judge("Your permissions", not denied, found, "Ask for the role admin of the namespace.", State.WARN)
     for account, right in THEIRS.items():
-        may = _allowed(project.cluster, THEIR_ACCESS, right, account)
+        may = allowed(project.cluster, right, account)
         found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]}"
-        yield _judge(
+        yield judge(
             "Account", may, found, "Run `jukebox bootstrap --part tenant`: its Role or RoleBinding is not there."
         )
     # It runs what was pushed, tests and all.
-    may = _allowed(project.cluster, THEIR_ACCESS, ("get", "", "secrets", ""), "jukebox-steps")
+    may = allowed(project.cluster, ("get", "", "secrets"), "jukebox-steps")
     found = f"jukebox-steps {'may' if may else 'may not'} read Secrets"
-    yield _judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
-
-
-def _allowed(cluster: Cluster, review: Kind, right: tuple[str, str, str, str], account: str = "") -> bool:
-    keys = ("verb", "group", "resource", "subresource")
-    spec: dict[str, Any] = {
-        "resourceAttributes": dict(zip(keys, right, strict=True)) | {"namespace": cluster.namespace}
-    }
-    word = "SelfSubjectAccessReview"
-    if account:
-        word, spec["user"] = "LocalSubjectAccessReview", f"system:serviceaccount:{cluster.namespace}:{account}"
-        spec["groups"] = [
-            "system:serviceaccounts",
-            f"system:serviceaccounts:{cluster.namespace}",
-            "system:authenticated",
-        ]
-    body = {"apiVersion": "authorization.k8s.io/v1", "kind": word, "spec": spec}
-    if account:
-        body["metadata"] = {"namespace": cluster.namespace}
-    return bool(cluster.create(review, body)["status"].get("allowed"))
+    yield judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
 
 
 def _policies(project: Project) -> Findings:
@@ -314,7 +241,7 @@ def _policies(project: Project) -> Findings:
     namespace = project.cluster.read(NAMESPACES, project.cluster.namespace) or {"metadata": {}}
     level = namespace["metadata"].get("labels", {}).get(ENFORCE, "")
     remedy = f"Label the namespace {ENFORCE}=baseline; bootstrap does, unless a Profile or somebody else decides it."
-    yield _judge("Pod Security", level in ENFORCED, f"enforced is {level or 'nothing'}", remedy, State.WARN)
+    yield judge("Pod Security", level in ENFORCED, f"enforced is {level or 'nothing'}", remedy, State.WARN)
     for policy in POLICIES:
         name = f"{policy}.{project.cluster.namespace}"
         binding = project.cluster.read(ADMISSION_BINDINGS, name)
@@ -326,7 +253,7 @@ def _policies(project: Project) -> Findings:
             actions = binding["spec"]["validationActions"]
             found = "" if "Deny" in actions else f"denies nothing: {', '.join(actions)}"
         text = f"{name} {found or 'denies'}"
-        yield _judge("Admission policy", not found, text, "Run `jukebox bootstrap --part platform` again.", State.WARN)
+        yield judge("Admission policy", not found, text, "Run `jukebox bootstrap --part platform` again.", State.WARN)
 
 
 def _secrets(project: Project) -> Findings:
@@ -415,7 +342,7 @@ def _ready(name: str, resource: Resource, remedy: str) -> Finding:
     conditions = resource.get("status", {}).get("conditions", [])
     ready = next((each for each in conditions if each["type"] == "Ready"), {"status": "not said"})
     words = (ready["status"], ready.get("reason", ""), ready.get("message", ""))
-    return _judge(name, ready["status"] == "True", f"Ready is {' '.join(filter(None, words))}", remedy)
+    return judge(name, ready["status"] == "True", f"Ready is {' '.join(filter(None, words))}", remedy)
 
 
 def _listener(project: Project) -> Findings:
@@ -427,7 +354,7 @@ def _listener(project: Project) -> Findings:
         return
     available = deployment.get("status", {}).get("availableReplicas", 0)
     remedy = "See `kubectl describe deployment el-jukebox`: a Secret, an account or the image may be missing."
-    yield _judge("Listener", available > 0, f"{available} pods available", remedy)
+    yield judge("Listener", available > 0, f"{available} pods available", remedy)
     hosts = list(_hosts(project.cluster))
     if not hosts:
         yield Finding("Way to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")
@@ -438,7 +365,7 @@ def _listener(project: Project) -> Findings:
             found, reached = f"{url} answers {answer.status_code}", answer.status_code == 200
         except OSError as error:
             found, reached = f"{url} does not answer: {said(error)}", False
-        yield _judge("Way to the listener", reached, found, "Check DNS, the certificate and the route's status.")
+        yield judge("Way to the listener", reached, found, "Check DNS, the certificate and the route's status.")
 
 
 def _hosts(cluster: Cluster) -> Iterator[str]:
@@ -454,7 +381,7 @@ def _overlay(project: Project) -> Findings:
     left = placeholders(json.dumps(project.overlay))
     if project.overlay:
         found = f"the overlay still has {', '.join(left)}" if left else "all are filled in"
-        yield _judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")
+        yield judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")
 
 
 def _model(project: Project) -> Findings:
@@ -478,7 +405,7 @@ def _model(project: Project) -> Findings:
         yield Finding("Model", State.WARN, text, "Ask the model server itself: GET /v2/models/NAME.")
     else:
         remedy = "Was the version published, and is it in the store? See the model server's log."
-        yield _judge("Model", not pinned or served == [pinned], text, remedy)
+        yield judge("Model", not pinned or served == [pinned], text, remedy)
 
 
 def _pinned(service: Resource) -> str:
@@ -510,8 +437,10 @@ def _is_ready(pod: Resource) -> bool:
     return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
-CHECKS: dict[str, Callable[[Project], Findings]] = {
-    "Kubernetes": _kubernetes,
+# What is looked at before anything is applied, besides what the preflight itself does.
+BEFORE: Checks = {"What is installed": _installed, "Settings": _overlay}
+CHECKS: Checks = {
+    "Kubernetes": before.kubernetes,
     "What is installed": _installed,
     "Admission": _webhooks,
     "Model store": _storage,
@@ -525,17 +454,3 @@ CHECKS: dict[str, Callable[[Project], Findings]] = {
     "Listener": _listener,
     "Model": _model,
 }
-
-
-def _judge(name: str, good: bool, found: str, remedy: str, bad: State = State.FAIL) -> Finding:
-    return Finding(name, State.OK, found) if good else Finding(name, bad, found, remedy)
-
-
-def _print(findings: list[Finding]) -> None:
-    table = Table("", "Check", "Found", "What to do", box=None)
-    for each in findings:
-        table.add_row(f"[{COLOURS[each.state]}]{each.state}[/]", *map(escape, (each.name, each.found, each.remedy)))
-    screen = console()
-    screen.print(table)
-    counts = {state: sum(each.state is state for each in findings) for state in State}
-    screen.print(", ".join(f"{count} {state}" for state, count in counts.items()))

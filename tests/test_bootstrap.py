@@ -198,7 +198,7 @@ def test_what_is_of_the_platforms_part_is_refused_with_the_tenants(jukebox: Juke
 def test_a_command_line_without_its_checkout_says_so(jukebox: Jukebox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "SETTINGS_FILE", Path("/usr/lib/python3/manifests/settings/settings.yaml"))
     said = failure(jukebox("bootstrap", "--print"), SettingsInvalid)
-    assert "/usr/lib/python3 has no bootstrap, manifests, tekton" in said
+    assert "/usr/lib/python3 has no argocd, manifests, tekton" in said
 
 
 def test_each_environment_with_a_cluster_is_shown(jukebox: Jukebox) -> None:
