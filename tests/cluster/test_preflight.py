@@ -1,0 +1,425 @@
+"""``jukebox doctor --preflight`` on a real cluster: what Kubernetes, Tekton, KServe and policies say of the real pods.
+
+Nothing of the project is there but its namespace, as on the day before it is brought up. The kinds of Kubeflow
+Pipelines and OpenShift have no operators here; the pipeline server is played, which is asked for its version alone.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.config import kube_config
+from typer.testing import CliRunner
+
+from scripts.cli import app
+from tests.cluster import argocd, build, kserve, node, stand_ins
+from tests.cluster.kubectl import Kubectl
+from tests.http_server import Answer, HttpServer, serve_http
+from tests.manifests import building
+
+pytestmark = pytest.mark.usefixtures("tekton", "kserve")
+
+HEALTH = "/apis/v2beta1/healthz"
+MODE = "serving.kserve.io/deploymentMode"
+VERSIONS = "customresourcedefinition/pipelineversions.pipelines.kubeflow.org"
+Resource = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A namespace in which nothing is yet, a fork, and who looks."""
+
+    kubectl: Kubectl
+    folder: Path
+    server: HttpServer
+    kubeconfig: Path
+
+    def set(self, **values: str) -> None:
+        """Change settings."""
+        file = self.folder / "manifests/settings/settings.yaml"
+        document = yaml.safe_load(file.read_text())
+        document["data"] |= {key.replace("_", "-"): value for key, value in values.items()}
+        file.write_text(yaml.safe_dump(document))
+
+    def jukebox(self, *arguments: str) -> str:
+        """Run a command of ours as who looks; returns what it prints. One may end with 1, none by an error."""
+        result = CliRunner().invoke(app, [*arguments])
+        assert result.exit_code == 0 or isinstance(result.exception, SystemExit), result.exception
+        return result.stdout
+
+    def look(self) -> list[dict[str, str]]:
+        """What the preflight finds."""
+        found: list[dict[str, str]] = json.loads(self.jukebox("doctor", "--preflight", "--output=json"))
+        return found
+
+
+@pytest.fixture
+def site(cluster: Kubectl, kubectl: Kubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The site as a platform administrator sees it."""
+    stand_ins.install(cluster)
+    definitions = yaml.load_all((build.build("argocd") / argocd.MANIFEST).read_text(), yaml.CSafeLoader)
+    cluster.apply(*(each for each in definitions if each and each["kind"] == "CustomResourceDefinition"))
+    kubectl("label", "namespace", kubectl.namespace, "app.kubernetes.io/part-of=kubeflow-profile")
+    kubectl.apply(
+        named("ServiceAccount", "default-editor"),
+        {**named("Secret", "mlpipeline-minio-artifact"), "stringData": {"accesskey": "a", "secretkey": "b"}},
+        {**named("ConfigMap", "kfp-launcher"), "data": {}},
+    )
+    settings = {"platform": "kubeflow", "argo-cd": "argo-cd", "namespace": kubectl.namespace}
+    folder = building.copy(tmp_path / "fork", {**settings, "storage-class": "standard"})
+    with serve_http() as server:
+        healthy = {"tag_name": "2.16.0", "multi_user": True}
+        server.serve(HEALTH, Answer(json.dumps(healthy).encode(), headers={"Content-Type": "application/json"}))
+        monkeypatch.setenv("JUKEBOX_SETTINGS", str(folder / "manifests/settings/settings.yaml"))
+        monkeypatch.setenv("KFP_ENDPOINT", server.url)
+        monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", cluster.kubeconfig)
+        yield Site(kubectl, folder, server, tmp_path / "kubeconfig")
+
+
+def named(kind: str, name: str, version: str = "v1") -> Resource:
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}}
+
+
+Finding = tuple[str, str, str, str]  # name, state, and a part of what was found and of the remedy
+Break = Callable[[Site], Iterator[None]]  # breaks something before it yields, and mends it when it goes on
+
+
+def test_nothing_fails_where_nothing_is_wrong(site: Site) -> None:
+    found = site.look()
+    assert [each for each in found if each["state"] == "fail"] == []
+    texts = {(each["name"], each["state"]): each["found"] for each in found}
+    assert texts["Pods of the tasks", "ok"].startswith("settle, checkout, supersede")
+    assert texts["Pod of the model server", "ok"] == "jukebox: admitted"
+    assert "is admitted, of mode Standard" in next(each["found"] for each in found if each["name"] == "KServe")
+    assert texts["Argo CD", "ok"].startswith("ApplicationSets have retry.refresh")
+    assert texts["Token for the pipeline server", "ok"] == (
+        "TokenReview takes one of default for pipelines.kubeflow.org"
+    )
+    assert site.kubectl("get", "pods,serviceaccounts,inferenceservices", "--output=name").split() == [
+        "serviceaccount/default",
+        "serviceaccount/default-editor",
+    ]
+
+
+def test_the_rights_of_a_tenant_suffice_for_the_pods_and_the_rest_is_said_to_be_for_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
+    subject = {"kind": "ServiceAccount", "name": "tenant", "namespace": site.kubectl.namespace}
+    binding = named("RoleBinding", "tenant", "rbac.authorization.k8s.io/v1")
+    site.kubectl.apply(named("ServiceAccount", "tenant"), {**binding, "roleRef": role, "subjects": [subject]})
+    site.kubectl.log_in("tenant", site.kubeconfig)
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(site.kubeconfig))
+    found = site.look()
+    assert [each for each in found if each["state"] == "fail"] == []
+    admitted = {each["name"] for each in found if each["state"] == "ok" and each["found"].endswith("admitted")}
+    assert admitted >= {"Pods of the tasks", "Pods of the steps", "Pod of the listener", "Pod of the model server"}
+    others = [each for each in found if "cannot be looked at" in each["found"]]
+    assert {"Storage class", "Tekton Pipelines", "Token for the pipeline server"} <= {each["name"] for each in others}
+    assert all(each["state"] == "warn" and "Ask somebody" in each["remedy"] for each in others)
+
+
+def labelled(labels: Mapping[str, str | None]) -> Break:
+    """The namespace has these labels; None: not any more."""
+
+    def broken(site: Site) -> Iterator[None]:
+        name = f"namespace/{site.kubectl.namespace}"
+        before = site.kubectl.get(name)["metadata"]["labels"]
+
+        def patch(values: Mapping[str, str | None]) -> None:
+            site.kubectl("patch", name, "--type=merge", f"--patch={json.dumps({'metadata': {'labels': values}})}")
+
+        patch(labels)
+        yield
+        patch({key: before.get(key) for key in labels})
+
+    return broken
+
+
+def made(*documents: Resource) -> Break:
+    """The namespace holds these as well."""
+
+    def broken(site: Site) -> Iterator[None]:
+        site.kubectl.apply(*documents)
+        yield
+        site.kubectl("delete", *(f"{each['kind']}/{each['metadata']['name']}".lower() for each in documents))
+
+    return broken
+
+
+def with_settings(**values: str) -> Break:
+    def broken(site: Site) -> Iterator[None]:
+        before = (site.folder / "manifests/settings/settings.yaml").read_text()
+        site.set(**values)
+        yield
+        (site.folder / "manifests/settings/settings.yaml").write_text(before)
+
+    return broken
+
+
+def policy(site: Site) -> Iterator[None]:
+    """A policy of the cluster, as Kyverno would be one: CronJobs' pods need the label of a team."""
+    version, name = "admissionregistration.k8s.io/v1", f"teams.{site.kubectl.namespace}"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": site.kubectl.namespace}}
+    jobs = {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": ["prune", "schedule"]}]}
+    spec = {
+        "matchConstraints": {"resourceRules": [rule], "namespaceSelector": here, "objectSelector": jobs},
+        "validations": [{"expression": "'team' in object.metadata.labels", "message": "the label team is missing"}],
+    }
+    site.kubectl.apply(
+        {**named("ValidatingAdmissionPolicy", name, version), "spec": spec},
+        {
+            **named("ValidatingAdmissionPolicyBinding", name, version),
+            "spec": {"policyName": name, "validationActions": ["Deny"]},
+        },
+    )
+    yield
+    site.kubectl("delete", f"validatingadmissionpolicybinding/{name}", f"validatingadmissionpolicy/{name}")
+
+
+def without_platform_spec(site: Site) -> Iterator[None]:
+    """A CRD as it was before Kubeflow Pipelines 2.14."""
+    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec"
+    before = site.kubectl.get(VERSIONS)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    old = {"type": "object", "properties": {"pipelineSpec": {"type": "object"}}}
+
+    def replace(value: Resource) -> None:
+        operations = [{"op": "replace", "path": path, "value": value}]
+        site.kubectl("patch", VERSIONS, "--type=json", f"--patch={json.dumps(operations)}")
+
+    replace(old)
+    yield
+    replace(before)
+
+
+def default_mode(mode: str) -> Break:
+    """KServe's default mode is another."""
+
+    def broken(site: Site) -> Iterator[None]:
+        system = site.kubectl.within(kserve.NAMESPACE)
+        before = system.get("configmap/inferenceservice-config")["data"]["deploy"]
+
+        def write(text: str) -> None:
+            patch = json.dumps({"data": {"deploy": text}})
+            system("patch", "configmap/inferenceservice-config", "--type=merge", f"--patch={patch}")
+
+        write(json.dumps({"defaultDeploymentMode": mode}))
+        yield
+        write(before)
+
+    return broken
+
+
+def without_mode(site: Site) -> Iterator[None]:
+    """The overlay leaves the mode to KServe."""
+    file = site.folder / "manifests/overlays/kubeflow/prod/kustomization.yaml"
+    before = file.read_text()
+    document = yaml.safe_load(before)
+    key = MODE.replace("/", "~1")
+    operations = [
+        {"op": "add", "path": f"/metadata/annotations/{key}", "value": ""},
+        {"op": "remove", "path": f"/metadata/annotations/{key}"},
+    ]
+    patch = {"target": {"kind": "InferenceService"}, "patch": json.dumps(operations)}
+    file.write_text(yaml.safe_dump({**document, "patches": [*document.get("patches", ()), patch]}))
+    yield
+    file.write_text(before)
+
+
+def live(mode: str) -> Break:
+    """The InferenceService is there, and was made in another mode."""
+
+    def broken(site: Site) -> Iterator[None]:
+        model = {"modelFormat": {"name": "onnx"}, "runtime": "missing", "storageUri": "pvc://missing"}
+        service = named("InferenceService", "jukebox", "serving.kserve.io/v1beta1")
+        service["metadata"]["annotations"] = {MODE: "Standard", "serving.kserve.io/stop": "true"}
+        site.kubectl.apply({**service, "spec": {"predictor": {"model": model}}})
+        patch = json.dumps({"status": {"deploymentMode": mode}})
+        name = "inferenceservice/jukebox"
+        site.kubectl("patch", name, "--type=merge", "--subresource=status", f"--patch={patch}")
+        yield
+        site.kubectl("annotate", name, f"{MODE}-")
+        site.kubectl("delete", name)
+
+    return broken
+
+
+def two_nodes(site: Site) -> Iterator[None]:
+    """There is another node, on which nothing may be put, and the claim is of one node."""
+    file = site.folder / "manifests/base/storage/persistentvolumeclaim.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("ReadWriteMany", "ReadWriteOnce"))
+    site.kubectl.apply({**named("Node", "another"), "spec": {"unschedulable": True}})
+    yield
+    site.kubectl("delete", "node", "another")
+    file.write_text(before)
+
+
+def over_https(site: Site) -> Iterator[None]:
+    """The address says https, where the server speaks http."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFP_ENDPOINT", site.server.url.replace("http://", "https://"))
+        yield
+
+
+def secret(name: str, kind: str) -> Resource:
+    return {**named("Secret", name), "type": kind, "data": {"password": base64.b64encode(b"hidden").decode()}}
+
+
+RESTRICTED = labelled({"pod-security.kubernetes.io/enforce": "restricted"})
+PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
+    "restricted, and Tekton sets nothing": (
+        [RESTRICTED],
+        [
+            ("Pod Security", "fail", "enforces restricted, which Tekton's own containers do not fit", "feature-flags"),
+            (
+                "Pods of the tasks",
+                "fail",
+                'is refused: violates PodSecurity "restricted:latest"',
+                "set-security-context",
+            ),
+            ("Pod that keeps the tasks together", "fail", 'container "affinity-assistant"', "set-security-context"),
+        ],
+    ),
+    "a policy": (
+        [policy],
+        [("Pods of the CronJobs", "fail", "the label team is missing", "This is a policy of your cluster")],
+    ),
+    "a quota that is too small": (
+        [made({**named("ResourceQuota", "company"), "spec": {"hard": {"requests.cpu": "400m"}}})],
+        [
+            ("Pod of the model server", "fail", "jukebox: is refused: exceeded quota: company", "larger quota"),
+            ("Quota", "fail", "company: one run needs requests.cpu", "quota-cpu"),
+        ],
+    ),
+    "a limit that is too small": (
+        [
+            made(
+                {
+                    **named("LimitRange", "company"),
+                    "spec": {"limits": [{"type": "Container", "max": {"memory": "3Gi"}}]},
+                }
+            )
+        ],
+        [("Pods of the steps", "fail", "train-model: is refused: maximum memory usage", "Fit the sizes")],
+    ),
+    "no storage class": (
+        [with_settings(storage_class="missing")],
+        [("Storage class", "fail", "missing is not there; classes: ", "Name one of them in storage-class")],
+    ),
+    "no pull secret": (
+        [with_settings(pull_secret="pulls")],
+        [("Pull secret", "fail", "Secret pulls is not there", "kubectl create secret docker-registry pulls")],
+    ),
+    "a pull secret of another type": (
+        [with_settings(pull_secret="other"), made(secret("other", "Opaque"))],
+        [("Pull secret", "fail", "Secret other is of type Opaque", "Nodes take kubernetes.io/dockerconfigjson only")],
+    ),
+    "a CA that is not PEM": (
+        [made({**named("ConfigMap", "jukebox-trusted-ca"), "data": {"ca-bundle.crt": "MIIB"}})],
+        [("Trusted CA", "fail", "ca-bundle.crt of ConfigMap jukebox-trusted-ca is not PEM", "as PEM")],
+    ),
+    "a namespace without the profile's label": (
+        [labelled({"app.kubernetes.io/part-of": None})],
+        [("Profile", "fail", "label app.kubernetes.io/part-of is missing", "Have a Profile of this name")],
+    ),
+    "an old PipelineVersion": (
+        [without_platform_spec],
+        [("Kubeflow Pipelines", "fail", "do not have platformSpec", "Update the pipeline server")],
+    ),
+    "a KServe whose default is Knative": (
+        [default_mode("Serverless"), without_mode],
+        [
+            ("KServe", "fail", "InferenceService jukebox is refused", f"annotation {MODE} say the word"),
+            ("KServe", "fail", "its default mode is Serverless", f"annotation {MODE} say Standard"),
+        ],
+    ),
+    "a live InferenceService of another mode": (
+        [live("RawDeployment")],
+        [
+            (
+                "KServe",
+                "fail",
+                "deploymentMode cannot be changed from 'RawDeployment' to 'Standard'",
+                "Take the annotation",
+            )
+        ],
+    ),
+    "a volume of one node, where there are two": (
+        [two_nodes],
+        [("Access mode", "fail", "ReadWriteOnce works on one node only", "kubernetes.io/hostname=NODE")],
+    ),
+    "no node for training": (
+        [with_settings(train_nodes="gpu=yes")],
+        [("Nodes", "fail", "train-nodes: gpu=yes is a label of 0 nodes", "Label a node")],
+    ),
+    "https to a server that speaks http": (
+        [over_https],
+        [
+            (
+                "Address of the pipeline server",
+                "fail",
+                "speaks http, not https",
+                "Set KFP_ENDPOINT or kfp-endpoint to http:",
+            )
+        ],
+    ),
+}
+# What goes without saying where another is provoked at the same time.
+ALONE = {"a pull secret of another type", "a limit that is too small"}
+
+
+@contextmanager
+def broken(site: Site, *breaks: Break) -> Iterator[None]:
+    """All of this is broken in the block, one after the other, and mended behind it, the last first."""
+    with ExitStack() as stack:
+        for each in breaks:
+            steps = each(site)
+            next(steps)
+            stack.callback(next, steps, None)
+        yield
+
+
+def expect(site: Site, before: list[dict[str, str]], *expected: Finding) -> None:
+    """Wait until the preflight finds this wrong, besides what it found before, and nothing else fails."""
+
+    def found() -> bool:
+        wrong = [each for each in site.look() if each["state"] != "ok" and each not in before]
+        missing = [one for one in expected if not any(matches(one, other) for other in wrong)]
+        more = [
+            other
+            for other in wrong
+            if other["state"] == "fail" and not any(other["name"] == one[0] for one in expected)
+        ]
+        if missing or more:
+            raise RuntimeError(f"missing {missing}; more than expected {more}; all: {json.dumps(wrong, indent=1)}")
+        return True
+
+    node.wait("what the preflight finds", found)
+
+
+def matches(expected: Finding, found: dict[str, str]) -> bool:
+    name, state, text, remedy = expected
+    return (found["name"], found["state"]) == (name, state) and text in found["found"] and remedy in found["remedy"]
+
+
+@pytest.mark.parametrize("name", PROVOKED)
+def test_each_thing_that_hinders_is_found_with_a_remedy(site: Site, name: str) -> None:
+    breaks, expected = PROVOKED[name]
+    before = site.look()
+    with broken(site, *breaks):
+        expect(site, before, *expected)
+
+
+def test_all_of_that_is_found_at_once(site: Site) -> None:
+    together = [each for name, each in PROVOKED.items() if name not in ALONE]
+    with broken(site, *(each for breaks, _ in together for each in breaks)):
+        expect(site, [], *(finding for _, findings in together for finding in findings))
+        print(site.jukebox("doctor", "--preflight"))
