@@ -92,7 +92,11 @@ INSTALLED = {
     "Tekton Pipelines": (TASKS, State.FAIL, "Install Tekton Pipelines; on OpenShift the operator OpenShift Pipelines."),
     "Tekton Triggers": (TEMPLATES, State.FAIL, "Install Tekton Triggers; on OpenShift it comes with Pipelines."),
     "KServe": (INFERENCE_SERVICES, State.FAIL, "Install KServe; on OpenShift the operator OpenShift AI."),
-    "Kubeflow Pipelines": (VERSIONS, State.FAIL, "Install Kubeflow Pipelines 2.14 or newer; or OpenShift AI."),
+    "Kubeflow Pipelines": (
+        VERSIONS,
+        State.FAIL,
+        "Install Kubeflow Pipelines 2.15 or newer, in its Kubernetes-native variant; or OpenShift AI.",
+    ),
     "Argo CD": (
         Kind("argoproj.io", "v1alpha1", "applications"),
         State.WARN,

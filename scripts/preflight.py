@@ -9,11 +9,12 @@ import ssl
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
+import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from pipeline.errors import ClusterRefuses
@@ -100,15 +101,15 @@ REMEDIES = (
         f"Have ClusterRole system:openshift:scc:{SCC} bound to group system:authenticated, as OpenShift does.",
     ),
     Remedy(
-        r"violates PodSecurity.*(prepare|place-scripts|working-dir-initializer|affinity-assistant)",
+        r"violates? PodSecurity.*(prepare|place-scripts|working-dir-initializer|affinity-assistant)",
         f"These are Tekton's own containers: {RESTRICT_TEKTON}",
     ),
     Remedy(
-        r"violates PodSecurity.*kube-rbac-proxy",
+        r"violates? PodSecurity.*kube-rbac-proxy",
         "This is OpenShift AI's proxy, which sets no security context: have the namespace enforce baseline.",
     ),
     Remedy(
-        r'violates PodSecurity.*containers? .*"(init|wait|main|kfp-launcher)"',
+        r'violates? PodSecurity.*containers? .*"(init|wait|main|kfp-launcher)"',
         "Kubeflow Pipelines makes this pod: have the namespace enforce baseline, or its server be 2.16 or newer.",
     ),
     Remedy(
@@ -116,7 +117,7 @@ REMEDIES = (
     ),
     Remedy(r"capabilit", "Let the overlay drop ALL capabilities, and add none."),
     Remedy(
-        r"violates PodSecurity", "Mend what the message names in the overlay, or have the namespace enforce baseline."
+        r"violates? PodSecurity", "Mend what the message names in the overlay, or have the namespace enforce baseline."
     ),
     Remedy(
         r"ValidatingAdmissionPolicy|admission webhook|denied the request",
@@ -133,7 +134,7 @@ def checks(project: Project) -> Checks:
     pods = plan(project.overlay, spec, image=project.data["ci-image"], restricted=restricted)
     found: Checks = {
         "Kubernetes": kubernetes,
-        **({"OpenShift AI": _openshift_ai} if openshift_ai else {}),
+        **({"OpenShift AI": _openshift_ai, "Monitoring": _monitoring} if openshift_ai else {}),
         "Tekton Pipelines": _tekton,
         "Argo CD": _argo_cd,
         "Kubeflow Pipelines": _pipeline_store,
@@ -185,6 +186,34 @@ def _openshift_ai(project: Project) -> Findings:
         yield _judge_version("OpenShift AI", each.get("status", {}).get("release", {}).get("version", ""))
 
 
+# What OpenShift's monitoring must be told: namespace and name of a ConfigMap, and where in its config.yaml it stands.
+MONITORING = {
+    ("openshift-monitoring", "cluster-monitoring-config"): (("enableUserWorkload",),),
+    ("openshift-user-workload-monitoring", "user-workload-monitoring-config"): (
+        ("alertmanager", "enabled"),
+        ("alertmanager", "enableAlertmanagerConfig"),
+    ),
+}
+
+
+def _monitoring(project: Project) -> Findings:
+    """OpenShift measures what users run, and its Alertmanager takes what the overlay says."""
+    for (namespace, name), switches in MONITORING.items():
+        found = _config_map(project.cluster, (namespace,), name)
+        where = f"ConfigMap {name} in {namespace}"
+        if found is None:
+            remedy = (
+                f"Ask a platform administrator to see that it says {', '.join('.'.join(each) for each in switches)}."
+            )
+            yield Finding("Monitoring", State.WARN, f"{where} is not there, or cannot be looked at", remedy)
+            continue
+        held = yaml.safe_load(found.get("config.yaml", "")) or {}
+        off = [".".join(each) for each in switches if not reduce(lambda part, key: part.get(key) or {}, each, held)]
+        text = f"{where} leaves {', '.join(off)} off" if off else f"{where} says what is needed"
+        remedy = "Have it set to true: else nothing is measured, or no alert asks for a training."
+        yield judge("Monitoring", not off, text, remedy, State.WARN)
+
+
 def _tekton(project: Project) -> Findings:
     """Its version, which everybody may read, and whether its own containers fit Pod Security's strictest level."""
     name = "Tekton Pipelines"
@@ -203,10 +232,7 @@ def _argo_cd(project: Project) -> Findings:
     name = "Argo CD"
     path = ("spec", "template", "spec", "syncPolicy", "retry", "refresh")
     declared = _declares(project.cluster, "argoproj.io/v1alpha1", "ApplicationSet", path)
-    if declared is None:
-        remedy = "Install Argo CD, unless that of another cluster looks after this one."
-        yield Finding(name, State.WARN, "the cluster does not know ApplicationSets", remedy)
-    else:
+    if declared is not None:
         found = f"ApplicationSets {'have' if declared else 'do not have'} retry.refresh, which is of Argo CD 3.2"
         remedy = "Update it (OpenShift GitOps 1.20): before, a failed sync tries the same commit until it gives up."
         yield judge(name, declared, found, remedy, State.WARN)
@@ -218,10 +244,7 @@ def _pipeline_store(project: Project) -> Findings:
     declared = _declares(
         project.cluster, f"{VERSIONS.group}/{VERSIONS.version}", "PipelineVersion", ("spec", "platformSpec")
     )
-    if declared is None:
-        remedy = "Have the server install its Kubernetes-native variant; OpenShift AI brings it."
-        yield Finding(name, State.FAIL, "the cluster does not know PipelineVersions", remedy)
-    else:
+    if declared is not None:
         found = f"PipelineVersions {'have' if declared else 'do not have'} platformSpec, which is of 2.14"
         remedy = "Update the pipeline server, and the CRD pipelineversions with it: else claims and Secrets are lost."
         yield judge(name, declared, found, remedy)
@@ -243,11 +266,11 @@ def _nodes(project: Project) -> Findings:
 def _storage(project: Project) -> Findings:
     """The store's class is there, steps may write to its volumes, and all pods reach them."""
     name = "Storage class"
-    claims = [each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")]
-    if not project.settings.on_claim or not claims:
+    claims = {each["metadata"]["name"]: each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")}
+    claim = claims.get(project.settings.model_storage_pvc)
+    if not project.settings.on_claim or not claim:
         yield Finding(name, State.OK, f"none is needed: the model store is {project.settings.model_store}")
         return
-    [claim] = claims
     modes = claim["accessModes"]
     wanted = claim.get("storageClassName", "")
     classes = {each["metadata"]["name"]: each for each in project.cluster.list(STORAGE_CLASSES)}

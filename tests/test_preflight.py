@@ -22,7 +22,7 @@ from pipeline.settings import read_settings
 from scripts.cli import app
 from scripts.doctor import INSTALLED
 from scripts.pods import containers, plan
-from scripts.preflight import AUDIENCE, CA_KEY, MODE, SUPPORTED
+from scripts.preflight import AUDIENCE, CA_KEY, MODE, MONITORING, SUPPORTED
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.world import NAMESPACE, World
 from tests.manifests import building
@@ -137,6 +137,12 @@ def site(
             cluster.paths[version] = {"resources": [{"name": "datascienceclusters"}]}
             made.add("datascienceclusters", "default", status={"release": {"version": "3.4.1"}})
             made.add("namespaces", NAMESPACE)
+            for (namespace, name), switches in MONITORING.items():
+                said: dict[str, Any] = {}
+                for *above, last in switches:
+                    (said.setdefault(above[0], {}) if above else said)[last] = True
+                found = {"data": {"config.yaml": yaml.safe_dump(said)}}
+                cluster.paths[f"/api/v1/namespaces/{namespace}/configmaps/{name}"] = found
         else:
             label = {"app.kubernetes.io/part-of": "kubeflow-profile", "pod-security.kubernetes.io/enforce": "baseline"}
             owner = {"kind": "Profile", "name": NAMESPACE}
@@ -300,6 +306,20 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     "an old OpenShift AI": (
         lambda site: site.get("datascienceclusters", "default")["status"]["release"].update(version="3.3.1"),
         *("openshift-ai", "OpenShift AI", "fail", "3.3.1", "Update it to 3.4"),
+    ),
+    "no monitoring of what users run": (
+        path(
+            "/api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config",
+            {"data": {"config.yaml": "enableUserWorkload: false\n"}},
+        ),
+        *("openshift-ai", "Monitoring", "warn", "leaves enableUserWorkload off", "Have it set to true"),
+    ),
+    "an Alertmanager that takes nothing": (
+        path(
+            "/api/v1/namespaces/openshift-user-workload-monitoring/configmaps/user-workload-monitoring-config",
+            {"data": {"config.yaml": "alertmanager: {enabled: true}\n"}},
+        ),
+        *("openshift-ai", "Monitoring", "warn", "alertmanager.enableAlertmanagerConfig off", "no alert asks"),
     ),
     "an old Tekton": (
         path(FLAGS.replace("feature-flags", "pipelines-info"), {"data": {"version": "v0.68.0"}}),

@@ -288,6 +288,18 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
             ("Pod that keeps the tasks together", "fail", 'container "affinity-assistant"', "set-security-context"),
         ],
     ),
+    "a warning of Pod Security": (
+        [labelled({"pod-security.kubernetes.io/warn": "restricted"})],
+        [
+            ("Pods of the tasks", "warn", "admitted with a warning: would violate PodSecurity", "set-security-context"),
+            (
+                "Pods of the steps",
+                "warn",
+                "must set securityContext.runAsNonRoot=true",
+                "Kubeflow Pipelines makes this",
+            ),
+        ],
+    ),
     "a policy": (
         [policy],
         [("Pods of the CronJobs", "fail", "the label team is missing", "This is a policy of your cluster")],
@@ -373,7 +385,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     ),
 }
 # What goes without saying where another is provoked at the same time.
-ALONE = {"a pull secret of another type", "a limit that is too small"}
+ALONE = {"a warning of Pod Security", "a pull secret of another type", "a limit that is too small"}
 
 
 @contextmanager
