@@ -25,10 +25,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "juke
 # What is needed together: programs and projects, by how their import paths begin. Last is what only some tests need.
 PARTS = {
     "pause": ("jukebox.test/pause",),
-    "node": ("k8s.io/kubernetes", "jukebox.test/coredns", "jukebox.test/etcd"),
+    "node": ("k8s.io/kubernetes", "jukebox.test/coredns", "jukebox.test/etcd", "jukebox.test/provisioner"),
     "tekton": ("github.com/tektoncd",),
     "argocd": ("github.com/argoproj/argo-cd", "sigs.k8s.io/kustomize/kustomize"),
-    "kserve": ("github.com/kserve",),
+    "kserve": ("github.com/brancz/kube-rbac-proxy", "github.com/kserve"),
 }
 
 # Kubernetes' components say which version they are, and Tekton refuses an API server that does not.

@@ -7,17 +7,22 @@ import base64
 import hashlib
 import json
 import re
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline.schema import FEATURE_NAMES, INPUT
 from tests.cluster import build, images, node
 from tests.cluster import model_server as model_server_program
 from tests.cluster.build import CACHE, kept, run
 from tests.cluster.kubectl import Kubectl
 
+# What a client asks about one song, in the Open Inference Protocol.
+SONG = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
+QUESTION = {"inputs": [SONG]}
 NAMESPACE = "kserve"
 MANAGER = "github.com/kserve/kserve/cmd/manager"
 MANIFESTS = "config/github.com/kserve/kserve/overlays/standalone/kserve"
@@ -106,4 +111,9 @@ def model_server() -> str:
         "model_server.py": Path(model_server_program.__file__),
     }
     command = ["python3", "/model_server.py"]
-    return images.of_debian("model-server", *images.PACKAGES, files=files, Entrypoint=command, User="65532:65532")
+    # Like OpenVINO's image, it names its user: the kubelet cannot tell from a name that it is not root.
+    with tempfile.TemporaryDirectory() as folder:
+        users = Path(folder) / "passwd"
+        users.write_text("root:x:0:0::/root:/bin/sh\novms:x:5000:5000::/:/bin/sh\n")
+        files["etc/passwd"] = users
+        return images.of_debian("model-server", *images.PACKAGES, files=files, Entrypoint=command, User="ovms")

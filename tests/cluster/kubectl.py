@@ -116,7 +116,7 @@ class Kubectl:
             return str(self.get(f"persistentvolumeclaim/{claim}")["spec"].get("volumeName", ""))
 
         node.wait(f"volume of claim {claim}", bound)
-        path = Path(self.get(f"persistentvolume/{bound()}")["spec"]["hostPath"]["path"])
+        path = Path(self.get(f"persistentvolume/{bound()}")["spec"]["local"]["path"])
         return node.STATE / path.relative_to("/")
 
     def wait(self, condition: str, *resources: str, seconds: int = node.PATIENCE) -> None:

@@ -43,6 +43,8 @@ MOST_LAYERS = 10e9
 TRUST = STATE / "trust"  # holds nothing but the CA, as what reads a folder of them wants it
 CA = TRUST / "ca.crt"
 
+VOLUMES = "/var/lib/volumes"  # of the node
+
 HOST, ADDRESS, RANGE = "10.213.0.1", "10.213.0.2", "10.213.0.0/16"
 PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.213.2.10"
 REGISTRY = f"{ADDRESS}:5000"
@@ -78,8 +80,6 @@ for setting; do mount --bind /mnt/node/kernel/$setting /proc/sys/$setting; done
 mount --make-rshared /
 exec /mnt/node/init
 """
-# The controller manager makes a volume's folder for root alone, and a host's folder is not given to a pod's fsGroup.
-OPEN = "while sleep 0.1; do chmod --quiet 0777 /tmp/hostpath_pv/*; done"
 
 
 def init() -> int | None:
@@ -200,7 +200,6 @@ def up() -> None:
         f"--root-ca-file={pki}/ca.crt",
         f"--service-account-private-key-file={pki}/server.key",
         "--use-service-account-credentials",
-        "--enable-hostpath-provisioner",
         "--flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins",  # else one in this machine's /usr
     )
     start(PROGRAMS / "kube-scheduler", f"--kubeconfig={admin}", "--leader-elect=false")
@@ -213,6 +212,7 @@ def up() -> None:
     )
     start(PROGRAMS / "kube-proxy", "--config=/mnt/node/etc/kube-proxy.yaml")
     start(own / "coredns", "-conf", "/mnt/node/etc/Corefile")
+    start(own / "provisioner", f"--kubeconfig={admin}", f"--folder={VOLUMES}", f"--node={NAME}")
     kubectl("apply", "--server-side", f"--filename={STATE}/etc/base.yaml")
     wait("kubelet", lambda: kubectl("get", f"--raw=/api/v1/nodes/{NAME}/proxy/healthz"))
     wait("node", lambda: kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=1s"))
@@ -349,7 +349,6 @@ def begin() -> None:
     rule = ("--protocol", "tcp", "--destination", SERVICES, "--jump", "REJECT", "--reject-with", "tcp-reset")
     for chain in ("FORWARD", "OUTPUT"):
         run(*inside("mount", "net"), "iptables", "--append", chain, *rule)
-    detach(*inside("mount", "net", "pid"), "sh", "-c", OPEN, log="volumes")
 
 
 def cgroups() -> list[Path]:

@@ -28,7 +28,7 @@ import yaml
 from botocore.config import Config
 
 from pipeline.sample import generate
-from tests.cluster import argocd, build, images, kserve, node, stand_ins
+from tests.cluster import argocd, build, images, kserve, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
 from tests.cluster.kubectl import Kubectl
 from tests.kfp import deploy
@@ -56,6 +56,7 @@ KINDS = ",".join(
 OVERLAY = "manifests/overlays/openshift-ai/prod"
 SURROUNDINGS = "surroundings"
 SERVICES = ("git", "packages", "s3")  # of the surroundings
+PROGRAMS = ("git_server.py", "openshift.py", "operators.py", "package_index.py")
 DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
 Resource = dict[str, Any]
 
@@ -182,15 +183,21 @@ def up(kubectl: Kubectl) -> Project:
     node.certificate(
         "services",
         "/CN=services",
-        f"subjectAltName=DNS:{host('packages')},DNS:{deploy.NAME}.{NAMESPACE}.svc,IP:{PIPELINE_SERVER}",
+        f"subjectAltName=DNS:{host('packages')},DNS:{host(openshift_ai.NAME)},DNS:{deploy.NAME}.{NAMESPACE}.svc,"
+        f"DNS:jukebox-predictor.{NAMESPACE}.svc,IP:{PIPELINE_SERVER},IP:{MODEL_SERVER}",
     )
+    marks = [f"{key}={value}" for key, value in openshift_ai.ANNOTATIONS.items()]
+    kubectl("annotate", "namespace", NAMESPACE, *marks)
+    kubectl("label", "namespace", NAMESPACE, f"{openshift_ai.MARK}=true")
     environment(project)
     clone(project, ci)
     keys = secret(project)
-    project.kubectl.apply(*held(ci))
     project.surroundings.apply(*surroundings(project, keys), *services(ci, packages))
-    for space in (project.kubectl, project.surroundings):
-        space.wait("condition=Available", "deployment", "--all")
+    project.surroundings.wait("condition=Available", "deployment", "--all")
+    project.surroundings.reach(openshift_ai.NAME)
+    kubectl.apply(openshift_ai.hook(SURROUNDINGS))  # before there is a pod that it is for
+    project.kubectl.apply(*held(ci))
+    project.kubectl.wait("condition=Available", "deployment", "--all")
     project.s3.create_bucket(Bucket=BUCKET)
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +251,7 @@ def environment(project: Project) -> None:
         "JUKEBOX_SETTINGS": SETTINGS,
         "JUKEBOX_LISTENER": f"http://{LISTENER}",
         "KFP_ENDPOINT": f"https://{PIPELINE_SERVER}:{deploy.PORT}",
-        "MODEL_SERVER": f"http://{MODEL_SERVER}",
+        "MODEL_SERVER": f"https://{MODEL_SERVER}",
     }
     ENVIRONMENT.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
 
@@ -341,11 +348,11 @@ def held(ci: str) -> Iterable[Resource]:
     """What the project's namespace holds before Argo CD looks at it: the CA that is trusted, and ways in."""
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
-    for name, address, port, labels in (
-        ("way-to-listener", LISTENER, 8080, {"eventlistener": "jukebox"}),
-        ("way-to-model-server", MODEL_SERVER, 8888, {"serving.kserve.io/inferenceservice": "jukebox"}),
+    for name, address, port, target, labels in (
+        ("way-to-listener", LISTENER, 80, 8080, {"eventlistener": "jukebox"}),
+        ("way-to-model-server", MODEL_SERVER, 443, 8443, {"serving.kserve.io/inferenceservice": "jukebox"}),
     ):
-        spec = {"clusterIP": address, "selector": labels, "ports": [{"port": 80, "targetPort": port}]}
+        spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
         yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
     # The operators see and set what is in the project's namespace.
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "patch"]}
@@ -354,6 +361,7 @@ def held(ci: str) -> Iterable[Resource]:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operators"}
     account = {"kind": "ServiceAccount", "name": "default", "namespace": SURROUNDINGS}
     yield {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [account]}
+    yield from openshift_ai.before_model_server("jukebox", NAMESPACE, *pem()[:2])
     for resource in deploy.resources(NAMESPACE, ci, *pem()):
         if resource["kind"] == "Service":
             resource["spec"]["clusterIP"] = PIPELINE_SERVER
@@ -370,14 +378,17 @@ def surroundings(project: Project, keys: dict[str, str]) -> Iterable[Resource]:
     identity = {"name": "jukebox", "credentials": credentials, "actions": ["Admin"]}
     yield secret("s3", **{"s3.json": json.dumps({"identities": [identity]})})
     certificate, private, _ = (each.decode() for each in pem())
-    yield secret("packages", **{"tls.crt": certificate, "tls.key": private})
+    for name in ("packages", openshift_ai.NAME):
+        yield secret(name, **{"tls.crt": certificate, "tls.key": private})
+    yield from openshift_ai.grants({"kind": "ServiceAccount", "name": openshift_ai.NAME, "namespace": SURROUNDINGS})
+    yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": openshift_ai.NAME}}
     webhook, token = project.secret("jukebox-senders", "github"), project.secret("jukebox-git-host", "token")
     yield secret("git", webhook=webhook, token=token)
 
 
 def services(ci: str, packages: Path) -> Iterable[Resource]:
     """What a real project finds in its surroundings."""
-    programs = {file: (HERE / file).read_text() for file in ("git_server.py", "operators.py", "package_index.py")}
+    programs = {file: (HERE / file).read_text() for file in PROGRAMS}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "programs"}, "data": programs}
     mounted = {"programs": {"configMap": {"name": "programs"}}}
 
@@ -412,6 +423,17 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
             "files": {"hostPath": {"path": str(packages).replace(str(build.CACHE), "/mnt", 1), "type": "Directory"}},
         },
     )
+    for resource in service(
+        *(openshift_ai.NAME, ci, 443),
+        ["python3", "/programs/openshift.py", "/tls/tls.crt", "/tls/tls.key"],
+        8443,
+        {**mounted, "tls": {"secret": {"secretName": openshift_ai.NAME}}},
+        PROXY_IMAGE={"value": openshift_ai.proxy()},
+    ):
+        if resource["kind"] == "Deployment":
+            account = {"serviceAccountName": openshift_ai.NAME, "automountServiceAccountToken": True}
+            resource["spec"]["template"]["spec"].update(account)
+        yield resource
     yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE], mounted)
 
 

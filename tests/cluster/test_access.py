@@ -4,8 +4,8 @@ The accounts ask with tokens of their own, and what would change something is a 
 authorises and admits as it does the real thing.
 
 Not proven here: that a packet is stopped (the node's network knows no policies: these tests ask only whether the API
-server takes each as it is written, and which of the real pods it selects); what OpenShift adds (its security contexts,
-and who asks whether an account may use the pipeline server).
+server takes each as it is written, and which of the real pods it selects); who asks whether an account may use the
+pipeline server.
 """
 
 import json
@@ -18,6 +18,7 @@ import pytest
 
 from tests.cluster import node, stand_ins
 from tests.cluster import project as projects
+from tests.cluster.kserve import QUESTION
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import Project
 from tests.kfp import deploy
@@ -257,6 +258,55 @@ def test_an_account_may_do_nothing_else(access: Access, account: str, verb: str,
     assert f'User "{user}" cannot {verb} resource "{asked}"' in said
 
 
+@pytest.mark.parametrize(("rights", "status"), [(["create"], 200), (["list"], 403), (None, 401)])
+def test_who_calls_the_model_shows_a_token_of_an_account_that_may(
+    access: Access, published: Project, rights: list[str] | None, status: int
+) -> None:
+    """The real proxy asks the API server; the upstream one makes the verb of the request's method."""
+    token = ""
+    if rights:
+        account = f"caller-{rights[0]}"
+        rule = {
+            "apiGroups": ["serving.kserve.io"],
+            "resources": ["inferenceservices"],
+            "resourceNames": ["jukebox"],
+            "verbs": rights,
+        }
+        rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": account}}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account}
+        access.kubectl.apply(
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},
+            {**rbac, "kind": "Role", "rules": [rule]},
+            {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [{"kind": "ServiceAccount", "name": account}]},
+        )
+        token = access.kubectl("create", "token", account).strip()
+    with node.session() as http:
+        answer = http.post(
+            f"https://{published.kubectl.reach('way-to-model-server')}/v2/models/jukebox/infer",
+            json=QUESTION,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=30,
+        )
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ({"fsGroup": 1001}, "provider restricted-v2: .spec.securityContext.fsGroup: .*1001 is not an allowed group"),
+        ({"runAsUser": 5000}, r"runAsUser: Invalid value: 5000: must be in the ranges: \[1000770000, 1000779999\]"),
+        ({"seccompProfile": {"type": "Unconfined"}}, "unconfined is not an allowed seccomp profile"),
+    ],
+)
+def test_openshift_refuses_a_pod_that_names_what_is_the_platforms_to_give(
+    access: Access, context: dict[str, Any], message: str
+) -> None:
+    made = changed(securityContext=context)
+    made["metadata"]["annotations"] = {"openshift.io/required-scc": "restricted-v2"}
+    with pytest.raises(RuntimeError, match=message):
+        access.dry_run(made)
+
+
 def test_the_listener_starts_what_an_event_asks_for(access: Access) -> None:
     status, said = access.start(access.run_of_event("new"))
     assert status == 201, said
@@ -371,7 +421,7 @@ def test_every_policy_is_taken_as_it_is_written(access: Access) -> None:
         return bool(written == stored)
 
     policies = of_kind(access.overlay, "NetworkPolicy")
-    assert len(policies) == 5
+    assert len(policies) == 7
     for policy in policies:
         copy = {**policy, "metadata": {"name": "copy"}}
         assert kept(policy["spec"], access.dry_run(copy)["spec"]), policy["metadata"]["name"]
@@ -441,7 +491,9 @@ def words(selector: dict[str, Any]) -> str:
         ("jukebox-default-deny", set(SORTS)),
         ("jukebox-metrics", set(SORTS)),
         ("jukebox-listener", {"listener"}),
+        ("jukebox-listener-router", {"listener"}),
         ("jukebox-model-server", {"model server"}),
+        ("jukebox-model-server-router", {"model server"}),
         ("jukebox-steps", {"step of a run", "prune", "schedule", "pipeline server"}),
     ],
 )

@@ -13,17 +13,16 @@ import pytest
 from tests.cluster import build, images, node
 from tests.cluster.cluster import running
 
-PROGRAMS = ("containerd", "kube", "etcd", "coredns", "docker-registry", "init", "pause", "nsenter")
+PROGRAMS = ("containerd", "kube", "etcd", "coredns", "docker-registry", "init", "pause", "nsenter", "provisioner")
 FOLDERS = (
     *(
-        "/tmp/hostpath_pv",
         "/var/log/containers",
         "/var/log/pods",
         "/run/netns",
         "/run/containerd",
         "/usr/libexec/kubernetes",
     ),
-    *(f"/var/lib/{name}" for name in ("cni", "containerd", "etcd", "kubelet", "registry")),
+    *(f"/var/lib/{name}" for name in ("cni", "containerd", "etcd", "kubelet", "registry", "volumes")),
 )
 
 

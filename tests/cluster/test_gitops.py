@@ -15,10 +15,10 @@ import pytest
 import requests
 import yaml
 
-from pipeline.schema import FEATURE_NAMES, INPUT
 from tests.cluster import node, stand_ins
 from tests.cluster import project as projects
 from tests.cluster.argocd import status
+from tests.cluster.kserve import QUESTION
 from tests.cluster.project import FORK, TRACKING, Project
 from tests.manifests import building
 
@@ -212,11 +212,10 @@ class Client:
         self.thread = threading.Thread(target=self.run)
 
     def run(self) -> None:
-        song = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
         while not self.stopped.wait(0.02):
             self.asked += 1
             try:
-                answer = requests.post(self.url, json={"inputs": [song]}, timeout=30)
+                answer = requests.post(self.url, json=QUESTION, timeout=30)
                 answer.raise_for_status()
                 self.version = answer.json()["model_version"]
             except requests.RequestException as error:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.schema import FEATURE_NAMES, INPUT
 from tests.cluster import kserve as installed
 from tests.cluster import node
 from tests.cluster.kubectl import Kubectl
@@ -60,8 +59,7 @@ def annotated(document: dict[str, Any], key: str, value: str) -> dict[str, Any]:
 
 def served_version(url: str) -> str:
     """The version that answers a question about one song."""
-    song = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
-    answer = requests.post(f"{url}/v2/models/jukebox/infer", json={"inputs": [song]}, timeout=10)
+    answer = requests.post(f"{url}/v2/models/jukebox/infer", json=installed.QUESTION, timeout=10)
     answer.raise_for_status()
     return str(answer.json()["model_version"])
 

@@ -125,6 +125,17 @@ def test_a_push_becomes_a_published_model(project: Project, host: GitHost, train
     assert labels["jukebox.github.io/reason"] == "push"
 
 
+def test_every_pod_on_the_way_is_restricted(project: Project, trained: Run) -> None:
+    assert trained.reason == "Completed", trained.told
+    pods = project.kubectl.get("pods")["items"]
+    admitted = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get("openshift.io/scc") for pod in pods}
+    assert set(admitted.values()) == {"restricted-v2"}, admitted
+    labels = {key for pod in pods for key in pod["metadata"]["labels"]}
+    # Tekton's tasks, the pipeline's steps, the listener and the model server are among them.
+    sorts = {"tekton.dev/taskRun", "pipeline/runid", "eventlistener", "serving.kserve.io/inferenceservice"}
+    assert labels >= sorts
+
+
 def test_the_model_that_was_published_is_served(project: Project, trained: Run) -> None:
     assert trained.reason == "Completed", trained.told
     project.sync()
@@ -138,7 +149,7 @@ def test_the_model_that_was_published_is_served(project: Project, trained: Run) 
     labels.write_text(project.kubectl(*inside, "cat", "/mnt/models/1/labels.json"))
     songs = projects.FOLDER / "data" / "songs.parquet"
     song = pl.read_parquet(songs)[ID][0]
-    where = (f"--songs={songs}", f"--endpoint=http://{projects.MODEL_SERVER}", f"--labels={labels}")
+    where = (f"--songs={songs}", f"--endpoint=https://{projects.MODEL_SERVER}", f"--labels={labels}")
     answer = project.jukebox("predict", song, *where)
     assert "jukebox version 1" in answer
     [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
