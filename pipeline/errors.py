@@ -15,6 +15,7 @@ Every message says what was found, what was expected and what to do; the steps p
     └── ServerUnavailable        a server does not answer, or refuses
         ├── ServerAway           the pipeline server is away in a way that another try may mend
         ├── AccessDenied         the pipeline server does not let us in
+        ├── SingleUser           the pipeline server runs all in its own namespace, not in the project's
         ├── RequestRefused       the pipeline server refuses a request
         ├── ClusterAway          the cluster's API does not answer
         ├── ClusterRefuses       the cluster's API refuses a request
@@ -80,6 +81,10 @@ class ServerAway(ServerUnavailable):
 
 class AccessDenied(ServerUnavailable):
     """The pipeline server does not let us in."""
+
+
+class SingleUser(ServerUnavailable):
+    """The pipeline server knows no namespaces: it runs all in its own, not in the project's."""
 
 
 class RequestRefused(ServerUnavailable):

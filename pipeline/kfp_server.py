@@ -15,8 +15,8 @@ from urllib.parse import quote
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from pipeline.errors import AccessDenied, RequestRefused, ServerAway
-from pipeline.server import TIMEOUT, Server, said
+from pipeline.errors import RequestRefused, ServerAway
+from pipeline.server import Server, said
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -139,7 +139,8 @@ class Kfp:
         once: bool = False,
     ) -> Json:
         """Return the JSON object that is answered; ``key`` is a field without which it is no answer."""
-        return self._tried(lambda: _object(self._send(method, path, query, body), key), 0 if once else self._patience)
+        patience = 0 if once else self._patience
+        return self._tried(lambda: self._object(self._send(method, path, query, body), key), patience)
 
     def _tried(self, action: Callable[[], T], patience: float) -> T:
         retrying = Retrying(
@@ -151,20 +152,10 @@ class Kfp:
         self, method: str, path: str, query: Mapping[str, str] | None = None, body: Json | None = None
     ) -> requests.Response:
         server = self._find()
-        if "<" in server.host:
+        if "<" in server.namespace:
             server.probe()  # which says that it is a placeholder
-        headers = {"Authorization": f"Bearer {server.token}"} if server.token else {}
         try:
-            answer = requests.request(
-                method,
-                f"{server.host}/apis/{path}",
-                params=query,
-                json=body,
-                headers=headers,
-                timeout=TIMEOUT,
-                verify=server.ca or True,
-                allow_redirects=False,
-            )
+            answer = server.send(method, path, query, body)
         except requests.exceptions.SSLError:
             server.probe()  # which says what is wrong with the certificate
             raise ServerAway("The connection to the server broke off.") from None
@@ -173,30 +164,21 @@ class Kfp:
         _check(answer)
         return answer
 
-
-def _object(answer: requests.Response, key: str) -> Json:
-    try:
-        found = answer.json()
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or (key and not found.get(key)):
-        raise AccessDenied(
-            "What answers is no pipeline server: it names no "
-            f"{key or 'list'} (it sends {answer.headers.get('Content-Type', 'something without a type')}).\n"
-            "Check the address; a login page answers so, too: log in (oc login)."
-        )
-    return found
+    def _object(self, answer: requests.Response, key: str) -> Json:
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or (key and not found.get(key)):
+            kind = answer.headers.get("Content-Type", "something without a type")
+            raise self._find().other(f"it names no {key or 'list'} (it sends {kind})")
+        return found
 
 
 def _check(answer: requests.Response) -> None:
-    status = answer.status_code
-    if answer.ok and not answer.is_redirect:
+    if answer.ok:
         return
-    if answer.is_redirect or status in (401, 403):
-        raise AccessDenied(
-            f"The server does not let you in: it answers {status}.\n"
-            "Log in (oc login), and have your account bound to the Role ds-pipeline-user-access-dspa."
-        )
+    status = answer.status_code
     message, reason = _said(answer)
     # A 5xx that is not the server's own comes from what stands in front of it.
     if status in (429, 502, 503, 504) or (status >= 500 and (not message or PASSING.search(message))):

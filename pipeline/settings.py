@@ -14,12 +14,16 @@ SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "setti
 # What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
+# Of a server; without credentials.
+ADDRESS = r"https?://[^/?#@\s]+(/[^?#@\s]*)?"
 _PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
 _NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"
 _TAINT = rf"({_KEY})?", "the key of a taint, or nothing"
 _EXPECTED = {
+    "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
+    "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
     "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
     "pull-secret": (r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "the name of a Secret, or nothing"),
     "http-proxy": _PROXY,
@@ -51,6 +55,8 @@ class Settings:
     git_host: str
     namespace: str
     cluster_domain: str
+    platform: str
+    kfp_endpoint: str
     image: str
     pull_secret: str
     http_proxy: str

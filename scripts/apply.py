@@ -35,9 +35,12 @@ def command(
     Example: `jukebox apply build/pipeline.yaml`
     """
     pipeline, version = read_resources(file)
-    namespace = version["metadata"].get("namespace") or find_server(read_settings()).namespace
+    server = find_server(read_settings())
     name = version["metadata"]["name"]
-    created = apply(Cluster(namespace), pipeline, version, timeout)
+    try:
+        created = apply(Cluster(version["metadata"].get("namespace") or server.namespace), pipeline, version, timeout)
+    except NotYet as error:
+        raise ServerUnavailable(f"{error}\n{server.advice.admission}") from None
     print(f"PipelineVersion {name}: {'created' if created else 'there already, unchanged'}")
     write_results(result_dir, version=name, created=json.dumps(created))
 
@@ -77,19 +80,19 @@ def apply(cluster: Cluster, pipeline: Resource, version: Resource, timeout: floa
 
     Both are sent as JSON. A version's spec is immutable: one with the same compiled spec is left alone. The version is
     created only when the admission has seen it in a dry run, because one that slipped past it would belong to no
-    pipeline. Raises ServerUnavailable with the refusal.
+    pipeline. Raises ServerUnavailable with the refusal; NotYet where the admission is not up for ``timeout`` seconds.
     """
     retrying = Retrying(
         stop=stop_after_delay(timeout),
         wait=BACKOFF,
-        retry=retry_if_exception_type((_NotYet, ClusterAway)),
+        retry=retry_if_exception_type((NotYet, ClusterAway)),
         reraise=True,
     )
     retrying(_apply_pipeline, cluster, pipeline)
     return bool(retrying(_create_version, cluster, version))
 
 
-class _NotYet(ServerUnavailable):
+class NotYet(ServerUnavailable):
     """The admission is not up."""
 
 
@@ -115,10 +118,7 @@ def _create_version(cluster: Cluster, version: Resource) -> bool:
             return False
         admitted = cluster.create(VERSIONS, version, dry_run=True)
         if ADMITTED not in admitted["metadata"].get("labels", {}):
-            raise _NotYet(
-                "The pipeline server's admission is not there: nothing was created.\n"
-                "Is the DSPA ready, and is its pipelineStore kubernetes (oc get dspa)?"
-            )
+            raise NotYet("The pipeline server's admission is not there: nothing was created.")
         cluster.create(VERSIONS, version)
     except ClusterRefuses as error:
         if error.status == 409 and (found := cluster.read(VERSIONS, name)):
@@ -147,10 +147,10 @@ def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerU
     """What a refusal becomes: what another try may mend, or the refusal with what to do."""
     reason = error.reason.strip()
     if "failed calling webhook" in reason or error.status in (429, 502, 503, 504):
-        return _NotYet(f"The pipeline server's admission is not up: {reason}.\nIs the DSPA ready (oc get dspa)?")
+        return NotYet(f"The pipeline server's admission is not up: {reason}.")
     if "map to an existing Pipeline" in reason:
         # The webhook reads from a cache, and the Pipeline was applied a moment ago.
-        return _NotYet(f"{what} is refused: {reason}")
+        return NotYet(f"{what} is refused: {reason}")
     if error.status in (401, 403):
         return ServerUnavailable(
             f"{what} cannot be applied: {reason}\n"

@@ -12,7 +12,7 @@ import requests
 import typer
 import yaml
 
-from pipeline.errors import ClusterRefuses, ServerUnavailable
+from pipeline.errors import ClusterRefuses, ServerUnavailable, SingleUser
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import read_settings, settings_file
@@ -325,19 +325,27 @@ def _expiry(answer: requests.Response) -> datetime | None:
 
 
 def _pipeline_server(project: Project) -> Findings:
-    """It is ready."""
-    if server := project.cluster.read(PIPELINE_SERVERS, "dspa"):
+    """It is ready. Kubeflow's is not in the project's namespace: only the way to it shows that."""
+    if project.settings.platform == "kubeflow":
+        return
+    server = project.cluster.read(PIPELINE_SERVERS, "dspa")
+    if not server:
+        remedy = "Apply the overlay; on plain Kubeflow set platform to kubeflow in the settings."
+        yield Finding("Pipeline server", State.FAIL, "DataSciencePipelinesApplication dspa is not there", remedy)
+    else:
         yield _ready("Pipeline server", server, "See `oc describe dspa dspa`, and the pods whose names hold dspa.")
 
 
 def _way_to_pipeline_server(project: Project) -> Findings:
-    """It lets you in."""
+    """It lets you in; and what it runs for you is in the project's namespace."""
     found = find_server(project.settings)
     try:
         found.probe()
     except ServerUnavailable as error:
         what, _, remedy = str(error).partition("\n")
-        yield Finding("Way to the pipeline server", State.WARN, f"{found.host}: {what}", remedy)
+        # Who looks may be elsewhere, or somebody else, than who starts runs; what the server is, it is for all.
+        state = State.FAIL if isinstance(error, SingleUser) else State.WARN
+        yield Finding("Way to the pipeline server", state, f"{found.host}: {what}", remedy)
     else:
         yield Finding("Way to the pipeline server", State.OK, found.host)
 

@@ -58,7 +58,7 @@ class Cluster:
                 config.load_kube_config(client_configuration=found)
         except (config.ConfigException, yaml.YAMLError, OSError) as error:
             raise ServerUnavailable(
-                f"No cluster is known: {error}.\nLog in (oc login), or name a kubeconfig in KUBECONFIG."
+                f"No cluster is known: {error}.\nLog in (on OpenShift: oc login), or name a kubeconfig in KUBECONFIG."
             ) from None
         self._api = client.ApiClient(found)
 

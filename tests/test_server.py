@@ -1,6 +1,7 @@
 import base64
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -31,6 +32,8 @@ from pipeline.prod_train_save_pipeline import start_run
 from pipeline.server import Server, find_server, said
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
+from tests import http_server
+from tests.http_server import serve_http
 
 SCRIPT = Path(prod_train_save_pipeline.__file__)
 TOKEN = "sha256~a-token-that-nobody-may-read"
@@ -168,9 +171,10 @@ def settings() -> Settings:
 @pytest.fixture(autouse=True)
 def laptop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No pod, no kubeconfig, nothing in the environment. Returns where a kubeconfig would be read."""
-    for name in ("JUKEBOX_NAMESPACE", "KFP_ENDPOINT"):
+    for name in ("JUKEBOX_NAMESPACE", "KFP_ENDPOINT", "KF_PIPELINES_SA_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(server, "POD", tmp_path / "no-pod")
+    monkeypatch.setattr(server, "AUDIENCE_TOKEN", tmp_path / "no-token")
     kubeconfig = tmp_path / "kubeconfig"
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     return kubeconfig
@@ -281,6 +285,72 @@ def test_the_token_does_not_travel_unencrypted(settings: Settings, pod: Path, mo
     assert find_server(settings).token is None
 
 
+@pytest.fixture
+def kubeflow(settings: Settings) -> Settings:
+    return replace(settings, platform="kubeflow", kfp_endpoint="http://ml-pipeline.kubeflow.svc:8888/")
+
+
+@pytest.fixture
+def audience_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file in which a pod has the token for Kubeflow's pipeline server."""
+    file = tmp_path / "audience-token"
+    file.write_text("for-kubeflow-alone\n")
+    monkeypatch.setattr(server, "AUDIENCE_TOKEN", file)
+    return file
+
+
+def test_on_kubeflow_the_settings_say_where_it_is_for_laptops_and_pods(
+    kubeflow: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_server(kubeflow).host == "http://ml-pipeline.kubeflow.svc:8888"
+    request.getfixturevalue("pod")
+    assert find_server(kubeflow).host == "http://ml-pipeline.kubeflow.svc:8888"
+    assert find_server(kubeflow).namespace == "pod-jukebox"
+    monkeypatch.setenv("KFP_ENDPOINT", "http://localhost:8888")
+    assert find_server(kubeflow).host == "http://localhost:8888"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "token"),
+    [
+        ("http://ml-pipeline.kubeflow.svc:8888", "for-kubeflow-alone"),
+        ("http://ml-pipeline.kubeflow.svc.cluster.local:8888", "for-kubeflow-alone"),
+        ("http://10.96.1.2:8888", "for-kubeflow-alone"),
+        ("http://localhost:8888", "for-kubeflow-alone"),
+        ("https://kubeflow.example.com/pipeline", "for-kubeflow-alone"),
+        ("http://kubeflow.example.com/pipeline", None),
+        ("http://ml-pipeline.svc.example.com", None),
+        ("http://8.8.8.8:8888", None),
+    ],
+)
+def test_kubeflows_own_token_travels_in_clear_within_the_cluster_alone(
+    kubeflow: Settings, pod: Path, audience_token: Path, endpoint: str, token: str | None
+) -> None:
+    assert find_server(replace(kubeflow, kfp_endpoint=endpoint)).token == token
+
+
+def test_another_token_never_travels_in_clear(kubeflow: Settings, pod: Path, laptop: Path) -> None:
+    assert find_server(kubeflow).token is None
+    assert find_server(replace(kubeflow, kfp_endpoint="https://ml-pipeline.kubeflow.svc:8888")).token == TOKEN
+    pod.joinpath("namespace").unlink()
+    laptop.write_text(kubeconfig({"token": TOKEN}))
+    assert find_server(kubeflow).token is None
+
+
+def test_kubeflows_own_token_comes_from_a_file_that_the_environment_names(
+    kubeflow: Settings, audience_token: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "made-by-kubectl"))
+    with pytest.raises(SettingsInvalid, match=r"KF_PIPELINES_SA_TOKEN_PATH is .*made-by-kubectl, .*No such file"):
+        find_server(kubeflow)
+    (tmp_path / "made-by-kubectl").write_text("mine\n")
+    assert find_server(kubeflow).token == "mine"
+
+
+def test_kubeflows_own_token_is_nothing_to_a_dspa(settings: Settings, pod: Path, audience_token: Path) -> None:
+    assert find_server(settings).token == TOKEN
+
+
 def test_the_token_is_not_shown_with_the_server(settings: Settings, pod: Path) -> None:
     assert TOKEN not in repr(find_server(settings))
 
@@ -299,7 +369,9 @@ def refusal(found: Server) -> tuple[str, str]:
 
 def test_a_server_in_order_passes_and_gets_the_token(stand_in: StandIn) -> None:
     stand_in.server().probe()
-    assert stand_in.requests == [Request("GET", HEALTHZ, f"Bearer {TOKEN}", None)]
+    # Kubeflow tells everybody how it is; its experiments only those who have access.
+    asked = [Request("GET", path, f"Bearer {TOKEN}", None) for path in (HEALTHZ, EXPERIMENTS)]
+    assert stand_in.requests == asked
 
 
 def test_a_certificate_of_another_ca_is_refused_before_the_token_is_sent(stand_in: StandIn) -> None:
@@ -351,6 +423,36 @@ def test_a_server_out_of_order_is_waited_for(stand_in: StandIn) -> None:
     what, to_do = refusal(stand_in.server())
     assert "out of order: it answers 503" in what
     assert "oc get dspa" in to_do
+
+
+def test_a_server_that_keeps_us_out_of_its_experiments_is_no_use(stand_in: StandIn) -> None:
+    stand_in.answers[f"GET {EXPERIMENTS}"] = Answer(403, "Forbidden (user=system:serviceaccount:ada:viewer, verb=get)")
+    what, to_do = refusal(stand_in.server())
+    assert what == "The server does not let you in: it answers 403 to system:serviceaccount:ada:viewer."
+    assert "ds-pipeline-user-access-dspa" in to_do
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Client sent an HTTP request to an HTTPS server.\n",
+        "<html><center>The plain HTTP request was sent to HTTPS port</center></html>",
+    ],
+    ids=["Go", "nginx"],
+)
+def test_a_server_that_speaks_https_is_told_from_one_that_does_not(text: str) -> None:
+    with serve_http() as http:
+        http.serve(HEALTHZ, http_server.Answer(text.encode(), 400, {"Content-Type": "text/html"}))
+        what, to_do = refusal(Server(http.url, "ada-jukebox", None, None))
+    assert what == "The server speaks https, and was asked by http."
+    assert to_do.startswith("Write https:// in KFP_ENDPOINT, or in kfp-endpoint of")
+
+
+def test_a_server_that_speaks_http_is_told_from_one_that_does_not() -> None:
+    with serve_http() as http:
+        what, to_do = refusal(Server(http.url.replace("http", "https"), "ada-jukebox", TOKEN, None))
+    assert what == "The server speaks http, and was asked by https."
+    assert to_do.startswith("Write http:// in KFP_ENDPOINT, or in kfp-endpoint of")
 
 
 def test_a_server_that_breaks_off_is_none(stand_in: StandIn) -> None:
@@ -485,14 +587,23 @@ def test_submitting_starts_the_pipeline_with_the_data_of_the_settings(
     assert TOKEN not in out
 
 
+def submitted(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The script's end, in a shell that knows no server and no cluster."""
+    kept = {name: value for name, value in os.environ.items() if not re.match("KFP_|KUBECONFIG|JUKEBOX_", name)}
+    environment = {**kept, "HOME": str(folder), "RES_OPTIONS": "timeout:1 attempts:1", **variables}
+    return subprocess.run([sys.executable, SCRIPT], env=environment, cwd=folder, capture_output=True, text=True)
+
+
+def test_submitting_from_a_fresh_clone_says_where_it_connects_to(tmp_path: Path) -> None:
+    ended = submitted(tmp_path)
+    line = "Connecting to Data Science Pipelines: https://ds-pipeline-dspa.<USER_NAME>-jukebox.svc:8443\n"
+    assert ended.stdout == line
+    assert "<USER_NAME>-jukebox is a placeholder" in ended.stderr
+    assert ended.returncode == 1
+
+
 def test_submitting_without_a_server_says_so_in_two_lines(tmp_path: Path) -> None:
-    environment = {
-        **{name: value for name, value in os.environ.items() if name not in ("KFP_ENDPOINT", "KUBECONFIG")},
-        "HOME": str(tmp_path),
-        "JUKEBOX_NAMESPACE": "ada-jukebox",
-        "RES_OPTIONS": "timeout:1 attempts:1",
-    }
-    ended = subprocess.run([sys.executable, SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    ended = submitted(tmp_path, JUKEBOX_NAMESPACE="ada-jukebox")
     assert ended.stdout == "Connecting to Data Science Pipelines: https://ds-pipeline-dspa.ada-jukebox.svc:8443\n"
     assert len(ended.stderr.splitlines()) == 2
     assert "No server answers there" in ended.stderr

@@ -74,6 +74,11 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"train_memory": "-1Gi"}, "train-memory is '-1Gi', expected bytes"),
         ({"train_gpus": "0.5"}, "train-gpus is '0.5', expected a whole number"),
         ({"keep_versions": "0"}, "keep-versions is '0', expected a whole number from 1"),
+        ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
+        (
+            {"kfp_endpoint": "ml-pipeline:8888"},
+            "kfp-endpoint is 'ml-pipeline:8888', expected an address as http://host",
+        ),
         ({"model_store": "models"}, "model-store is 'models', expected a path on the claim as /models"),
         ({"model_store": "gs://bucket"}, "model-store is 'gs://bucket', expected a path"),
         ({"pull_secret": "Of Ada"}, "pull-secret is 'Of Ada', expected the name of a Secret, or nothing"),

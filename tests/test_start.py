@@ -301,10 +301,10 @@ def test_a_server_that_never_answers_is_given_up(applied: World, monkeypatch: py
     """Fact 11: kfp's client would hang for ever."""
     import threading
 
-    from pipeline import kfp_server
+    from pipeline import server
 
     released = threading.Event()
-    monkeypatch.setattr(kfp_server, "TIMEOUT", (1, 0.1))
+    monkeypatch.setattr(server, "TIMEOUT", (1, 0.1))
     monkeypatch.setattr(applied.service, "answer", lambda *_: released.wait(60) or Answer(500))
     try:
         with pytest.raises(ServerAway, match="does not answer"):

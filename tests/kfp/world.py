@@ -18,6 +18,7 @@ from tests.kfp.service import Service
 
 NAMESPACE = "ada-jukebox"
 TOKEN = "a-token-that-nobody-may-read"
+AUDIENCE_TOKEN = "a-token-for-the-pipeline-server-that-nobody-may-read"
 DATA_VERSION = "d" * 64
 
 

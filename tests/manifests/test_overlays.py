@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.server import AUDIENCE, AUDIENCE_TOKEN
 from pipeline.settings import Settings
 from tests.manifests import references, schemas
 from tests.manifests.building import (
@@ -179,7 +180,6 @@ def _left(resources: list[Resource]) -> list[str]:
         text = json.dumps(resource)
         if resource["kind"] == "Task":
             text = json.dumps([resource["spec"]["stepTemplate"]["image"], resource["spec"]["stepTemplate"].get("env")])
-            text = text.replace('"name": "KFP_ENDPOINT"', "")
         found += [
             f"{resource['kind']}: {word}" for word in re.findall(r"\b[A-Z][A-Z0-9_]+\b", text) if word in settings
         ]
@@ -202,6 +202,24 @@ def test_every_file_is_listed_and_holds_one_resource() -> None:
             if name.endswith(".yaml") and path.parent.name != "settings":
                 assert text.startswith("---\n"), path.parent / name
                 assert len(list(yaml.safe_load_all(text))) == 1, path.parent / name
+
+
+def test_kubeflows_pipeline_server_gets_a_token_of_its_own(built: dict[str, list[Resource]]) -> None:
+    """On Kubeflow the tasks that talk to it have one where the commands look, and on OpenShift AI nobody has."""
+    for overlay in OVERLAYS:
+        having = set()
+        for task in of_kind(built[overlay], "Task"):
+            volumes = {
+                volume["name"]: volume.get("projected", {}).get("sources") for volume in task["spec"].get("volumes", [])
+            }
+            for mount in task["spec"]["stepTemplate"].get("volumeMounts", []):
+                if volumes[mount["name"]]:
+                    having.add(task["metadata"]["name"])
+                    assert volumes[mount["name"]] == [
+                        {"serviceAccountToken": {"audience": AUDIENCE, "path": AUDIENCE_TOKEN.name}}
+                    ]
+                    assert mount["mountPath"] == str(AUDIENCE_TOKEN.parent)
+        assert having == ({"apply", "start", "wait", "promote"} if overlay.startswith("kubeflow") else set())
 
 
 def test_overlays_are_a_few_lines() -> None:
