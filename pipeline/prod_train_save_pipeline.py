@@ -198,6 +198,9 @@ def _size(task: PipelineTask, settings: Settings, image: str) -> None:
     if "@sha256:" in image:
         # A digest has one content for ever, whatever tag stands before it: what the node has is right.
         kubernetes.set_image_pull_policy(task, "IfNotPresent")
+    if settings.platform == "kubeflow":
+        # All that Pod Security's level restricted misses of a step. OpenShift sees to it itself.
+        kubernetes.set_security_context(task, run_as_non_root=True)
     # Requests equal limits: the pod is Guaranteed, and no step is evicted for another's memory.
     task.set_cpu_request(cpu).set_cpu_limit(cpu).set_memory_request(memory).set_memory_limit(memory)
     if training and int(settings.train_gpus):

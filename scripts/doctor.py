@@ -95,7 +95,7 @@ INSTALLED = {
     "Kubeflow Pipelines": (
         VERSIONS,
         State.FAIL,
-        "Install Kubeflow Pipelines 2.15 or newer, in its Kubernetes-native variant; or OpenShift AI.",
+        "Install Kubeflow Pipelines 2.16 or newer, in its Kubernetes-native variant; or OpenShift AI.",
     ),
     "Argo CD": (
         Kind("argoproj.io", "v1alpha1", "applications"),

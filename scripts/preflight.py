@@ -32,7 +32,7 @@ SUPPORTED = {
     "OpenShift": ("4.19", "4.22"),
     "OpenShift AI": ("3.4", "3.5"),
     "Tekton Pipelines": ("1.3", "1.15"),
-    "Kubeflow Pipelines": ("2.15", "2.17"),
+    "Kubeflow Pipelines": ("2.16", "2.17"),
 }
 SCC = "restricted-v2"
 AUDIENCE = "pipelines.kubeflow.org"  # kubeflow/pipelines, backend/src/apiserver/common/const.go

@@ -48,6 +48,9 @@ VOLUMES = "/var/lib/volumes"  # of the node
 HOST, ADDRESS, RANGE = "10.213.0.1", "10.213.0.2", "10.213.0.0/16"
 PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.213.2.10"
 REGISTRY = f"{ADDRESS}:5000"
+# The same images, for those who log in: a password of the tests, whose hash is in config/passwords.
+GUARDED_REGISTRY = f"{ADDRESS}:5001"
+REGISTRY_LOGIN = base64.b64encode(b"ada:a-password-of-the-tests").decode()
 SERVER = f"https://{ADDRESS}:6443"
 
 # Seconds to wait for what comes within a few, on a machine that may be busy: only a failure takes as long.
@@ -171,6 +174,7 @@ def up() -> None:
     pki, admin = "/mnt/node/pki", "/mnt/node/admin.kubeconfig"
 
     start(build.REGISTRY, "serve", "/mnt/node/etc/registry.yaml")
+    start(STATE / "guarded-registry", "serve", "/mnt/node/etc/guarded-registry.yaml")
     start("/usr/bin/containerd", "--config=/mnt/node/etc/containerd.toml")
     start(own / "etcd", "--data-dir=/var/lib/etcd", "--unsafe-no-fsync", "--log-level=warn")
     start(
@@ -245,7 +249,7 @@ def kubectl(*arguments: str) -> str:
 
 def prepare(pause: Path) -> None:
     """Write what the node's programs read: keys, kubeconfigs, settings."""
-    for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "trust", "etc/cni", "etc/certs.d/_default"):
+    for name in ("run", "tmp", "var/lib", "var/log", "log", "pki", "trust", "etc/cni"):
         (STATE / name).mkdir(parents=True)
     if sum(file.stat().st_size for file in LAYERS.rglob("*") if file.is_file()) > MOST_LAYERS:
         shutil.rmtree(LAYERS)
@@ -257,6 +261,7 @@ def prepare(pause: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{value}\n")
     shutil.copy(pause, STATE / "init")
+    shutil.copy(build.REGISTRY, STATE / "guarded-registry")  # a process is known by the name of its program
 
     certificate("ca", "/CN=jukebox test CA")
     shutil.copy(STATE / "pki" / "ca.crt", CA)
@@ -269,10 +274,17 @@ def prepare(pause: Path) -> None:
     kubeconfig("node")
 
     values = {"NAME": NAME, "ADDRESS": ADDRESS, "REGISTRY": REGISTRY, "PODS": PODS, "DNS": DNS}
-    places = {"cni.conflist": "cni/cni.conflist", "hosts.toml": "certs.d/_default/hosts.toml"}
+    values["GUARDED_REGISTRY"] = GUARDED_REGISTRY
+    places = {
+        "cni.conflist": "cni/cni.conflist",
+        "hosts.toml": "certs.d/_default/hosts.toml",
+        "guarded-hosts.toml": f"certs.d/{GUARDED_REGISTRY}/hosts.toml",
+    }
     for file in (Path(__file__).parent / "config").iterdir():
-        text = string.Template(file.read_text()).substitute(values)
-        (STATE / "etc" / places.get(file.name, file.name)).write_text(text)
+        text = string.Template(file.read_text()).safe_substitute(values)
+        place = STATE / "etc" / places.get(file.name, file.name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
 
 
 def certificate(name: str, subject: str, *extensions: str) -> None:

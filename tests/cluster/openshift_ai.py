@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from tests.cluster import build, images, node
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.openshift import RANGES
 
 Resource = dict[str, Any]
@@ -27,6 +28,12 @@ GRANTS: dict[str, tuple[str, Resource]] = {
         {"kind": "ServiceAccount", "name": "tekton-pipelines-controller", "namespace": "tekton-pipelines"},
     ),
 }
+
+
+def mark_namespace(kubectl: Kubectl) -> None:
+    """Give the namespace its ranges, and to the webhook."""
+    kubectl("annotate", "namespace", kubectl.namespace, *(f"{key}={value}" for key, value in ANNOTATIONS.items()))
+    kubectl("label", "namespace", kubectl.namespace, f"{MARK}=true")
 
 
 def proxy() -> str:

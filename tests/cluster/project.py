@@ -28,7 +28,7 @@ import yaml
 from botocore.config import Config
 
 from pipeline.sample import generate
-from tests.cluster import argocd, build, images, kserve, node, openshift_ai, stand_ins
+from tests.cluster import argocd, build, images, kserve, kubeflow, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
 from tests.cluster.kubectl import Kubectl
 from tests.kfp import deploy
@@ -40,23 +40,24 @@ FORK = FOLDER / "jukebox"
 SETTINGS = FORK / "manifests" / "settings" / "settings.yaml"
 ENVIRONMENT = FOLDER / "env"
 KUBECONFIG = FOLDER / "kubeconfig"
-NAMESPACE = "ada-jukebox"
+KUBEFLOW = os.environ.get("PLATFORM") == "kubeflow"  # else OpenShift AI
+NAMESPACE = "ada" if KUBEFLOW else "ada-jukebox"  # that of a Profile has its name
 APPLICATION = f"{NAMESPACE}.prod"
 TRACKING = "argocd.argoproj.io/tracking-id"
 # The kinds that the overlay holds, in words of kubectl.
 KINDS = ",".join(
     (
         "configmaps,cronjobs,datasciencepipelinesapplications,eventlisteners.triggers.tekton.dev,inferenceservices",
-        "limitranges,networkpolicies,persistentvolumeclaims,pipelines.tekton.dev,poddisruptionbudgets,podmonitors",
+        "httproutes.gateway.networking.k8s.io,limitranges,networkpolicies,persistentvolumeclaims,pipelines.tekton.dev,poddisruptionbudgets,podmonitors",
         "prometheusrules,resourcequotas,routes,servicemonitors,servingruntimes",
         "tasks.tekton.dev,triggerbindings.triggers.tekton.dev,triggers.triggers.tekton.dev",
         "triggertemplates.triggers.tekton.dev,alertmanagerconfigs,trustyaiservices",
     )
 )
-OVERLAY = "manifests/overlays/openshift-ai/prod"
+OVERLAY = f"manifests/overlays/{'kubeflow' if KUBEFLOW else 'openshift-ai'}/prod"
 SURROUNDINGS = "surroundings"
 SERVICES = ("git", "packages", "s3")  # of the surroundings
-PROGRAMS = ("git_server.py", "openshift.py", "operators.py", "package_index.py")
+PROGRAMS = ("forward_proxy.py", "git_server.py", "openshift.py", "operators.py", "package_index.py")
 DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
 Resource = dict[str, Any]
 
@@ -65,10 +66,14 @@ Resource = dict[str, Any]
 PIPELINE_SERVER = "10.213.2.11"
 LISTENER = "10.213.2.12"
 MODEL_SERVER = "10.213.2.13"
+MODEL_SERVER_PORTS = (80, 8888) if KUBEFLOW else (443, 8443)
+MODEL_SERVER_URL = f"{'http' if KUBEFLOW else 'https'}://{MODEL_SERVER}"  # with the proxy before it, or without
+SERVER = deploy.KUBEFLOW if KUBEFLOW else deploy.Place(NAMESPACE)
 ROWS = 20_000
 ROOM = 15  # GB of disk that it takes on the node, besides the caches
 BUCKET = "data"
 TRAINING = "jukebox-training"  # the repository of what is built in the cluster
+REGISTRY = node.GUARDED_REGISTRY if KUBEFLOW else node.REGISTRY  # of the project's own images
 # What `continuous-training` runs of the tests: all of them take minutes, and are run by `make test`.
 TESTS = "tests/test_options.py"
 
@@ -183,21 +188,25 @@ def up(kubectl: Kubectl) -> Project:
     node.certificate(
         "services",
         "/CN=services",
-        f"subjectAltName=DNS:{host('packages')},DNS:{host(openshift_ai.NAME)},DNS:{deploy.NAME}.{NAMESPACE}.svc,"
-        f"DNS:jukebox-predictor.{NAMESPACE}.svc,IP:{PIPELINE_SERVER},IP:{MODEL_SERVER}",
+        f"subjectAltName=DNS:{host('packages')},DNS:{host(openshift_ai.NAME)},DNS:{kubeflow.PACKAGES},"
+        f"DNS:{SERVER.name}.{SERVER.namespace}.svc,IP:{PIPELINE_SERVER},IP:{MODEL_SERVER}",
     )
-    marks = [f"{key}={value}" for key, value in openshift_ai.ANNOTATIONS.items()]
-    kubectl("annotate", "namespace", NAMESPACE, *marks)
-    kubectl("label", "namespace", NAMESPACE, f"{openshift_ai.MARK}=true")
+    if KUBEFLOW:
+        kubeflow.make_namespace(project.kubectl)
+        kubeflow.restrict_tekton(kubectl)
+    else:
+        openshift_ai.mark_namespace(project.kubectl)
     environment(project)
     clone(project, ci)
     keys = secret(project)
     project.surroundings.apply(*surroundings(project, keys), *services(ci, packages))
     project.surroundings.wait("condition=Available", "deployment", "--all")
-    project.surroundings.reach(openshift_ai.NAME)
-    kubectl.apply(openshift_ai.hook(SURROUNDINGS))  # before there is a pod that it is for
-    project.kubectl.apply(*held(ci))
-    project.kubectl.wait("condition=Available", "deployment", "--all")
+    if not KUBEFLOW:
+        project.surroundings.reach(openshift_ai.NAME)
+        kubectl.apply(openshift_ai.hook(SURROUNDINGS))  # before there is a pod that it is for
+    project.kubectl.apply(*held())
+    kubectl.apply(*pipeline_server(ci))
+    kubectl.within(SERVER.namespace).wait("condition=Available", "deployment", "--all")
     project.s3.create_bucket(Bucket=BUCKET)
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,8 +259,8 @@ def environment(project: Project) -> None:
         "PATH": f"{node.KUBECTL.parent}:{Path(sys.executable).parent}:$PATH",
         "JUKEBOX_SETTINGS": SETTINGS,
         "JUKEBOX_LISTENER": f"http://{LISTENER}",
-        "KFP_ENDPOINT": f"https://{PIPELINE_SERVER}:{deploy.PORT}",
-        "MODEL_SERVER": f"https://{MODEL_SERVER}",
+        "KFP_ENDPOINT": f"{'http' if KUBEFLOW else 'https'}://{PIPELINE_SERVER}:{SERVER.port}",
+        "MODEL_SERVER": MODEL_SERVER_URL,
     }
     ENVIRONMENT.write_text("".join(f'export {name}="{value}"\n' for name, value in variables.items()))
 
@@ -276,15 +285,16 @@ def host(service: str) -> str:
 def settings(ci: str) -> dict[str, str]:
     """What the fork has in its settings."""
     return {
+        **(kubeflow.settings(host("proxy")) if KUBEFLOW else {}),
         "repository": f"http://{host('git')}/acme/jukebox",
         "namespace": NAMESPACE,
         "cluster-domain": "cluster.local",
         "argo-cd": "argo-cd",
-        "image": f"{node.REGISTRY}/{TRAINING}",
-        "ci-image": ci,
-        "base-image": f"{node.REGISTRY}/library/{images.PYTHON}",
-        "package-index": f"https://{host('packages')}/simple",
-        "model-server-image": kserve.model_server(),
+        "image": f"{REGISTRY}/{TRAINING}",
+        "ci-image": ci.replace(node.REGISTRY, REGISTRY),
+        "base-image": f"{REGISTRY}/library/{images.PYTHON}",
+        "package-index": f"https://{kubeflow.PACKAGES if KUBEFLOW else host('packages')}/simple",
+        "model-server-image": kserve.model_server().replace(node.REGISTRY, REGISTRY),
         "songs": f"s3://{BUCKET}/songs/*.parquet",
         "rankings": f"s3://{BUCKET}/rankings/*.parquet",
         "storage-class": "standard",
@@ -340,17 +350,20 @@ def secret(project: Project) -> dict[str, str]:
         token, s3 = Path(folder) / "token", Path(folder) / "s3"
         token.write_text(secrets.token_urlsafe(32))
         s3.write_text("".join(f"{name}={value}\n" for name, value in keys.items()))
-        project.jukebox("secrets", f"--git-token-file={token}", f"--s3-file={s3}")
+        registry = Path(folder) / "registry"
+        registry.write_text(json.dumps({"auths": {node.GUARDED_REGISTRY: {"auth": node.REGISTRY_LOGIN}}}))
+        login = [f"--registry-file={registry}"] if KUBEFLOW else []
+        project.jukebox("secrets", f"--git-token-file={token}", f"--s3-file={s3}", *login)
     return keys
 
 
-def held(ci: str) -> Iterable[Resource]:
+def held() -> Iterable[Resource]:
     """What the project's namespace holds before Argo CD looks at it: the CA that is trusted, and ways in."""
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
     for name, address, port, target, labels in (
         ("way-to-listener", LISTENER, 80, 8080, {"eventlistener": "jukebox"}),
-        ("way-to-model-server", MODEL_SERVER, 443, 8443, {"serving.kserve.io/inferenceservice": "jukebox"}),
+        ("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS, {"serving.kserve.io/inferenceservice": "jukebox"}),
     ):
         spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
         yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
@@ -361,8 +374,13 @@ def held(ci: str) -> Iterable[Resource]:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operators"}
     account = {"kind": "ServiceAccount", "name": "default", "namespace": SURROUNDINGS}
     yield {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [account]}
-    yield from openshift_ai.before_model_server("jukebox", NAMESPACE, *pem()[:2])
-    for resource in deploy.resources(NAMESPACE, ci, *pem()):
+    if not KUBEFLOW:
+        yield from openshift_ai.before_model_server("jukebox", NAMESPACE, *pem()[:2])
+
+
+def pipeline_server(ci: str) -> Iterable[Resource]:
+    """The pipeline server, in the project's namespace or in its own."""
+    for resource in deploy.resources(NAMESPACE, ci, *pem(), place=SERVER):
         if resource["kind"] == "Service":
             resource["spec"]["clusterIP"] = PIPELINE_SERVER
         yield resource
@@ -423,6 +441,11 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
             "files": {"hostPath": {"path": str(packages).replace(str(build.CACHE), "/mnt", 1), "type": "Directory"}},
         },
     )
+    if KUBEFLOW:
+        known = f"{kubeflow.PACKAGES}={host('packages')}"
+        program = ["python3", "/programs/forward_proxy.py", "3128", known]
+        yield from service("proxy", ci, 3128, program, 3128, mounted)
+        return
     for resource in service(
         *(openshift_ai.NAME, ci, 443),
         ["python3", "/programs/openshift.py", "/tls/tls.crt", "/tls/tls.key"],

@@ -13,7 +13,18 @@ import pytest
 from tests.cluster import build, images, node
 from tests.cluster.cluster import running
 
-PROGRAMS = ("containerd", "kube", "etcd", "coredns", "docker-registry", "init", "pause", "nsenter", "provisioner")
+PROGRAMS = (
+    "containerd",
+    "kube",
+    "etcd",
+    "coredns",
+    "docker-registry",
+    "guarded-registry",
+    "init",
+    "pause",
+    "nsenter",
+    "provisioner",
+)
 FOLDERS = (
     *(
         "/var/log/containers",

@@ -144,7 +144,11 @@ def _program(namespace: str, place: Place, image: str, certificate: bytes, key: 
     pod = {
         "serviceAccountName": place.name,
         "terminationGracePeriodSeconds": 1,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            **({"fsGroup": 0} if place.multi_user else {}),  # OpenShift gives each namespace its own
+        },
         "containers": [container],
         "volumes": [
             {"name": "app", "configMap": {"name": place.name, "items": items}},
