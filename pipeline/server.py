@@ -105,6 +105,8 @@ class Server:
             params=query,
             json=body,
             headers={"Authorization": f"Bearer {self.token}"} if self.token else {},
+            # A token that is sent in clear is for the cluster's network, not for a proxy.
+            proxies={"http": ""} if self.token else {},
             timeout=TIMEOUT,
             verify=self.ca or True,
             allow_redirects=False,

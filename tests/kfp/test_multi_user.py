@@ -1,6 +1,10 @@
 """Kubeflow's server of many users: whom it lets in, and the commands against it."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +21,10 @@ from pipeline.settings import read_settings
 from scripts import wait
 from scripts.cli import app
 from scripts.wait import Pace
+from tests.http_server import serve_http
 from tests.kfp.service import EDITOR
 from tests.kfp.world import AUDIENCE_TOKEN, DATA_VERSION, NAMESPACE, TOKEN, World, compiled
+from tests.tekton.manifests import ROOT
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -83,6 +89,42 @@ def test_http_at_a_port_of_https_is_told_as_go_tells_it(world: World) -> None:
     assert (answer.status_code, answer.text) == (400, "Client sent an HTTP request to an HTTPS server.\n")
 
 
+def test_the_program_speaks_http_and_takes_the_webhooks_by_https(kubeflow: World, tmp_path: Path) -> None:
+    """Given the arguments of its Deployment, and the API of a cluster, then both ports answer."""
+    ports = [free_port(), free_port()]
+    options = [f"--{name}={kubeflow.ca}" for name in ("certificate", "key")]
+    options += [
+        f"--namespace={NAMESPACE}",
+        f"--state={tmp_path}/state",
+        f"--port={ports[0]}",
+        f"--multi-user={ports[1]}",
+    ]
+    environment = {**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")}
+    command = [sys.executable, "-m", "tests.kfp.server", *options]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+        try:
+            assert program.stdout
+            assert program.stdout.readline() == f"Serving http://localhost:{ports[1]}\n"
+            kubeflow.url = f"http://localhost:{ports[1]}"
+            answers = [ask(kubeflow, EXPERIMENTS, token).status_code for token in ("", TOKEN, AUDIENCE_TOKEN)]
+            assert answers == [401, 401, 200]
+            review = {"uid": "1", "kind": {"kind": "Pipeline"}, "operation": "CREATE", "object": {"metadata": {}}}
+            answer = requests.post(
+                f"https://localhost:{ports[0]}/webhooks/validate-pipelineversion",
+                json={"apiVersion": "admission.k8s.io/v1", "request": review},
+                verify=str(kubeflow.ca),
+                timeout=10,
+            )
+            assert answer.json()["response"] == {"uid": "1", "allowed": True}
+        finally:
+            program.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
 # The commands
 
 
@@ -126,6 +168,14 @@ def test_a_token_that_was_renewed_is_read_anew(applied: World, tmp_path: Path) -
         kfp.pipeline(PIPELINE)
     (tmp_path / "token").write_text("renewed")
     assert kfp.pipeline(PIPELINE)
+
+
+def test_a_token_in_clear_is_not_shown_to_a_proxy(kubeflow: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve_http() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        find_server(read_settings()).probe()
+        assert proxy.requests == []
 
 
 Spoil = Callable[[World, pytest.MonkeyPatch], object]
