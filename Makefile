@@ -17,8 +17,8 @@ run: .venv/ready ## Train, judge, convert, verify and publish a model here  [SON
 test: .venv/ready ## Run the tests on all cores  [ARGS='-k store']
 	@$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)
 
-test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS=]
-	@$(BIN)/pytest $(if $(findstring tests/,$(ARGS)),,tests/cluster) $(ARGS)
+test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, Linux) or on KUBECONFIG=  [ARGS= PLATFORM=kubeflow]
+	@PLATFORM=$(PLATFORM) $(BIN)/pytest $(if $(findstring tests/,$(ARGS)),,tests/cluster$(if $(PLATFORM),/test_$(PLATFORM).py)) $(ARGS)
 
 soak: .venv/ready ## Send that cluster ten times the forged requests and bursts that test-cluster does  [ARGS=]
 	@$(BIN)/pytest tests/cluster/test_hostile.py tests/cluster/test_burst.py --soak $(ARGS)

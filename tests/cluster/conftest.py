@@ -22,8 +22,9 @@ COMING = pytest.StashKey[Future[Project]]()
 # project, which comes up meanwhile, the worst last; then the one project's life.
 ORDER = (
     *("down", "build", "patience", "node", "triggers", "hostile", "burst", "kserve", "preflight"),
-    *("bootstrap", "whole_way", "images", "gitops", "access", "doctor", "teardown"),
+    *("bootstrap", "kubeflow", "whole_way", "images", "gitops", "access", "doctor", "teardown"),
 )
+collect_ignore = [] if projects.KUBEFLOW else ["test_kubeflow.py"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

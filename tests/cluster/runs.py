@@ -1,5 +1,6 @@
 """Runs of `continuous-training` on the node: how a push or another event starts one, and what is seen of it."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,7 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from pipeline.schema import ID
 from tests.cluster import build, node
+from tests.cluster import project as projects
 from tests.cluster.project import Project
 
 MINUTES = 20  # for a run that installs packages, on a machine that does other things as well
@@ -109,3 +114,15 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
         build.say(f"sending the event of {name} again")
         again()
     raise AssertionError(f"{name} does not begin")
+
+
+def predicted(project: Project) -> tuple[str, list[str]]:
+    """What `jukebox predict` says of a song, asked of the model server from outside, and the countries of version 1."""
+    # What names the countries lies beside the model.
+    file = projects.FOLDER / "labels.json"
+    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--")
+    file.write_text(project.kubectl(*inside, "cat", "/mnt/models/1/labels.json"))
+    songs = projects.FOLDER / "data" / "songs.parquet"
+    song = pl.read_parquet(songs)[ID][0]
+    where = (f"--songs={songs}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--labels={file}")
+    return project.jukebox("predict", song, *where), json.loads(file.read_text())

@@ -9,11 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.schema import ID
 from scripts.replay import SENDERS, Facts, Kind, build_event, send
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
-from tests.cluster.runs import GitHost, Json, Run, begun, pushed, replace
+from tests.cluster.runs import GitHost, Json, Run, begun, predicted, pushed, replace
 
 OPTIONS = FORK / "pipeline" / "options.py"
 TEST = FORK / projects.TESTS
@@ -143,18 +142,11 @@ def test_the_model_that_was_published_is_served(project: Project, trained: Run) 
     [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
     assert {"--model_name=jukebox", "--file_system_poll_wait_seconds=1"} < set(server["args"])
     assert server["args"][-1] == '--model_version_policy={"specific":{"versions":[1]}}'
-    # What names the countries lies beside the model.
-    labels = projects.FOLDER / "labels.json"
-    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--")
-    labels.write_text(project.kubectl(*inside, "cat", "/mnt/models/1/labels.json"))
-    songs = projects.FOLDER / "data" / "songs.parquet"
-    song = pl.read_parquet(songs)[ID][0]
-    where = (f"--songs={songs}", f"--endpoint=https://{projects.MODEL_SERVER}", f"--labels={labels}")
-    answer = project.jukebox("predict", song, *where)
+    answer, labels = predicted(project)
     assert "jukebox version 1" in answer
     [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
     assert len(shown) == 5
-    assert {country for country, *_ in shown} < set(json.loads(labels.read_text()))
+    assert {country for country, *_ in shown} < set(labels)
 
 
 def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
