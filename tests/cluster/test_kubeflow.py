@@ -1,8 +1,8 @@
 """From `git push` to a served model on Kubeflow, as companies have it (``PLATFORM=kubeflow``).
 
-The namespace is a Profile's, and enforces Pod Security's level restricted. The pipeline server is in another one, speaks
-http and takes tokens of its audience alone. Images come from a registry behind a private CA that wants a password,
-packages through a forward proxy.
+The namespace is a Profile's, and enforces Pod Security's level restricted. The pipeline server is in another one; it
+speaks http and takes tokens of its audience alone. Images come from a registry behind a private CA that wants a
+password, packages through a forward proxy.
 """
 
 import json
