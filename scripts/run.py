@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -113,7 +113,8 @@ class Finished:
 
 def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) -> Finished:
     """Run the compiled pipeline with ``parameters`` below the folder ``runs``, and tell on ``console`` how it goes."""
-    _, version = pipeline_resources(read_settings())
+    # The cluster's proxy is not the way out of this machine.
+    _, version = pipeline_resources(replace(read_settings(), https_proxy=""))
     spec = version["spec"]
     graph = _graph(spec["pipelineSpec"])
     # The local runner takes one step at a time, in any order that the graph allows, and stops at the first that fails.

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from rich.console import Console
 
 from pipeline.sample import generate
 from pipeline.schema import COUNTRY
+from pipeline.settings import SETTINGS_FILE
 from pipeline.store import open_store
 from scripts.cli import main
 from scripts.run import View
 from tests.browser import CHROMIUM, MISSING, browser
+from tests.http_server import Answer, serve_http
 from tests.real_data import real_data
 from tests.s3_server import S3Server
 from tests.test_pipeline import STEPS
@@ -106,6 +109,23 @@ def test_real_charts_pass(tmp_path: Path) -> None:
     lineage = outcome.lineage(1)
     assert lineage["data"]["rankings"]["rows"] == 87_266  # type: ignore[index]
     assert len(json.loads((tmp_path / "models" / "jukebox" / "1" / "labels.json").read_text())) == 72
+
+
+def test_the_proxy_of_the_settings_is_not_that_of_this_machine(
+    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = yaml.safe_load(SETTINGS_FILE.read_text())
+    nowhere = {"http-proxy": "http://127.0.0.1:1", "https-proxy": "http://127.0.0.1:1"}
+    document["data"] |= {**nowhere, "no-proxy": "$(KUBERNETES_SERVICE_HOST),.svc,.cluster.local"}
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("JUKEBOX_SETTINGS", str(tmp_path / "settings.yaml"))
+    songs, _ = small
+    with serve_http() as server:
+        server.serve("/songs.parquet", Answer(Path(songs).read_bytes(), etag='"1"'))
+        # Songs are no rankings: it ends with the validation.
+        outcome = jukebox_run(tmp_path / "build", "--songs", f"{server.url}/songs.parquet", "--rankings", songs)
+    assert "fetch-data: succeeded" in outcome.printed
+    assert "validate-data: failed" in outcome.printed
 
 
 def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, str], tmp_path: Path) -> None:
