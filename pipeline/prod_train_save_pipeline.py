@@ -163,13 +163,13 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         )
         stores = (validated, evaluated, published)
         mounting, outside = (stores, (fetched,)) if settings.on_claim else ((), (fetched, *stores))
-        nodes = {
+        places = {
             trained.name: (settings.train_nodes, settings.train_taint),
             **{task.name: (settings.store_nodes, settings.store_taint) for task in mounting},
         }
         for task in steps:
             _size(task, settings, image)
-            _place(task, *nodes.get(task.name, (settings.nodes, settings.taint)))
+            _place(task, *places.get(task.name, (settings.nodes, settings.taint)))
             if settings.pull_secret:
                 kubernetes.set_image_pull_secrets(task, [settings.pull_secret])
         # These talk to the outside. They retry on their own; this is for a lost node or a server that restarts.

@@ -126,7 +126,9 @@ def _problem(key: str, data: dict[str, object]) -> str:
     value = data[key]
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
-    if re.search(r"://[^/]*@", value) or (key in ("http-proxy", "https-proxy") and "@" in value):
+    if key in ("http-proxy", "https-proxy") and "@" in value:
+        return "holds credentials, which do not belong into Git: name a proxy that asks for none"
+    if re.search(r"://[^/]*@", value):
         return "holds credentials, which do not belong into Git: take them out, and put them into a Secret"
     pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
     if not re.fullmatch(pattern, value):
@@ -135,5 +137,5 @@ def _problem(key: str, data: dict[str, object]) -> str:
         return "is empty and http-proxy is not: name the proxy here, too; nearly all is asked by https"
     lacking = [each for each in _WITHOUT_PROXY if each not in value.split(",")]
     if key == "no-proxy" and data.get("https-proxy") and lacking:
-        return f"lacks {' and '.join(lacking)}, which are in the cluster and reached by no proxy: add them"
+        return f"lacks {' and '.join(lacking)}, which no proxy reaches, for they are in the cluster: add them"
     return ""

@@ -88,7 +88,7 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"no_proxy": ".svc, .cluster.local"}, "no-proxy is '.svc, .cluster.local', expected hosts with commas"),
         (
             {"https_proxy": "http://proxy:3128", "no_proxy": "$(KUBERNETES_SERVICE_HOST),not.svc"},
-            "no-proxy lacks .svc and .cluster.local, which are in the cluster and reached by no proxy: add them",
+            "no-proxy lacks .svc and .cluster.local, which no proxy reaches, for they are in the cluster: add them",
         ),
         ({"nodes": "ml"}, "nodes is 'ml', expected a label as label=value, or nothing"),
         ({"train_nodes": "a=b=c"}, "train-nodes is 'a=b=c', expected a label"),
@@ -123,7 +123,7 @@ def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str
 @pytest.mark.parametrize("key", ["http_proxy", "https_proxy"])
 @pytest.mark.parametrize("value", ["ada:hidden@proxy:3128", "http://ada:hidden/1@proxy:3128", "http://hidden@proxy"])
 def test_the_password_of_a_proxy_does_not_belong_here_and_is_not_shown(write: Write, key: str, value: str) -> None:
-    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
+    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds .*: name a proxy") as raised:
         read_settings(write(**{key: value}))
     assert "hidden" not in str(raised.value)
 
