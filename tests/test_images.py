@@ -304,6 +304,22 @@ def test_what_the_lock_names_is_installed_and_compiled(locked: Path, tmp_path: P
         assert path.read_text() == "/opt/jukebox\n"
 
 
+def test_what_installs_them_finds_all_of_itself_where_the_containerfile_puts_it(locked: Path, tmp_path: Path) -> None:
+    for line in (ROOT / "Containerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "/build/" in line:
+            *sources, target = line.split()[1:]
+            folder = tmp_path / target.strip("/")
+            folder.mkdir(exist_ok=True)
+            for source in sources:
+                # The lock is that of one package.
+                shutil.copy((locked if (locked / source).is_file() else ROOT) / source, folder)
+    # Of the site's packages, where this repository is one, the base image has none.
+    script = [sys.executable, "-S", "install_packages.py", str(tmp_path / "venv"), "--training"]
+    index = f"--index={locked.parent.as_uri()}/index"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run([*script, index], cwd=tmp_path / "build", env=environment, check=True)
+
+
 def test_a_package_with_other_content_than_the_lock_says_is_refused(locked: Path, tmp_path: Path) -> None:
     lock = locked / "requirements.lock"
     lock.write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}\n")

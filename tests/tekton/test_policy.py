@@ -80,6 +80,8 @@ def test_every_step_is_one_command_and_no_script(resources: list[Resource]) -> N
         assert "script" not in step, name
         command = step["command"]
         assert command in (["jukebox", command[-1]], ["python", "-m", "pytest"], INSTALL), name
+        if command == INSTALL:
+            assert {"name": "PYTHONPATH", "value": "/opt/jukebox"} in step["env"], "its own code, not the commit's"
         assert not any("$(params." in word for word in step["args"]), f"{name}: params come through env"
 
 
