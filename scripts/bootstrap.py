@@ -1,6 +1,7 @@
 """``jukebox bootstrap``: give the project to Argo CD, which brings up the rest and keeps it as Git says."""
 
 import copy
+import itertools
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 import yaml
@@ -66,7 +67,7 @@ def command(
         typer.Option("--print", help="Write as YAML what would be applied, and apply nothing. Needs no cluster."),
     ] = False,
     operators: Annotated[
-        bool, typer.Option("--operators", help="First install OpenShift's for pipelines, GitOps and AI, and wait.")
+        bool, typer.Option("--operators", help="First install OpenShift's operators for pipelines, GitOps and AI.")
     ] = False,
     health_checks: Annotated[
         bool,
@@ -89,59 +90,62 @@ def command(
     Example: `jukebox bootstrap --part platform --print`
     """
     settings = read_all_settings()
-    argocd = ARGO_CDS[settings["argo-cd"]]
-    platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
-    if not platform and (operators or health_checks or git_token_file):
+    if part is Part.TENANT and (operators or health_checks or git_token_file):
         raise SettingsInvalid("--operators, --health-checks and --git-token-file are of the platform's part")
     if show and git_token_file:
         raise SettingsInvalid("--print shows no Secret: leave --git-token-file out")
-    first, checks, ours, rights = [], [], [], []
     with checkout() as folder:
-        if platform:
-            first = build(folder, "argocd/operators") if operators else []
-            checks = build(folder, "argocd/health-checks") if health_checks else []
-            ours = build(folder, f"argocd/platform/{settings['argo-cd']}")
-        if settings["argo-cd"] == "openshift-gitops":
-            checks = [instance(each, argocd) for each in checks]
-        if settings["platform"] == "kubeflow":  # a Profile makes it
-            ours = [each for each in ours if each["kind"] != "Namespace"]
-        if tenant:
-            rights = build(folder, f"argocd/tenant/{settings['platform']}")
+        made = plan(folder, settings, part, operators, health_checks)
         if show:
-            print(yaml.safe_dump_all([*first, *checks, *ours, *rights], sort_keys=False), end="")
+            print(yaml.safe_dump_all(itertools.chain(*made), sort_keys=False), end="")
             return
-        for overlay in environments(settings) if platform else ():
+        for overlay in environments(settings) if made.platform else ():
             held = build(folder, f"manifests/overlays/{settings['platform']}/{overlay}")
             kinds = Counter(resource["kind"] for resource in held)
             print(f"{overlay}: Argo CD will bring up {sum(kinds.values())} resources of {settings['repository']}:")
             print("  " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
-    secret = [credential(settings, git_token_file)] if git_token_file else []
+    secrets = [credential(settings, git_token_file)] if git_token_file else []
     print(f"This is applied now to the cluster {context()}:")
-    for resource in [*first, *checks, *secret, *ours, *rights]:
+    for resource in itertools.chain(*made, secrets):
         print(f"  {resource['kind']}/{resource['metadata']['name']}")
     confirm(yes)
-    if not (platform and settings["platform"] == "openshift-ai"):
+    if not any(each["kind"] == "Namespace" for each in made.platform):
         _expect_namespace(settings)
-    definition = None
-    if platform:
-        with advising("forbidden", "Ask a platform administrator to run `jukebox bootstrap --part platform`."):
-            if first:
-                apply(first)
-                _wait_for_operators(argocd)
-            for each in checks:
-                _teach(each)
-            definition = _read("customresourcedefinition", APPLICATION_SETS)
-            # All of it is ours alone; an earlier bootstrap may have written it under another name.
-            apply([*secret, *suited(ours, definition)], "--force-conflicts")
-    if tenant:
-        advice = "Nobody may give a right that he does not have: a platform administrator must run this part, too."
+    if made.platform:
+        with advising("forbidden", "This part is a platform administrator's; a tenant's is `--part tenant`."):
+            _apply_platform(settings, made, secrets)
+    if made.tenant:
+        advice = (
+            "Nobody may give a right that he does not have: a platform administrator must run `--part tenant`, too."
+        )
         with advising("not currently held", advice):
-            apply(rights, "--force-conflicts")  # Argo CD has written them once
-    if platform and definition:
-        for environment in environments(settings):
-            _await_application(settings["namespace"], environment, argocd)
-        print(f"Follow it by: kubectl get applications --namespace {argocd} --watch")
+            apply(made.tenant, "--force-conflicts")  # an Argo CD has written them once
     print("Without its Secrets nothing becomes ready: jukebox secrets, and jukebox doctor says what is missing.")
+
+
+class Plan(NamedTuple):
+    """What is applied, in this order; each may be empty."""
+
+    operators: list[Resource]
+    health_checks: list[Resource]
+    platform: list[Resource]
+    tenant: list[Resource]
+
+
+def plan(folder: Path, settings: dict[str, str], part: Part | None, operators: bool, health_checks: bool) -> Plan:
+    """Return what is applied of the manifests in ``folder``: of one part, or of both."""
+    argocd = settings["argo-cd"]
+    tenant = [] if part is Part.PLATFORM else build(folder, f"argocd/tenant/{settings['platform']}")
+    if part is Part.TENANT:
+        return Plan([], [], [], tenant)
+    first = build(folder, "argocd/operators") if operators else []
+    checks = build(folder, "argocd/health-checks") if health_checks else []
+    if argocd == "openshift-gitops":
+        checks = [instance(each, ARGO_CDS[argocd]) for each in checks]
+    platform = build(folder, f"argocd/platform/{argocd}")
+    if settings["platform"] == "kubeflow":  # a Profile makes it
+        platform = [each for each in platform if each["kind"] != "Namespace"]
+    return Plan(first, checks, platform, tenant)
 
 
 @contextmanager
@@ -288,6 +292,23 @@ def advising(words: str, advice: str) -> Iterator[None]:
         raise ServerUnavailable(f"{error}\n{advice}") from None
 
 
+def _apply_platform(settings: dict[str, str], made: Plan, secrets: list[Resource]) -> None:
+    """Apply the platform's part, and wait until Argo CD looks after the project."""
+    argocd = ARGO_CDS[settings["argo-cd"]]
+    if made.operators:
+        apply(made.operators)
+        _wait_for_operators(argocd)
+    for each in made.health_checks:
+        _teach(each)
+    definition = _read("customresourcedefinition", APPLICATION_SETS)
+    # All of it is ours alone; an earlier bootstrap may have written it under another name.
+    apply([*secrets, *suited(made.platform, definition)], "--force-conflicts")
+    if definition:
+        for environment in environments(settings):
+            _await_application(settings["namespace"], environment, argocd)
+        print(f"Follow it by: kubectl get applications --namespace {argocd} --watch")
+
+
 def _teach(checks: Resource) -> None:
     """Add health checks to the configuration of Argo CD, which others share."""
     name, namespace = checks["metadata"]["name"], checks["metadata"]["namespace"]
@@ -308,11 +329,12 @@ def _teach(checks: Resource) -> None:
 def _expect_namespace(settings: dict[str, str]) -> None:
     """Raise ServerUnavailable if the namespace is not there, and says who makes it."""
     name = settings["namespace"]
-    if _read("namespace", name):
-        return
+    with advising("forbidden", f"Is {name} the namespace of yours that the settings should name, and is it there?"):
+        if _read("namespace", name):
+            return
     maker = "its Profile makes it: create the Profile of that name"
     if settings["platform"] != "kubeflow":
-        maker = "whoever looks after the cluster makes it, with `jukebox bootstrap --part platform`: ask for it"
+        maker = "`jukebox bootstrap --part platform` makes it: ask a platform administrator"
     raise ServerUnavailable(f"There is no namespace {name}; {maker}, and run this again.")
 
 

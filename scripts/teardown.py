@@ -10,6 +10,7 @@ from scripts.bootstrap import (
     OnePart,
     Part,
     Yes,
+    advising,
     confirm,
     context,
     credential_name,
@@ -51,15 +52,16 @@ def command(
     if not data:
         print("Models and Secrets stay.")
     confirm(yes)
-    if platform:
-        _stop(project, f"--namespace={ARGO_CDS[settings['argo-cd']]}")
-    if tenant:
-        _tidy(project, data, server=not profile)
-    if platform and data:
-        policies = [f"{name}.{project}" for name in POLICIES]
-        _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies)
-        if not profile:  # which would make it anew
-            _delete(f"namespace/{project}")
+    with advising("forbidden", "The platform's part is an administrator's; a tenant's is `--part tenant`."):
+        if platform:
+            _stop(project, f"--namespace={ARGO_CDS[settings['argo-cd']]}")
+        if tenant:
+            _tidy(project, data, server=not profile)
+        if platform and data:
+            policies = [f"{name}.{project}" for name in POLICIES]
+            _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies)
+            if not profile:  # which would make it anew
+                _delete(f"namespace/{project}")
     if not platform:
         print(f"Argo CD still looks after {project}: jukebox teardown --part platform ends that, for who may.")
     elif not tenant:

@@ -216,7 +216,7 @@ def test_a_yes_goes_to_the_cluster(jukebox: Jukebox) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"namespace": "<USER_NAME>-jukebox"}, "argocd/platform/openshift-gitops holds <USER_NAME>; put values in"),
+        ({"namespace": "<USER_NAME>-jukebox"}, "argocd/tenant/openshift-ai holds <USER_NAME>; put values in"),
         ({"storage_class": "<CLASS>"}, "manifests/overlays/openshift-ai/prod holds <CLASS>; put values in"),
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
         ({"argo_cd": "flux"}, "argo-cd is 'flux', expected argo-cd or openshift-gitops"),
