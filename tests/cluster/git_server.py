@@ -2,7 +2,8 @@
 
 It runs in a pod, as ``python3 git_server.py FOLDER PORT``, with what it sends and asks for in the environment:
 ``WEBHOOK_URL``, ``WEBHOOK_SECRET``, ``TOKEN``. Repositories are served from FOLDER, where they are made when they are
-first pushed to. It is also its own post-receive hook: ``git_server.py --hook REPOSITORY``.
+first pushed to; one that holds a file ``private`` is read with the token alone. It is also its own post-receive hook:
+``git_server.py --hook REPOSITORY``.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import urllib.request
 import uuid
+from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -166,6 +168,11 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.folder / owner / name
         if not repository.is_dir() and "git-receive-pack" in self.path:
             create(repository)
+        token = b64encode(f"git:{os.environ['TOKEN']}".encode()).decode()
+        private = "git-upload-pack" in self.path and (repository / "private").exists()
+        if private and self.headers.get("Authorization") != f"Basic {token}":
+            self._send(401, [("WWW-Authenticate", "Basic")], b"")
+            return
         environment = {
             **os.environ,
             "GIT_PROJECT_ROOT": str(self.folder),

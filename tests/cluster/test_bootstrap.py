@@ -1,10 +1,14 @@
 """The life of a project begins: Argo CD brings up all that is in Git, in order."""
 
 import itertools
+import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from scripts.bootstrap import APPLICATION_SETS
 from tests.cluster import node, stand_ins
 from tests.cluster import project as projects
 from tests.cluster.argocd import look_again, status
@@ -49,6 +53,9 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     projects.ready(project)
 
 
+# Where Argo CD's definition of an ApplicationSet says that a sync is tried again with what Git says then.
+REFRESH = "".join(f"/properties/{key}" for key in ("spec", "template", "spec", "syncPolicy", "retry", "refresh"))
+LOOK_HARD = ("argocd.argoproj.io/refresh=hard", "--overwrite")
 LABEL = "app.kubernetes.io/part-of"
 
 
@@ -90,3 +97,42 @@ def test_a_tenant_gives_no_right_that_it_does_not_have(project: Project) -> None
         project.kubectl.apply(stand_ins.ADMIN)
         project.jukebox("bootstrap", "--part=tenant", "--yes")
     assert project.get("role/jukebox-release")
+
+
+def test_argo_cd_reads_a_private_repository_by_its_credential(project: Project, tmp_path: Path) -> None:
+    def told() -> str:
+        project.argocd("annotate", f"application/{projects.APPLICATION}", *LOOK_HARD)
+        status = project.argocd.get(f"application/{projects.APPLICATION}")["status"]
+        return " ".join(each["message"] for each in status.get("conditions", []))
+
+    private = "/data/acme/jukebox.git/private"
+    project.surroundings("exec", "deployment/git", "--", "touch", private)
+    try:
+        node.wait("refusal", lambda: "authentication required" in told())
+        (tmp_path / "token").write_text(project.secret("jukebox-git-host", "token"))
+        said = project.jukebox("bootstrap", "--yes", "--part=platform", f"--git-token-file={tmp_path / 'token'}")
+        assert "secret/ada-jukebox-git-host serverside-applied" in said
+        node.wait("reading", lambda: not told())
+        project.sync()
+    finally:
+        project.surroundings("exec", "deployment/git", "--", "rm", private)
+
+
+def test_an_argo_cd_that_does_not_know_a_field_is_not_told_of_it(project: Project) -> None:
+    definition = ("patch", "customresourcedefinition", APPLICATION_SETS, "--type=json")
+    place = f"/spec/versions/0/schema/openAPIV3Schema{REFRESH}"
+
+    def retry() -> Any:
+        found = project.argocd.get(f"applicationset/{projects.NAMESPACE}")
+        return found["spec"]["template"]["spec"]["syncPolicy"]["retry"]
+
+    assert retry()["refresh"] is True
+    project.kubectl(*definition, f"--patch={json.dumps([{'op': 'remove', 'path': place}])}")
+    try:
+        project.jukebox("bootstrap", "--yes", "--part=platform")
+        assert "refresh" not in retry()
+    finally:
+        added = {"op": "add", "path": place, "value": {"type": "boolean"}}
+        project.kubectl(*definition, f"--patch={json.dumps([added])}")
+    # The API server takes a moment to know it again.
+    node.wait("field", lambda: project.jukebox("bootstrap", "--yes", "--part=platform") and retry().get("refresh"))

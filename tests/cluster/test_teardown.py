@@ -17,7 +17,12 @@ def test_teardown_takes_everything_but_the_models_and_the_history(published: Pro
         "DataSciencePipelinesApplication/dspa",
     }
     assert project.get("secret/jukebox-listener")
-    gone = (f"applicationset/{name}", f"application/{projects.APPLICATION}", f"appproject/{name}")
+    gone = (
+        f"applicationset/{name}",
+        f"application/{projects.APPLICATION}",
+        f"appproject/{name}",
+        f"secret/{name}-git-host",
+    )
     assert not project.argocd("get", *gone, "--ignore-not-found")
     assert (project.kubectl.model_store() / "jukebox" / "2").is_dir()
 
