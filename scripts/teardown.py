@@ -38,6 +38,7 @@ def command(
     """
     settings = read_all_settings()
     project, profile = settings["namespace"], settings["platform"] == "kubeflow"
+    namespace = "" if profile else f"namespace/{project}"  # which a Profile would make anew
     platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
     print(f"This is deleted from the cluster {context()}:")
     if platform:
@@ -48,7 +49,7 @@ def command(
     if data and tenant:
         print(f"  models, run history and Secrets in {project}")
     if data and platform:
-        print(f"  its admission policy{'' if profile else f', and the namespace {project} with all that is in it'}")
+        print(f"  its admission policy{namespace and f', and {namespace} with all that is in it'}")
     if not data:
         print("Models and Secrets stay.")
     confirm(yes)
@@ -60,8 +61,8 @@ def command(
         if platform and data:
             policies = [f"{name}.{project}" for name in POLICIES]
             _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies)
-            if not profile:  # which would make it anew
-                _delete(f"namespace/{project}")
+            if namespace:
+                _delete(namespace)
     if not platform:
         print(f"Argo CD still looks after {project}: jukebox teardown --part platform ends that, for who may.")
     elif not tenant:

@@ -234,7 +234,7 @@ def test_teardown_says_what_goes_and_what_stays(jukebox: Jukebox) -> None:
     assert "ApplicationSet, Applications and AppProject ada-jukebox" in result.output
     assert "Models and Secrets stay." in result.output
     assert result.output.endswith("Nothing was done.\n")
-    assert "the namespace ada-jukebox with all that is in it" in jukebox("teardown", "--data", answer="n\n").output
+    assert "namespace/ada-jukebox with all that is in it" in jukebox("teardown", "--data", answer="n\n").output
 
 
 def test_teardown_takes_a_part_alone_and_leaves_a_profile_its_namespace(jukebox: Jukebox) -> None:
@@ -244,7 +244,7 @@ def test_teardown_takes_a_part_alone_and_leaves_a_profile_its_namespace(jukebox:
     tenant = jukebox("teardown", "--part=tenant", answer="n\n").output
     assert "the PipelineRuns in ada-jukebox, its accounts and their rights" in tenant
     assert "AppProject" not in tenant
-    assert "the namespace" not in jukebox("teardown", "--data", answer="n\n", platform="kubeflow").output
+    assert "namespace/" not in jukebox("teardown", "--data", answer="n\n", platform="kubeflow").output
 
 
 def test_teardown_goes_to_the_cluster(jukebox: Jukebox) -> None:

@@ -23,6 +23,7 @@ from tests.manifests import building
 
 OVERLAY = FORK / projects.OVERLAY
 UNTOLD = "--push-option=ci.skip"
+RBAC = "rbac.authorization.k8s.io"
 
 
 def push(project: Project, message: str) -> str:
@@ -57,9 +58,6 @@ def test_a_hand_edit_is_healed_and_what_was_deleted_comes_back(published: Projec
     node.wait("healing of the deletion", lambda: published.get("networkpolicy/jukebox-default-deny"))
     assert published.get("networkpolicy/jukebox-default-deny")["metadata"]["uid"] != uid
     published.sync()
-
-
-RBAC = "rbac.authorization.k8s.io"
 
 
 def bound(kind: str, name: str, role: str, role_kind: str = "ClusterRole") -> dict[str, Any]:
