@@ -258,8 +258,8 @@ def _nodes(project: Project) -> Findings:
     """Each selector of the settings finds a node."""
     for key in ("nodes", "train-nodes", "store-nodes"):
         if selector := project.data.get(key, ""):
-            found = [each["metadata"]["name"] for each in project.cluster.list(NODES, selector)]
-            text = f"{key}: {selector} is a label of {len(found)} nodes"
+            found = sorted(each["metadata"]["name"] for each in project.cluster.list(NODES, selector))
+            text = f"{key}: nodes with {selector}: {', '.join(found[:5]) or 'none'}{' …' if found[5:] else ''}"
             yield judge("Nodes", bool(found), text, f"Label a node, or change {key}: pods would wait for ever.")
 
 
@@ -488,16 +488,19 @@ def _trusted_ca(project: Project) -> Findings:
     if not found:
         yield Finding("Trusted CA", State.OK, f"{name} is not there: pods trust public CAs alone")
         return
-    remedy = f"Put your CA's certificates into its key {CA_KEY}, as PEM."
+    remedy = f"Put your CA's certificates into its key {CA_KEY}, as PEM, and take out what has expired."
+    # What stands between them may be of any alphabet, which ssl does not take.
     text = found.get("data", {}).get(CA_KEY, "")
-    if not text:
-        yield Finding("Trusted CA", State.FAIL, f"{name} has no {CA_KEY}", remedy)
-        return
+    pem = "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", text))
     store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        store.load_verify_locations(cadata=text)
-    except ssl.SSLError as error:
-        yield Finding("Trusted CA", State.FAIL, f"{CA_KEY} of {name} is not PEM: {error.reason or error}", remedy)
+        if pem:
+            store.load_verify_locations(cadata=pem)
+    except ssl.SSLError:
+        pem = ""
+    if not pem:
+        what = f"{CA_KEY} of {name} is not PEM" if text else f"{name} has no {CA_KEY}"
+        yield Finding("Trusted CA", State.FAIL, what, remedy)
         return
     now = datetime.now(UTC).timestamp()
     certificates = store.get_ca_certs()
@@ -505,7 +508,7 @@ def _trusted_ca(project: Project) -> Findings:
     text = f"{name} has {len(certificates)} certificates of CAs"
     if old:
         text += f"; expired: {'; '.join(_subject(each) for each in old)}"
-    yield judge("Trusted CA", not old and bool(certificates), text, remedy, State.WARN if certificates else State.FAIL)
+    yield judge("Trusted CA", bool(certificates) and not old, text, remedy, State.WARN)
 
 
 def _subject(certificate: Mapping[str, Any]) -> str:
@@ -628,7 +631,9 @@ def _quota(pods: list[Planned], project: Project) -> Findings:
     for claim in [*claims, *workspaces(project.overlay)]:
         size = parse_quantity(claim["resources"]["requests"]["storage"])
         need = _sum([need, {"persistentvolumeclaims": Decimal(1), "requests.storage": size}])
-    for quota in project.cluster.list(QUOTAS):
+    # The overlay's own comes in the first wave; one that is there already says what is used of it.
+    quotas = [*of_kind(project.overlay, "ResourceQuota"), *project.cluster.list(QUOTAS)]
+    for name, quota in {each["metadata"]["name"]: each for each in quotas}.items():
         if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):
             continue  # which is of some pods alone
         used = quota.get("status", {}).get("used", {})
@@ -637,7 +642,6 @@ def _quota(pods: list[Planned], project: Project) -> Findings:
             room = parse_quantity(bound) - parse_quantity(used.get(key, "0"))
             if need.get(key, 0) > room:
                 short.append(f"{key} {_shown(need[key])}, where {_shown(max(room, Decimal(0)))} are left")
-        name = quota["metadata"]["name"]
         found = f"{name}: one run needs {'; '.join(short)}" if short else f"{name} leaves room for one run"
         remedy = "Ask for a larger quota (quota-cpu, quota-memory, quota-storage), or make the steps smaller."
         yield judge("Quota", not short, found, remedy)

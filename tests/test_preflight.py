@@ -35,7 +35,7 @@ SERVICES = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceser
 OPENSHIFT = "/apis/security.openshift.io/v1"
 FLAGS = "/api/v1/namespaces/tekton-pipelines/configmaps/feature-flags"
 HEALTH = "/apis/v2beta1/healthz"
-SCC = "unable to validate against any security context constraint: [provider "
+SCC = "unable to validate against any security context constraint: provider "
 RESTRICTED = 'violates PodSecurity "restricted:latest": '
 WARNING = RESTRICTED.replace("violates", "would violate") + "seccompProfile (pod must not set it)"
 
@@ -339,7 +339,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "no node for training": (
         settings(train_nodes="gpu=yes"),
-        *("kubeflow", "Nodes", "fail", "train-nodes: gpu=yes is a label of 0 nodes", "Label a node"),
+        *("kubeflow", "Nodes", "fail", "train-nodes: nodes with gpu=yes: none", "Label a node"),
     ),
     "no storage class": (
         settings(storage_class="missing"),
@@ -428,14 +428,25 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
         *("kubeflow", "Pull secret", "fail", "Secret pulls is of type Opaque", "Nodes take kubernetes.io/dockerconfig"),
     ),
     "a CA that is not PEM": (
-        trusted("-----BEGIN CERTIFICATE-----\nMIIB\n"),
+        trusted("# Főtanúsítvány\nMIIB\n"),
+        *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {CA_KEY}, as PEM"),
+    ),
+    "a CA that is cut off": (
+        trusted("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
         *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {CA_KEY}, as PEM"),
     ),
     "a CA under another key": (
         trusted("anything", "ca.crt"),
         *("kubeflow", "Trusted CA", "fail", f"has no {CA_KEY}", "as PEM"),
     ),
-    "a CA that has expired": (trusted(expired()), "kubeflow", "Trusted CA", "warn", "expired: Old CA", "as PEM"),
+    "a CA that has expired": (
+        trusted("# Főtanúsítvány\n" + expired()),
+        "kubeflow",
+        "Trusted CA",
+        "warn",
+        "expired: Old CA",
+        "as PEM",
+    ),
     "a default that is not a Deployment": (
         lambda site: setattr(site, "mode", ""),
         *("kubeflow", "KServe", "fail", "is admitted, of mode Knative", f"annotation {MODE}"),
@@ -462,10 +473,14 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             *(platform, "Pods of the tasks", "fail", f"is refused: {message[:20]}", remedy),
         )
         for platform, message, remedy in (
-            ("openshift-ai", f'{SCC}"restricted-v2": 1001 is not an allowed group]', "Take fsGroup out"),
             (
                 "openshift-ai",
-                f'{SCC}"restricted-v2": runAsUser: Invalid value: 5000: must be in]',
+                f"{SCC}restricted-v2: .spec.securityContext.fsGroup: Invalid value: 1001",
+                "Take fsGroup out",
+            ),
+            (
+                "openshift-ai",
+                f"{SCC}restricted-v2: .containers[0].runAsUser: Invalid value: 5000",
                 "Take runAsUser out",
             ),
             (
@@ -473,7 +488,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
                 "required scc/restricted-v2 not found",
                 "Have ClusterRole system:openshift:scc:restricted",
             ),
-            ("openshift-ai", f'{SCC}"anyuid": seccomp may not be set]', "seccompProfile RuntimeDefault"),
+            ("openshift-ai", f"{SCC}anyuid: .seccompProfile: seccomp may not be set", "seccompProfile RuntimeDefault"),
             (
                 "kubeflow",
                 RESTRICTED + 'allowPrivilegeEscalation != false (containers "prepare" must set …)',
@@ -524,7 +539,12 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
             *("openshift-ai", "Access mode", "on the volume's node, which pods follow"),
         ),
         (settings(model_store="s3://data/models"), "openshift-ai", "Storage class", "none is needed"),
-        (settings(storage_class="shared", nodes="kubernetes.io/os=linux"), "kubeflow", "Nodes", "a label of 1 nodes"),
+        (
+            settings(storage_class="shared", nodes="kubernetes.io/os=linux"),
+            "kubeflow",
+            "Nodes",
+            "nodes with kubernetes.io/os=linux: one",
+        ),
         (
             both(
                 settings(pull_secret="pulls"),

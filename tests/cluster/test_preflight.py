@@ -96,7 +96,7 @@ def test_nothing_fails_where_nothing_is_wrong(site: Site) -> None:
     texts = {(each["name"], each["state"]): each["found"] for each in found}
     assert texts["Pods of the tasks", "ok"].startswith("settle, checkout, supersede")
     assert texts["Pod of the model server", "ok"] == "jukebox: admitted"
-    assert "is admitted, of mode Standard" in next(each["found"] for each in found if each["name"] == "KServe")
+    assert "InferenceService jukebox is admitted, of mode Standard" in [each["found"] for each in found]
     assert texts["Argo CD", "ok"].startswith("ApplicationSets have retry.refresh")
     assert texts["Token for the pipeline server", "ok"] == (
         "TokenReview takes one of default for pipelines.kubeflow.org"
@@ -370,7 +370,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     ),
     "no node for training": (
         [with_settings(train_nodes="gpu=yes")],
-        [("Nodes", "fail", "train-nodes: gpu=yes is a label of 0 nodes", "Label a node")],
+        [("Nodes", "fail", "train-nodes: nodes with gpu=yes: none", "Label a node")],
     ),
     "https to a server that speaks http": (
         [over_https],
