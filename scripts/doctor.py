@@ -75,7 +75,7 @@ def command(
         overlay = overlay or settings_file().parents[2].joinpath(
             "manifests", "overlays", data["platform"], environments(data)[0]
         )
-    resources = [each for each in yaml.safe_load_all(build(overlay)) if each] if overlay else []
+    resources = [each for each in yaml.load_all(build(overlay), yaml.CSafeLoader) if each] if overlay else []
     project = Project(project_cluster(settings), settings, resources, data)
     checks = {**BEFORE, **before.checks(project)} if preflight else CHECKS
     findings = list(examine(project, checks))
