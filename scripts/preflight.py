@@ -528,7 +528,8 @@ def _kserve(project: Project) -> Findings:
         try:
             admitted, _ = project.cluster.try_create(INFERENCE_SERVICES, tried)
         except ClusterRefuses as error:
-            yield _refused("KServe", f"InferenceService {name}", error, remedy)
+            state, text, remedy = _refused(error, remedy)
+            yield Finding("KServe", state, f"InferenceService {name}: {text}", remedy)
         else:
             # Its webhook writes down the default mode, unless that is Knative.
             mode = admitted["metadata"].get("annotations", {}).get(MODE, "")
@@ -546,7 +547,9 @@ def _kserve(project: Project) -> Findings:
                     f"Take the annotation {MODE} out of the overlay, so that it stays as it is; or delete the "
                     f"InferenceService, which interrupts the service, and let Argo CD make it anew."
                 )
-                yield _refused("KServe", f"the live InferenceService {name}, of mode {live}", error, remedy)
+                state, text, remedy = _refused(error, remedy)
+                text = f"the live InferenceService {name}, of mode {live}: {text}"
+                yield Finding("KServe", state, text, remedy)
             else:
                 yield Finding("KServe", State.OK, f"the live InferenceService {name} is of mode {live}")
 
@@ -595,9 +598,7 @@ def _outcomes(cluster: Cluster, pod: Resource, account: str, openshift: bool) ->
     try:
         admitted, warnings = cluster.try_create(PODS, pod)
     except ClusterRefuses as error:
-        remedy = _remedy(f"{'admission webhook ' if error.webhook else ''}{error.reason}")
-        found = _refused("", "", error, remedy)
-        yield found.state, found.found, found.remedy
+        yield _refused(error, _remedy(f"{'admission webhook ' if error.webhook else ''}{error.reason}"))
         return
     by = admitted["metadata"].get("annotations", {}).get("openshift.io/scc", "")
     yield State.OK, f"admitted{f' by {by}' if by else ''}", ""
@@ -605,14 +606,13 @@ def _outcomes(cluster: Cluster, pod: Resource, account: str, openshift: bool) ->
         yield State.WARN, f"admitted with a warning: {warning}", _remedy(warning)
 
 
-def _refused(name: str, what: str, error: ClusterRefuses, remedy: str) -> Finding:
-    """What is said of a refusal: of who may not even ask, that it cannot be tried."""
+def _refused(error: ClusterRefuses, remedy: str) -> tuple[State, str, str]:
+    """What is said of a refusal, state, text and remedy: of who may not even ask, that it cannot be tried."""
     if re.search(r'User "[^"]*" cannot ', error.reason):
-        text = f"{what} cannot be tried: {error.reason}".strip()
-        return Finding(name, State.WARN, text, "Ask somebody with ClusterRole admin of the namespace to run this.")
+        remedy = "Ask somebody with ClusterRole admin of the namespace to run this."
+        return State.WARN, f"cannot be tried: {error.reason}", remedy
     reason = re.sub(r'^pods "jukebox-preflight" is (forbidden|invalid): ', "", error.reason)
-    by = f" by {error.webhook}" if error.webhook else ""
-    return Finding(name, State.FAIL, f"{what} is refused{by}: {reason}".strip(), remedy)
+    return State.FAIL, f"refused{f' by {error.webhook}' if error.webhook else ''}: {reason}", remedy
 
 
 def _remedy(message: str) -> str:

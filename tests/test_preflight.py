@@ -459,7 +459,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "kubeflow",
             "KServe",
             "fail",
-            "InferenceService jukebox is refused: customizing",
+            "InferenceService jukebox: refused: customizing",
             "before 0.16 RawDeployment",
         ),
     ),
@@ -470,7 +470,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     **{
         f"refused: {message[:60]}": (
             refused(message),
-            *(platform, "Pods of the tasks", "fail", f"is refused: {message[:20]}", remedy),
+            *(platform, "Pods of the tasks", "fail", f"refused: {message[:20]}", remedy),
         )
         for platform, message, remedy in (
             (

@@ -287,7 +287,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
             (
                 "Pods of the tasks",
                 "fail",
-                'is refused: violates PodSecurity "restricted:latest"',
+                'refused: violates PodSecurity "restricted:latest"',
                 "set-security-context",
             ),
             ("Pod that keeps the tasks together", "fail", 'container "affinity-assistant"', "set-security-context"),
@@ -312,7 +312,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     "a quota that is too small": (
         [made({**named("ResourceQuota", "company"), "spec": {"hard": {"requests.cpu": "400m"}}})],
         [
-            ("Pod of the model server", "fail", "jukebox: is refused: exceeded quota: company", "larger quota"),
+            ("Pod of the model server", "fail", "jukebox: refused: exceeded quota: company", "larger quota"),
             ("Quota", "fail", "company: one run needs requests.cpu", "quota-cpu"),
         ],
     ),
@@ -325,7 +325,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
                 }
             )
         ],
-        [("Pods of the steps", "fail", "train-model: is refused: maximum memory usage", "Fit the sizes")],
+        [("Pods of the steps", "fail", "train-model: refused: maximum memory usage", "Fit the sizes")],
     ),
     "no storage class": (
         [with_settings(storage_class="missing")],
@@ -354,7 +354,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     "a KServe whose default is Knative": (
         [default_mode("Serverless"), without_mode],
         [
-            ("KServe", "fail", "InferenceService jukebox is refused", f"annotation {MODE} say the word"),
+            ("KServe", "fail", "InferenceService jukebox: refused", f"annotation {MODE} say the word"),
             ("KServe", "fail", "its default mode is Serverless", f"annotation {MODE} say Standard"),
         ],
     ),
