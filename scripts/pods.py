@@ -38,7 +38,7 @@ class Planned(NamedTuple):
 
     Attributes:
         group: what it is one of.
-        name: of its task, its step or its CronJob.
+        name: of its task, its step or its Job.
         replicas: how many there are at all times; 0: it ends.
     """
 
@@ -60,7 +60,7 @@ def plan(overlay: list[Resource], spec: Resource, *, image: str, restricted: boo
     pods = chain(
         _tekton(overlay, image, restricted),
         _listener(overlay, image),
-        _cron_jobs(overlay),
+        _jobs(overlay),
         _kfp(overlay, spec, image),
         _predictors(overlay, image),
     )
@@ -189,11 +189,12 @@ def _listener(overlay: list[Resource], image: str) -> Iterator[Planned]:
         yield Planned("Pod of the listener", f"el-{name}", _pod(pod, labels), given.get("replicas", 1))
 
 
-def _cron_jobs(overlay: list[Resource]) -> Iterator[Planned]:
-    for job in of_kind(overlay, "CronJob"):
-        template = job["spec"]["jobTemplate"]["spec"]["template"]
+def _jobs(overlay: list[Resource]) -> Iterator[Planned]:
+    jobs = [each["spec"]["jobTemplate"] | {"metadata": each["metadata"]} for each in of_kind(overlay, "CronJob")]
+    for job in [*jobs, *of_kind(overlay, "Job")]:
+        template = job["spec"]["template"]
         pod = _pod(template["spec"], template.get("metadata", {}).get("labels", {}))
-        yield Planned("Pods of the CronJobs", job["metadata"]["name"], pod)
+        yield Planned("Pods of the Jobs", job["metadata"]["name"], pod)
 
 
 def _kfp(overlay: list[Resource], spec: Resource, helper: str) -> Iterator[Planned]:

@@ -183,7 +183,13 @@ def _openshift_ai(project: Project) -> Findings:
         yield Finding("OpenShift AI", State.WARN, "the cluster does not know DataScienceClusters", remedy)
         return
     for each in project.cluster.list(OPENSHIFT_AI):
-        yield _judge_version("OpenShift AI", each.get("status", {}).get("release", {}).get("version", ""))
+        version = each.get("status", {}).get("release", {}).get("version", "")
+        if version.startswith("2.25."):
+            modes = [_mode(service) for service in of_kind(project.overlay, "InferenceService")]
+            remedy = "Let the overlay name the component openshift-ai-2."
+            yield judge("OpenShift AI", modes == ["RawDeployment"], version, remedy)
+        else:
+            yield _judge_version("OpenShift AI", version)
 
 
 # What OpenShift's monitoring must be told: namespace and name of a ConfigMap, and where in its config.yaml it stands.
@@ -519,7 +525,7 @@ def _kserve(project: Project) -> Findings:
     """It takes the overlay's InferenceService in a mode that makes a Deployment, and as a change of the live one."""
     for service in of_kind(project.overlay, "InferenceService"):
         name = service["metadata"]["name"]
-        word = service["metadata"].get("annotations", {}).get(MODE, "")
+        word = _mode(service)
         remedy = (
             f"Let the overlay's annotation {MODE} say the word that this KServe has for a Deployment: Standard, before "
             "0.16 RawDeployment. Without the annotation, have its default mode changed to that."
@@ -532,7 +538,7 @@ def _kserve(project: Project) -> Findings:
             yield Finding("KServe", state, f"InferenceService {name}: {text}", remedy)
         else:
             # Its webhook writes down the default mode, unless that is Knative.
-            mode = admitted["metadata"].get("annotations", {}).get(MODE, "")
+            mode = _mode(admitted)
             found = f"InferenceService {name} is admitted, of mode {mode or 'Knative'}"
             yield judge("KServe", mode in PLAIN_MODES, found, remedy)
         if not word:
@@ -552,6 +558,11 @@ def _kserve(project: Project) -> Findings:
                 yield Finding("KServe", state, text, remedy)
             else:
                 yield Finding("KServe", State.OK, f"the live InferenceService {name} is of mode {live}")
+
+
+def _mode(service: Resource) -> str:
+    """The deployment mode that an InferenceService names, if it does."""
+    return str(service["metadata"].get("annotations", {}).get(MODE, ""))
 
 
 def _default_mode(cluster: Cluster) -> Findings:

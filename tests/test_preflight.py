@@ -293,6 +293,20 @@ def expired() -> str:
     return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
+def component(name: str) -> Spoil:
+    """OpenShift AI is 2.25, and the overlay has the component for that."""
+
+    def spoil(site: Site) -> None:
+        site.get("datascienceclusters", "default")["status"]["release"].update(version="2.25.3")
+        site.mode = "RawDeployment"
+        file = site.folder / "manifests/overlays/openshift-ai/prod/kustomization.yaml"
+        document = yaml.safe_load(file.read_text())
+        document["components"].insert(0, f"../../../components/{name}")
+        file.write_text(yaml.safe_dump(document))
+
+    return spoil
+
+
 def quota(**hard: str) -> Spoil:
     bounds = {key.replace("_", "."): value for key, value in hard.items()}
     return lambda site: site.add("resourcequotas", "ours", spec={"hard": bounds}, status={"used": {"pods": "2"}})
@@ -306,6 +320,10 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     "an old OpenShift AI": (
         lambda site: site.get("datascienceclusters", "default")["status"]["release"].update(version="3.3.1"),
         *("openshift-ai", "OpenShift AI", "fail", "3.3.1", "Update it to 3.4"),
+    ),
+    "OpenShift AI 2.25 without its component": (
+        lambda site: site.get("datascienceclusters", "default")["status"]["release"].update(version="2.25.3"),
+        *("openshift-ai", "OpenShift AI", "fail", "2.25.3", "component openshift-ai-2"),
     ),
     "no monitoring of what users run": (
         path(
@@ -538,6 +556,7 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
             ),
             *("openshift-ai", "Access mode", "on the volume's node, which pods follow"),
         ),
+        (component("openshift-ai-2"), "openshift-ai", "OpenShift AI", "2.25.3"),
         (settings(model_store="s3://data/models"), "openshift-ai", "Storage class", "none is needed"),
         (
             settings(storage_class="shared", nodes="kubernetes.io/os=linux"),
@@ -559,7 +578,15 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
             "ours leaves room for one run",
         ),
     ],
-    ids=["one node of two", "volumes of a node", "a store on S3", "a node", "a pull secret", "a quota"],
+    ids=[
+        "one node of two",
+        "volumes of a node",
+        "OpenShift AI 2.25",
+        "a store on S3",
+        "a node",
+        "a pull secret",
+        "a quota",
+    ],
     indirect=["site"],
 )
 def test_what_is_in_order_otherwise_is_said(site: Site, spoil: Spoil, name: str, text: str) -> None:
@@ -599,8 +626,8 @@ def test_an_address_says_http_or_https_as_the_server_does(
 def test_what_the_api_server_warns_of_is_a_warning(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.kubernetes_api.Cluster.try_create", lambda self, kind, resource: (resource, [WARNING]))
     warned = {each["name"]: each for each in site.look() if "admitted with a warning" in each["found"]}
-    assert warned["Pods of the CronJobs"]["state"] == "warn"
-    assert "seccompProfile RuntimeDefault" in warned["Pods of the CronJobs"]["remedy"]
+    assert warned["Pods of the Jobs"]["state"] == "warn"
+    assert "seccompProfile RuntimeDefault" in warned["Pods of the Jobs"]["remedy"]
 
 
 def test_the_table_is_that_of_the_support_matrix() -> None:
@@ -635,6 +662,8 @@ def test_every_container_that_the_overlay_names_is_tried_with_what_it_says(tmp_p
     assert executed < set(pods)
     account = "pipeline-runner-dspa" if overlay.startswith("openshift-ai") else "default-editor"
     assert {pods[name]["serviceAccountName"] for name in [*executed, "driver"]} == {account}
+    jobs = {each["metadata"]["name"] for each in building.of_kind(resources, "Job", "CronJob")}
+    assert jobs < set(pods)
     claims = [each["persistentVolumeClaim"]["claimName"] for each in pods["publish-model"]["volumes"]]
     assert claims == ["jukebox-model-pvc"]
     proxied = "kube-rbac-proxy" in [each["name"] for each in pods["jukebox"]["containers"]]

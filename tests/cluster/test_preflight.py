@@ -6,23 +6,27 @@ Pipelines and OpenShift have no operators here; the pipeline server is played, w
 
 import base64
 import json
+import ssl
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubernetes import config
 from kubernetes.config import kube_config
 from typer.testing import CliRunner
 
 from scripts.cli import app
-from tests.cluster import argocd, build, node, stand_ins
+from tests.cluster import argocd, build, node, openshift_ai, stand_ins
 from tests.cluster.kserve import NAMESPACE as KSERVE
 from tests.cluster.kubectl import Kubectl
-from tests.http_server import Answer, HttpServer, serve_http
+from tests.cluster.openshift import Handler
+from tests.http_server import Answer, HttpServer, running, serve_http
 from tests.manifests import building
 
 HEALTH = "/apis/v2beta1/healthz"
@@ -222,20 +226,25 @@ def default_mode(mode: str) -> Break:
     return broken
 
 
+def patched(platform: str, kind: str, operations: list[Resource]) -> Break:
+    """A platform's overlay has a JSON patch."""
+
+    def broken(site: Site) -> Iterator[None]:
+        file = site.folder / "manifests/overlays" / platform / "prod/kustomization.yaml"
+        before = file.read_text()
+        patch = {"target": {"kind": kind}, "patch": json.dumps(operations)}
+        file.write_text(yaml.safe_dump({**yaml.safe_load(before), "patches": [patch]}))
+        yield
+        file.write_text(before)
+
+    return broken
+
+
 def without_mode(site: Site) -> Iterator[None]:
     """The overlay leaves the mode to KServe."""
-    file = site.folder / "manifests/overlays/kubeflow/prod/kustomization.yaml"
-    before = file.read_text()
-    document = yaml.safe_load(before)
     key = MODE.replace("/", "~1")
-    operations = [
-        {"op": "add", "path": f"/metadata/annotations/{key}", "value": ""},
-        {"op": "remove", "path": f"/metadata/annotations/{key}"},
-    ]
-    patch = {"target": {"kind": "InferenceService"}, "patch": json.dumps(operations)}
-    file.write_text(yaml.safe_dump({**document, "patches": [*document.get("patches", ()), patch]}))
-    yield
-    file.write_text(before)
+    operations = [{"op": "remove", "path": f"/metadata/annotations/{key}"}]
+    yield from patched("kubeflow", "InferenceService", operations)(site)
 
 
 def live(mode: str) -> Break:
@@ -307,7 +316,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     ),
     "a policy": (
         [policy],
-        [("Pods of the CronJobs", "fail", "the label team is missing", "This is a policy of your cluster")],
+        [("Pods of the Jobs", "fail", "the label team is missing", "This is a policy of your cluster")],
     ),
     "a quota that is too small": (
         [made({**named("ResourceQuota", "company"), "spec": {"hard": {"requests.cpu": "400m"}}})],
@@ -434,3 +443,58 @@ def test_each_thing_that_hinders_is_found_with_a_remedy(site: Site, together: Se
         expect(site, *(finding for name in together for finding in PROVOKED[name][1]))
         print(site.jukebox("doctor", "--preflight"))  # for who reads the test's output
     expect(site)
+
+
+@pytest.fixture
+def openshift(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+    """The site on OpenShift: each new pod is judged by its constraints, in this process."""
+    space = site.kubectl.namespace
+    constraints = stand_ins.crd("SecurityContextConstraints", "security.openshift.io", "v1")
+    constraints["metadata"]["name"] = "securitycontextconstraints.security.openshift.io"
+    constraints["spec"]["names"] |= {
+        "plural": "securitycontextconstraints",
+        "listKind": "SecurityContextConstraintsList",
+    }
+    hook = openshift_ai.hook(space)
+    hook["metadata"]["name"] = space
+    node.certificate("preflight", "/CN=preflight", f"subjectAltName=IP:{node.HOST}")
+    pair = [str(node.STATE / "pki" / f"preflight.{kind}") for kind in ("crt", "key")]
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*pair)
+    config.load_kube_config(site.kubectl.kubeconfig)
+    monkeypatch.setenv("PROXY_IMAGE", "proxy")
+    with ThreadingHTTPServer((node.HOST, 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        [judge] = hook["webhooks"]
+        judge["clientConfig"] |= {"url": f"https://{node.HOST}:{server.server_address[1]}/"}
+        del judge["clientConfig"]["service"]
+        judge["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": space}}
+        marks = [f"{key}={value}" for key, value in openshift_ai.ANNOTATIONS.items()]
+        site.kubectl("annotate", "namespace", space, *marks)
+        with running(server), broken(site, with_settings(platform="openshift-ai", argo_cd="openshift-gitops")):
+            # Of the grants, those to a webhook of the cluster are not needed: this one asks as an administrator.
+            site.kubectl.apply(*openshift_ai.grants({"kind": "Group", "name": "nobody"})[2:], constraints, hook)
+            yield site
+            site.kubectl("delete", f"mutatingwebhookconfiguration/{space}", f"crd/{constraints['metadata']['name']}")
+
+
+def test_openshift_admits_each_pod_and_refuses_an_fsgroup_with_a_remedy(openshift: Site) -> None:
+    def admitted() -> bool:
+        found = openshift.look()
+        wrong = [each for each in found if each["state"] == "fail"]
+        by = {each["name"] for each in found if each["found"].endswith(": admitted by restricted-v2")}
+        wanted = {"Pods of the tasks", "Pods of the steps", "Pods of the Jobs", "Pod of the listener"}
+        if wrong or not by > wanted | {"Pod of the model server"}:
+            raise RuntimeError(json.dumps(found, indent=1))
+        assert "4." in next(each["found"] for each in found if each["name"] == "OpenShift")
+        return True
+
+    node.wait("pods that OpenShift admits", admitted)
+    path = "/spec/resourcetemplates/0/spec/taskRunTemplate/podTemplate/securityContext"
+    group = patched("openshift-ai", "TriggerTemplate", [{"op": "add", "path": path, "value": {"fsGroup": 1001}}])
+    with broken(openshift, group):
+        expect(
+            openshift,
+            ("Pods of the tasks", "fail", "1001 is not an allowed group", "Take fsGroup out"),
+            ("Pod that keeps the tasks together", "fail", "1001 is not an allowed group", "Take fsGroup out"),
+        )
