@@ -5,6 +5,7 @@ so are the helpers' own images, which the platform brings: in their place stands
 """
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ def plan(overlay: list[Resource], spec: Resource, *, image: str, restricted: boo
         _kfp(overlay, spec, image),
         _predictors(overlay, image),
     )
-    return [each._replace(pod=_limited(each.pod, overlay)) for each in pods]
+    return [each._replace(pod=_limited(deepcopy(each.pod), overlay)) for each in pods]
 
 
 def of_kind(overlay: list[Resource], kind: str) -> list[Resource]:
