@@ -41,6 +41,9 @@ def test_every_pod_is_restricted(project: Project, trained: Run) -> None:
     labels = {key for pod in project.kubectl.get("pods")["items"] for key in pod["metadata"].get("labels", {})}
     sorts = {"tekton.dev/taskRun", "pipeline/runid", "eventlistener", "serving.kserve.io/inferenceservice"}
     assert labels >= sorts
+    for sort in ("eventlistener", "serving.kserve.io/inferenceservice"):
+        [pod, *_] = project.kubectl.get("pods", f"--selector={sort}")["items"]
+        assert pod["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
 
 
 def test_the_model_store_is_its_steps_and_the_model_server_reads_it_as_somebody_else(

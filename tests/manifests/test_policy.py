@@ -55,6 +55,16 @@ def test_users_and_groups_are_what_the_platform_gives_or_what_it_lacks(built: di
         )
 
 
+def test_no_sidecar_of_istios_stands_where_it_could_not_ask_istiod(built: dict[str, list[Resource]]) -> None:
+    for environment in ("dev", "prod"):
+        overlay = built[f"kubeflow/{environment}"]
+        [listener] = of_kind(overlay, "EventListener")
+        template = listener["spec"]["resources"]["kubernetesResource"]["spec"]["template"]
+        [service] = of_kind(overlay, "InferenceService")
+        for metadata in (template["metadata"], service["metadata"]):
+            assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
+
+
 def test_the_model_server_writes_nothing_and_has_no_token(built: dict[str, list[Resource]]) -> None:
     for overlay in OVERLAYS:
         [runtime] = of_kind(built[overlay], "ServingRuntime")
