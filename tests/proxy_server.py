@@ -26,7 +26,12 @@ def serve_proxy() -> Iterator[ProxyServer]:
         def do_CONNECT(self) -> None:
             host, _, port = self.path.partition(":")
             served.hosts.append(host)
-            with closing(socket.create_connection(("127.0.0.1", int(port)))) as there:
+            try:
+                connection = socket.create_connection(("127.0.0.1", int(port)))
+            except OSError:
+                self.send_error(502)
+                return
+            with closing(connection) as there:
                 self.send_response(200)
                 self.end_headers()
                 back = threading.Thread(target=_pump, args=(there, self.connection))

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +77,18 @@ def test_predictions_of_another_training_are_refused(
     report.write_text(json.dumps({**trained.training, "weights_sha256": "0" * 64}))
     with pytest.raises(ParityBroken, match="two trainings"):
         verify_model(onnx_file, examples, trained.predictions, report, tmp_path / "parity.json", model_name="jukebox")
+
+
+def test_what_runs_models_tells_nobody_of_it(onnx_file: Path) -> None:
+    script = f"""
+import os
+import numpy as np
+from pathlib import Path
+from pipeline.runtimes import onnx_probabilities, openvino_probabilities
+for run in (onnx_probabilities, openvino_probabilities):
+    run(Path("{onnx_file}").read_bytes(), np.ones((1, 13), np.float32))
+from openvino.tools.ovc.telemetry_utils import tm
+print(os.environ["ORT_DISABLE_TELEMETRY"], tm.__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 openvino.tools.ovc.telemetry_stub\n"
