@@ -111,6 +111,11 @@ def hook(repository: Path) -> None:
             print(f"webhook: {error}")
 
 
+def login() -> str:
+    """What git sends with the token, whose user is of no account."""
+    return b64encode(f"git:{os.environ['TOKEN']}".encode()).decode()
+
+
 class Handler(BaseHTTPRequestHandler):
     """Git's own CGI program for repositories, and a little of GitHub's API."""
 
@@ -168,9 +173,8 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.folder / owner / name
         if not repository.is_dir() and "git-receive-pack" in self.path:
             create(repository)
-        token = b64encode(f"git:{os.environ['TOKEN']}".encode()).decode()
         private = "git-upload-pack" in self.path and (repository / "private").exists()
-        if private and self.headers.get("Authorization") != f"Basic {token}":
+        if private and self.headers.get("Authorization") != f"Basic {login()}":
             self._send(401, [("WWW-Authenticate", "Basic")], b"")
             return
         environment = {
