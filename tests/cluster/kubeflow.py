@@ -55,6 +55,6 @@ def settings(proxy: str) -> dict[str, str]:
         "gateway-namespace": "edge",
         "monitoring-namespace": "monitoring",
         "https-proxy": f"http://{proxy}:3128",
-        "no-proxy": node.RANGE,
+        "no-proxy": f"$(KUBERNETES_SERVICE_HOST),localhost,127.0.0.1,.svc,.cluster.local,.kubeflow,{node.ADDRESS}",
         "pull-secret": "jukebox-registry",
     }

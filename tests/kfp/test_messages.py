@@ -72,6 +72,10 @@ DIGEST = "0" * 64
 BIG = {
     "model_store": "s3://bucket/models",
     "train_gpus": "2",
+    "pull_secret": "registry",
+    "https_proxy": "http://proxy.example.com:3128",
+    "nodes": "pool=ml",
+    "taint": "ml",
     "image": f"registry.example.com/training@sha256:{DIGEST}",
 }
 
@@ -79,7 +83,7 @@ BIG = {
 @pytest.mark.parametrize(
     "changes",
     [{}, BIG, {"platform": "kubeflow"}],
-    ids=["the settings' defaults", "S3, GPUs and a digest", "Kubeflow"],
+    ids=["the settings' defaults", "what a company sets", "Kubeflow"],
 )
 def test_the_oldest_supported_server_understands_all_that_is_compiled(
     pool: DescriptorPool, changes: dict[str, str]

@@ -43,17 +43,28 @@ def places(label: str, value: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def asked(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Resource]]:
-    """Each overlay with all components, and all that may be asked for its pods."""
+    """Each overlay, with all components and without, and all that may be asked for its pods."""
     folder = copy(tmp_path_factory.mktemp("asked"), ASKED)
-    return {overlay: build(kubectl, with_components(folder, overlay, COMPONENTS)) for overlay in OVERLAYS}
+    return {
+        overlay: [
+            *build(kubectl, folder / "manifests/overlays" / overlay),
+            *build(kubectl, with_components(folder, overlay, COMPONENTS)),
+        ]
+        for overlay in OVERLAYS
+    }
+
+
+def makers(overlay: str) -> set[str]:
+    """The kinds that pods come of."""
+    return POD_MAKERS | ({"Job"} if overlay.startswith("kubeflow") else set())
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_is_pulled_and_placed_as_the_settings_say(overlay: str, asked: dict[str, list[Resource]]) -> None:
     found = [*pods(asked[overlay])]
-    assert {kind for kind, _ in found} == POD_MAKERS
+    assert {kind for kind, _ in found} == makers(overlay)
     for kind, pod in found:
-        stores = kind == "ServingRuntime"
+        stores = kind in ("Job", "ServingRuntime")
         assert pod["imagePullSecrets"] == [{"name": "of-the-mirror"}], kind
         where = ("node-role.kubernetes.io/storage", "") if stores else ("example.com/pool", "ml")
         assert pod["affinity"] == places(*where), kind
@@ -73,9 +84,11 @@ def test_tasks_and_nobody_else_are_let_out_by_the_proxy(
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_empty_setting_is_none(overlay: str, laden: dict[str, list[Resource]]) -> None:
-    found = [*pods(laden[overlay])]
-    assert {kind for kind, _ in found} == POD_MAKERS
+def test_an_empty_setting_is_none(
+    overlay: str, built: dict[str, list[Resource]], laden: dict[str, list[Resource]]
+) -> None:
+    found = [*pods(built[overlay]), *pods(laden[overlay])]
+    assert {kind for kind, _ in found} == makers(overlay)
     for kind, pod in found:
         assert not FIELDS & set(pod), kind
 
