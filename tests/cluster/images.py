@@ -85,11 +85,11 @@ def push(name: str, layers: Sequence[Path], config: Mapping[str, Any]) -> str:
     return f"{node.REGISTRY}/{repository}@{digest}"
 
 
-def forget(repository: str, but: str) -> None:
-    """Take the tags out of a repository that an earlier node has pushed to, but those that begin so."""
+def forget(repository: str, but: str | None) -> None:
+    """Take the tags out of a repository that an earlier node has pushed to, but those that begin so; None: all."""
     tags = node.LAYERS / "docker" / "registry" / "v2" / "repositories" / repository / "_manifests" / "tags"
     for tag in tags.glob("*"):
-        if not tag.name.startswith(but):
+        if but is None or not tag.name.startswith(but):
             shutil.rmtree(tag)
 
 

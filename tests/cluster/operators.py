@@ -1,7 +1,7 @@
-"""A stand-in for the operators of OpenShift AI and for OpenShift's router, in one namespace.
+"""A stand-in for the operators of OpenShift AI, for OpenShift's router and for a gateway, in one namespace.
 
-The pipeline server is ready when its pod is; a route is admitted at once. It runs in a pod of the CI image, as
-``python3 operators.py NAMESPACE``.
+The pipeline server is ready when its pod is; a route of either kind is admitted at once. It runs in a pod of the CI
+image, as ``python3 operators.py NAMESPACE``.
 """
 
 import sys
@@ -12,6 +12,7 @@ from kubernetes.client.exceptions import ApiException
 
 DSPA = ("datasciencepipelinesapplications.opendatahub.io", "v1")
 ROUTE = ("route.openshift.io", "v1")
+HTTP_ROUTE = ("gateway.networking.k8s.io", "v1")
 SERVER = "ds-pipeline-dspa"
 
 
@@ -30,6 +31,8 @@ def look(namespace: str) -> None:
     ready = {"type": "Ready", "status": "True" if up else "False"}
     tell(DSPA, "datasciencepipelinesapplications", {"conditions": [ready]})
     tell(ROUTE, "routes", {"ingress": [{"conditions": [{"type": "Admitted", "status": "True"}]}]})
+    accepted = {"controllerName": "jukebox.test/gateway", "conditions": [{"type": "Accepted", "status": "True"}]}
+    tell(HTTP_ROUTE, "httproutes", {"parents": [{**accepted, "parentRef": {"name": "front"}}]})
 
 
 def main() -> None:

@@ -174,7 +174,8 @@ def up(kubectl: Kubectl) -> Project:
     project = Project(kubectl.within(NAMESPACE))
     if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
         return project
-    images.forget(TRAINING, but="deps-")  # a push shall have something to build; its packages are those of the last
+    # A push shall have something to build; its packages are those of the last, unless they shall come through a proxy.
+    images.forget(TRAINING, but=None if KUBEFLOW else "deps-")
     say("installing Argo CD and KServe")
     with ThreadPoolExecutor() as pool:  # each waits for its pods
         installed = [pool.submit(install, kubectl) for install in (argocd.install, kserve.install, stand_ins.install)]
@@ -441,11 +442,19 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
             "files": {"hostPath": {"path": str(packages).replace(str(build.CACHE), "/mnt", 1), "type": "Directory"}},
         },
     )
-    if KUBEFLOW:
-        known = f"{kubeflow.PACKAGES}={host('packages')}"
-        program = ["python3", "/programs/forward_proxy.py", "3128", known]
-        yield from service("proxy", ci, 3128, program, 3128, mounted)
-        return
+    yield from (proxy(ci, mounted) if KUBEFLOW else admission(ci, mounted))
+    yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE], mounted)
+
+
+def proxy(ci: str, mounted: Resource) -> Iterable[Resource]:
+    """The only way out of a company's network."""
+    known = f"{kubeflow.PACKAGES}={host('packages')}"
+    program = ["python3", "/programs/forward_proxy.py", "3128", known]
+    yield from service("proxy", ci, 3128, program, 3128, mounted)
+
+
+def admission(ci: str, mounted: Resource) -> Iterable[Resource]:
+    """OpenShift's admission, which may ask the API server."""
     for resource in service(
         *(openshift_ai.NAME, ci, 443),
         ["python3", "/programs/openshift.py", "/tls/tls.crt", "/tls/tls.key"],
@@ -457,7 +466,6 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
             account = {"serviceAccountName": openshift_ai.NAME, "automountServiceAccountToken": True}
             resource["spec"]["template"]["spec"].update(account)
         yield resource
-    yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE], mounted)
 
 
 def pem() -> list[bytes]:
