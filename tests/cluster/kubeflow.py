@@ -23,10 +23,14 @@ ACCOUNTS = {"default-editor": "edit", "default-viewer": "view"}
 
 
 def make_namespace(kubectl: Kubectl) -> None:
-    """Make a Profile's namespace of the one that is there, with its accounts."""
+    """Make a Profile's namespace of the one that is there, with its accounts and what runs keep their artifacts by."""
     kubectl("annotate", "namespace", kubectl.namespace, "owner=ada@example.com")
     kubectl(
         "label", "--overwrite", "namespace", kubectl.namespace, *(f"{key}={value}" for key, value in LABELS.items())
+    )
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kfp-launcher"}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mlpipeline-minio-artifact"}},
     )
     for name, role in ACCOUNTS.items():
         kubectl.apply(
