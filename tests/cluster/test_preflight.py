@@ -255,11 +255,15 @@ def live(mode: str) -> Break:
         service = named("InferenceService", "jukebox", "serving.kserve.io/v1beta1")
         service["metadata"]["annotations"] = {MODE: "Standard", "serving.kserve.io/stop": "true"}
         site.kubectl.apply({**service, "spec": {"predictor": {"model": model}}})
-        patch = json.dumps({"status": {"deploymentMode": mode}})
         name = "inferenceservice/jukebox"
-        site.kubectl("patch", name, "--type=merge", "--subresource=status", f"--patch={patch}")
+
+        def record(mode: str) -> None:
+            patch = json.dumps({"status": {"deploymentMode": mode}})
+            site.kubectl("patch", name, "--type=merge", "--subresource=status", f"--patch={patch}")
+
+        record(mode)
         yield
-        site.kubectl("annotate", name, f"{MODE}-")
+        record("Standard")  # or KServe refuses the change by which it goes
         site.kubectl("delete", name)
 
     return broken
