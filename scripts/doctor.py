@@ -18,12 +18,12 @@ from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import read_settings, settings_file
 from scripts import preflight as before
 from scripts.apply import VERSIONS
-from scripts.bootstrap import POLICIES, environments, placeholders, read_all_settings
+from scripts.bootstrap import POLICIES, checkout, environments, placeholders, read_all_settings
 from scripts.commit_status import Host, find_api
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
 from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
 from scripts.output import Output
-from scripts.preflight import INFERENCE_SERVICES, PIPELINE_SERVERS, STORAGE_CLASSES, release
+from scripts.preflight import ENFORCE, INFERENCE_SERVICES, NAMESPACES, PIPELINE_SERVERS, STORAGE_CLASSES, release
 from scripts.render import build
 from scripts.secrets import KEYS, SHORTEST, values, wanted
 
@@ -34,14 +34,10 @@ ADMISSION_BINDINGS = Kind("admissionregistration.k8s.io", "v1", "validatingadmis
 DEPLOYMENTS = Kind("apps", "v1", "deployments")
 HTTP_ROUTES = Kind("gateway.networking.k8s.io", "v1", "httproutes")
 LISTENERS = Kind("triggers.tekton.dev", "v1beta1", "eventlisteners")
-NAMESPACES = Kind("", "v1", "namespaces", namespaced=False)
-OUR_ACCESS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)
-THEIR_ACCESS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
 ROUTES = Kind("route.openshift.io", "v1", "routes")
 TASKS = Kind("tekton.dev", "v1", "tasks")
 TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
 
-ENFORCE = "pod-security.kubernetes.io/enforce"
 ENFORCED = ("baseline", "restricted")  # the levels below which a pod may reach its node
 
 # Who makes volumes that pods on many nodes may write to; a class does not say it itself.
@@ -70,12 +66,14 @@ def command(
     """
     settings = read_settings()
     data = yaml.safe_load(settings_file().read_text("utf-8"))["data"]
-    if preflight:
+    text = ""
+    if overlay:
+        text = build(overlay)
+    elif preflight:
         data = read_all_settings()
-        overlay = overlay or settings_file().parents[2].joinpath(
-            "manifests", "overlays", data["platform"], environments(data)[0]
-        )
-    resources = [each for each in yaml.load_all(build(overlay), yaml.CSafeLoader) if each] if overlay else []
+        with checkout() as folder:
+            text = build(folder / "manifests" / "overlays" / data["platform"] / environments(data)[0])
+    resources = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
     project = Project(project_cluster(settings), settings, resources, data)
     checks = {**BEFORE, **before.checks(project)} if preflight else CHECKS
     findings = list(examine(project, checks))

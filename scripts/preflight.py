@@ -37,6 +37,7 @@ SUPPORTED = {
 SCC = "restricted-v2"
 AUDIENCE = "pipelines.kubeflow.org"  # kubeflow/pipelines, backend/src/apiserver/common/const.go
 TRUSTED_CA, CA_KEY = "jukebox-trusted-ca", "ca-bundle.crt"
+ENFORCE = "pod-security.kubernetes.io/enforce"
 MODE = "serving.kserve.io/deploymentMode"
 # Where these are installed, of which a cluster has one each.
 TEKTON = ("openshift-pipelines", "tekton-pipelines")
@@ -383,13 +384,13 @@ def _namespace(project: Project) -> Findings:
     if not found:
         remedy = {
             "kubeflow": "Have a Profile of that name made, which makes it with all that runs need.",
-            "openshift-ai": "Have a platform administrator make it (jukebox bootstrap).",
+            "openshift-ai": "Have a platform administrator make it (jukebox bootstrap --part platform).",
         }[project.data["platform"]]
         yield Finding(
             "Namespace", State.FAIL, f"{name} is not there", f"{remedy} Then run this again: it tries the pods."
         )
         return
-    level = found["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce", "")
+    level = found["metadata"].get("labels", {}).get(ENFORCE, "")
     text = f"{name} enforces {level or 'no level of its own'}"
     flag = _set_security_context(project.cluster)
     if level == "restricted" and not flag:

@@ -17,7 +17,8 @@ from pipeline.errors import ClusterAway
 from pipeline.settings import SETTINGS_FILE
 from scripts.bootstrap import POLICIES
 from scripts.cli import app
-from scripts.doctor import ENFORCE, INSTALLED, PROVOCATIONS
+from scripts.doctor import INSTALLED, PROVOCATIONS
+from scripts.preflight import ENFORCE
 from scripts.secrets import KEYS, LISTENER
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.world import NAMESPACE, World

@@ -78,7 +78,10 @@ class Site:
         )
 
     def look(self, *options: str) -> list[dict[str, str]]:
-        """What the preflight finds."""
+        """What the preflight finds; by default of the fork's overlay for its platform, in its environment prod."""
+        file = self.folder / "manifests/settings/settings.yaml"
+        platform = yaml.safe_load(file.read_text())["data"]["platform"]
+        options = options or ("--overlay", str(self.folder / "manifests/overlays" / platform / "prod"))
         result = CliRunner().invoke(app, ["doctor", "--preflight", "--output=json", *options])
         assert result.exit_code == 0 or isinstance(result.exception, SystemExit), result.exception
         found: list[dict[str, str]] = json.loads(result.stdout)
@@ -207,6 +210,19 @@ def test_the_account_that_is_there_is_the_one_that_is_tried(site: Site) -> None:
     assert found == ["affinity-assistant: admitted"]
     assert tried >= {"jukebox-steps", "default"}
     assert "jukebox-release" not in tried
+
+
+@on_kubeflow
+def test_without_an_overlay_it_is_that_of_the_settings(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they lie, it is built of the manifests that the code comes with."""
+    elsewhere = site.folder.parent / "mine.yaml"
+    elsewhere.write_text((site.folder / "manifests/settings/settings.yaml").read_text())
+    monkeypatch.setenv("JUKEBOX_SETTINGS", str(elsewhere))
+    result = CliRunner().invoke(app, ["doctor", "--preflight", "--output=json"])
+    texts = {each["name"]: each["found"] for each in json.loads(result.stdout)}
+    assert "default-editor" not in texts["Accounts"]  # which is there
+    assert texts["Storage class"].startswith("shared of ")
+    assert texts["Settings"] == "all are filled in"
 
 
 @on_openshift_ai
