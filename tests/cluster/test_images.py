@@ -33,7 +33,7 @@ metadata: {{ name: {name} }}
 spec:
   taskRunTemplate:
     serviceAccountName: jukebox-steps
-    podTemplate: {{ automountServiceAccountToken: false, securityContext: {{ fsGroup: 1001 }} }}
+    podTemplate: {{ automountServiceAccountToken: false }}
   workspaces:
     - name: source
       volumeClaimTemplate: {{ spec: {{ accessModes: [ReadWriteOnce], resources: {{ requests: {{ storage: 1Gi }} }} }} }}
