@@ -88,9 +88,10 @@ def _tidy(project: str, data: bool, server: bool) -> None:
     _delete("pipelineruns.tekton.dev", here, OURS)
     _delete("rolebindings,roles,serviceaccounts", here, OURS)
     if data:
-        kinds = ["persistentvolumeclaims", "secrets"]
-        kinds += ["datasciencepipelinesapplications"] if server else []
+        kinds = ["secrets", *(["datasciencepipelinesapplications"] if server else [])]
         _delete(",".join(kinds), here, OURS)
+        # A claim goes with the last pod that mounts it, and those of ended runs stay until the pipeline server tidies up.
+        _delete("persistentvolumeclaims", here, OURS, "--wait=false")
 
 
 def _delete(*arguments: str) -> None:
