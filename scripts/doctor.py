@@ -41,7 +41,7 @@ TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
 ENFORCED = ("baseline", "restricted")  # the levels below which a pod may reach its node
 
 # Who makes volumes that pods on many nodes may write to; a class does not say it itself.
-SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx|host-path")
+SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx")
 PINNED = re.compile(r'"versions":\s*\[(\d+)\]')
 
 

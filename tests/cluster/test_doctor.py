@@ -461,7 +461,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "no claim": (
         with_settings(model_storage_pvc="missing"),
-        [("Model store", "warn", "claim missing is not there; classes: ", "likely standard, and apply")],
+        [("Model store", "warn", "claim missing is not there; classes: standard", "or take the component storage-rwo")],
     ),
     "a claim that waits": (
         on_claim("waiting", "ReadWriteMany", "nobody"),
