@@ -90,7 +90,7 @@ def _tidy(project: str, data: bool, server: bool) -> None:
     if data:
         kinds = ["secrets", *(["datasciencepipelinesapplications"] if server else [])]
         _delete(",".join(kinds), here, OURS)
-        # A claim goes with the last pod that mounts it, and those of ended runs stay until the pipeline server tidies up.
+        # A claim goes with the last pod that mounts it; those of ended runs stay until the pipeline server tidies up.
         _delete("persistentvolumeclaims", here, OURS, "--wait=false")
 
 
