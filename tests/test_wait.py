@@ -30,6 +30,7 @@ pytest_plugins = ("tests.kfp.fixtures",)
 RUN = run_id_of("uid-1")
 QUICK = Pace(poll=0.02, settle=0.1, stuck=0.1, lost=0.1, denied=0.1)
 LONG = 30.0  # seconds: only a wait that hangs is stopped by it
+PATIENT = Pace(stuck=LONG)
 MADE = ("make", "SUCCEEDED", "made 3")
 TRACEBACK = "Traceback (most recent call last):\n  File x\nValueError: too many: 102"
 
@@ -245,7 +246,7 @@ TOLD = [
 ]
 
 
-def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = QUICK) -> list[str]:
+def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = PATIENT) -> list[str]:
     """What is said when the step's pod has these phases and reasons to wait, one after the other at each look."""
     said: list[str] = []
     watching = watch(world, pace, said)
