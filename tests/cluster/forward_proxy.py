@@ -6,20 +6,26 @@ It is a program of its own: ``python3 forward_proxy.py PORT NAME=HOST...``, wher
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-HOSTS = dict(each.split("=") for each in sys.argv[2:])
-
 
 class Handler(BaseHTTPRequestHandler):
+    hosts: Mapping[str, str] = {}
+
+    def find(self, name: str) -> str | None:
+        """The host to connect to if this name is asked for; None: it is refused."""
+        return self.hosts.get(name)
+
     def do_CONNECT(self) -> None:
         name, _, port = self.path.partition(":")
-        if name not in HOSTS:
+        host = self.find(name)
+        if not host:
             self.send_error(403, "that host is not for you")
             return
         print(name, flush=True)
-        with closing(socket.create_connection((HOSTS[name], int(port)))) as there:
+        with closing(socket.create_connection((host, int(port)))) as there:
             self.send_response(200)
             self.end_headers()
             back = threading.Thread(target=hand_on, args=(there, self.connection))
@@ -40,4 +46,5 @@ def hand_on(source: socket.socket, target: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    Handler.hosts = dict(each.split("=") for each in sys.argv[2:])
     ThreadingHTTPServer(("", int(sys.argv[1])), Handler).serve_forever()
