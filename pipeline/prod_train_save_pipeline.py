@@ -22,7 +22,7 @@ from pipeline.options import Hyperparameters
 from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
-from pipeline.trusted_ca import FILE
+from pipeline.trusted_ca import CONFIG_MAP, FILE
 
 PIPELINE = "prod-train-save"
 VERSION = "0.0.2"
@@ -182,7 +182,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
         for task in outside:
             kubernetes.use_secret_as_env(task, settings.s3_secret, {key: key for key in S3_KEYS}, optional=True)
-            kubernetes.use_config_map_as_volume(task, "jukebox-trusted-ca", str(FILE.parent), optional=True)
+            kubernetes.use_config_map_as_volume(task, CONFIG_MAP, str(FILE.parent), optional=True)
             for name, value in settings.proxies.items():
                 task.set_env_variable(name, value)
 

@@ -9,14 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-# Where each pod has the ConfigMap jukebox-trusted-ca, if there is one; the key is that of OpenShift's own bundle.
+CONFIG_MAP = "jukebox-trusted-ca"
+# Where each pod has that ConfigMap, if there is one; the key is that of OpenShift's own bundle.
 FILE = Path("/etc/trusted-ca/ca-bundle.crt")
 # Of Python's ssl, Go (skopeo) and uv; of requests; of botocore; of git.
 VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO")
 # Of Debian, of Red Hat.
 SYSTEM = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 # What to do if a server is not trusted.
-REMEDY = f"put the private CA that has signed it into the ConfigMap jukebox-trusted-ca (key {FILE.name})"
+REMEDY = f"put the private CA that has signed it into the ConfigMap {CONFIG_MAP} (key {FILE.name})"
 
 
 def trust() -> None:

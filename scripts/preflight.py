@@ -19,7 +19,8 @@ from kubernetes.utils.quantity import parse_quantity
 
 from pipeline.errors import ClusterRefuses
 from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
-from pipeline.server import TIMEOUT, find_server, said
+from pipeline.server import AUDIENCE, TIMEOUT, find_server, said
+from pipeline.trusted_ca import CONFIG_MAP, FILE
 from scripts.apply import VERSIONS
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, judge
 from scripts.kubernetes_api import CLAIMS, SECRETS, Cluster, Kind, Resource
@@ -35,8 +36,6 @@ SUPPORTED = {
     "Kubeflow Pipelines": ("2.16", "2.17"),
 }
 SCC = "restricted-v2"
-AUDIENCE = "pipelines.kubeflow.org"  # kubeflow/pipelines, backend/src/apiserver/common/const.go
-TRUSTED_CA, CA_KEY = "jukebox-trusted-ca", "ca-bundle.crt"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 MODE = "serving.kserve.io/deploymentMode"
 # Where these are installed, of which a cluster has one each.
@@ -490,14 +489,14 @@ def _pull_secret(project: Project) -> Findings:
 
 def _trusted_ca(project: Project) -> Findings:
     """What pods shall trust are certificates, which are still good."""
-    name = f"ConfigMap {TRUSTED_CA}"
-    found = project.cluster.read(CONFIG_MAPS, TRUSTED_CA)
+    name = f"ConfigMap {CONFIG_MAP}"
+    found = project.cluster.read(CONFIG_MAPS, CONFIG_MAP)
     if not found:
         yield Finding("Trusted CA", State.OK, f"{name} is not there: pods trust public CAs alone")
         return
-    remedy = f"Put your CA's certificates into its key {CA_KEY}, as PEM, and take out what has expired."
+    remedy = f"Put your CA's certificates into its key {FILE.name}, as PEM, and take out what has expired."
     # What stands between them may be of any alphabet, which ssl does not take.
-    text = found.get("data", {}).get(CA_KEY, "")
+    text = found.get("data", {}).get(FILE.name, "")
     pem = "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", text))
     store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
@@ -506,7 +505,7 @@ def _trusted_ca(project: Project) -> Findings:
     except ssl.SSLError:
         pem = ""
     if not pem:
-        what = f"{CA_KEY} of {name} is not PEM" if text else f"{name} has no {CA_KEY}"
+        what = f"{FILE.name} of {name} is not PEM" if text else f"{name} has no {FILE.name}"
         yield Finding("Trusted CA", State.FAIL, what, remedy)
         return
     now = datetime.now(UTC).timestamp()

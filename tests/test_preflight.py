@@ -18,11 +18,13 @@ from cryptography.x509.oid import NameOID
 from typer.testing import CliRunner
 
 from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
+from pipeline.server import AUDIENCE
 from pipeline.settings import read_settings
+from pipeline.trusted_ca import FILE
 from scripts.cli import app
 from scripts.doctor import INSTALLED
 from scripts.pods import containers, plan
-from scripts.preflight import AUDIENCE, CA_KEY, MODE, MONITORING, SUPPORTED
+from scripts.preflight import MODE, MONITORING, SUPPORTED
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.world import NAMESPACE, World
 from tests.manifests import building
@@ -295,7 +297,7 @@ def of_one_node(*nodes: str) -> Spoil:
     return spoil
 
 
-def trusted(text: str, key: str = CA_KEY) -> Spoil:
+def trusted(text: str, key: str = FILE.name) -> Spoil:
     return lambda site: site.add("configmaps", "jukebox-trusted-ca", data={key: text})
 
 
@@ -463,15 +465,15 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "a CA that is not PEM": (
         trusted("# Főtanúsítvány\nMIIB\n"),
-        *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {CA_KEY}, as PEM"),
+        *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {FILE.name}, as PEM"),
     ),
     "a CA that is cut off": (
         trusted("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
-        *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {CA_KEY}, as PEM"),
+        *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {FILE.name}, as PEM"),
     ),
     "a CA under another key": (
         trusted("anything", "ca.crt"),
-        *("kubeflow", "Trusted CA", "fail", f"has no {CA_KEY}", "as PEM"),
+        *("kubeflow", "Trusted CA", "fail", f"has no {FILE.name}", "as PEM"),
     ),
     "a CA that has expired": (
         trusted("# Főtanúsítvány\n" + expired()),
