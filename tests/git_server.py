@@ -2,7 +2,6 @@
 
 import base64
 import os
-import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from tests.cluster import git_server
-from tests.http_server import running
+from tests.http_server import running, secure
 
 IDENTITY = {f"GIT_{who}_{what}": "Ada" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 NOBODYS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -71,12 +70,7 @@ def serve_git(folder: Path, *, filters: bool = True, certificate: Path | None = 
 
     Handler.folder = folder
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        scheme = "http"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            scheme = "https"
+        scheme = secure(server, certificate)
         served = GitServer(f"{scheme}://127.0.0.1:{server.server_address[1]}/acme/jukebox.git", bare, work)
         with running(server):
             yield served

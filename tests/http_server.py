@@ -56,6 +56,16 @@ class HttpServer:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
 
+def secure(server: ThreadingHTTPServer, certificate: Path | None) -> str:
+    """Have a server speak TLS if there is a file of certificate and key; returns the scheme of its addresses."""
+    if not certificate:
+        return "http"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return "https"
+
+
 @contextmanager
 def running(server: ThreadingHTTPServer) -> Iterator[None]:
     """Let a server answer while the body runs."""
@@ -130,12 +140,7 @@ def serve_http(certificate: Path | None = None) -> Iterator[HttpServer]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        scheme = "http"
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-            scheme = "https"
+        scheme = secure(server, certificate)
         served = HttpServer(f"{scheme}://127.0.0.1:{server.server_address[1]}")
         with running(server):
             try:
