@@ -113,8 +113,8 @@ def test_argo_cd_reads_a_private_repository_by_its_credential(project: Project, 
         said = project.jukebox("bootstrap", "--yes", "--part=platform", f"--git-token-file={tmp_path / 'token'}")
         assert "secret/ada-jukebox-git-host serverside-applied" in said
         node.wait("reading", lambda: not told())
-        status = project.argocd.get(f"application/{projects.APPLICATION}")["status"]
-        assert status["sync"]["status"] == "Synced"  # with what it has read
+        # What a test before this one changed in the cluster can be put right only with what Argo CD has read.
+        node.wait("sync", lambda: status(project.argocd, projects.APPLICATION)["sync"]["status"] == "Synced")
     finally:
         project.surroundings("exec", "deployment/git", "--", "rm", private)
 
