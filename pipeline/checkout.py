@@ -1,9 +1,14 @@
-"""The Git checkout that this code, or another folder, lies in."""
+"""The Git checkout that this code, or another folder, lies in, and the page of its repository."""
 
 import subprocess
 from pathlib import Path
 
 DIRTY = "-dirty"
+
+
+def page(repository: str) -> str:
+    """The address of a repository's page: that by which it is cloned, without the ending and the slashes behind it."""
+    return repository.rstrip("/").removesuffix(".git")
 
 
 def head(folder: Path = Path(__file__).parent) -> str:

@@ -11,6 +11,7 @@ import requests
 import typer
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from pipeline.checkout import page
 from pipeline.errors import HostRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
@@ -112,7 +113,7 @@ def find_api(host: Host, repository: str, token: str) -> tuple[str, dict[str, st
 
     ``repository`` is its web or clone address over https. Raises SettingsInvalid where it is none.
     """
-    where = urlsplit(repository.removesuffix("/").removesuffix(".git"))
+    where = urlsplit(page(repository))
     path = where.path.strip("/")
     if where.scheme not in ("https", "http") or not where.hostname or "/" not in path:
         raise SettingsInvalid("the repository is no address as https://host/organisation/name")

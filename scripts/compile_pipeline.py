@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pipeline.checkout import DIRTY, head
+from pipeline.checkout import DIRTY, head, page
 from pipeline.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
@@ -54,8 +54,7 @@ def pipeline_resources(
     provenance = {"commit": commit, "image": image or settings.image, "built-by": built_by}
     version["metadata"]["annotations"] = {f"{PREFIX}/{key}": value for key, value in provenance.items() if value}
     if commit:
-        page = f"{settings.repository.removesuffix('.git')}/commit/{commit.removesuffix(DIRTY)}"
-        version["spec"]["codeSourceURL"] = page
+        version["spec"]["codeSourceURL"] = f"{page(settings.repository)}/commit/{commit.removesuffix(DIRTY)}"
     return pipeline, version
 
 

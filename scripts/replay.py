@@ -16,7 +16,7 @@ from uuid import uuid4
 import requests
 import typer
 
-from pipeline.checkout import DIRTY, head
+from pipeline.checkout import DIRTY, head, page
 from pipeline.errors import ListenerRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import Settings, read_settings, settings_file
@@ -76,7 +76,7 @@ class Facts:
     @property
     def full_name(self) -> str:
         """Organisation and name of the repository."""
-        return urlsplit(self.repository).path.strip("/").removesuffix(".git")
+        return urlsplit(page(self.repository)).path.strip("/")
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class Facts:
     @property
     def clone_url(self) -> str:
         """Where it is cloned from."""
-        return f"{self.repository.removesuffix('.git')}.git"
+        return f"{page(self.repository)}.git"
 
     @property
     def time(self) -> str:
@@ -142,7 +142,7 @@ def command(
     secret = _secret(kind, secret_file, settings)
     bucket, _, key = (data or settings.songs).removeprefix("s3://").partition("/")
     facts = Facts(
-        repository=(repository or settings.repository).removesuffix(".git"),
+        repository=page(repository or settings.repository),
         branch=branch,
         commit=commit or head(settings_file().parent).removesuffix(DIRTY) or Facts.commit,
         path=path,

@@ -106,8 +106,9 @@ def test_what_is_not_known_is_left_out(settings: Settings) -> None:
     assert "codeSourceURL" not in version["spec"]
 
 
-def test_the_commits_page_is_found_from_an_address_to_clone(settings: Settings) -> None:
-    cloned = replace(settings, repository=f"{settings.repository}.git")
+@pytest.mark.parametrize("ending", [".git", "/", ".git/"])
+def test_the_commits_page_is_found_from_an_address_to_clone(settings: Settings, ending: str) -> None:
+    cloned = replace(settings, repository=f"{settings.repository}{ending}")
     _, version = pipeline_resources(cloned, commit=COMMIT)
     assert version["spec"]["codeSourceURL"] == f"{settings.repository}/commit/{COMMIT}"
 

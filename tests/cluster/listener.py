@@ -27,6 +27,8 @@ SECRETS = {
 }
 PUSHES = (Kind.PUSH, Kind.PUSH_GITLAB, Kind.PUSH_GITEA)
 REPOSITORY = "https://github.com/acme/jukebox"
+# As somebody has copied it from a browser; the senders spell it as above.
+ADDRESS = "https://github.com/Acme/Jukebox/"
 COUNTER = itertools.count(1)
 
 
@@ -191,12 +193,12 @@ def senders(kubectl: Kubectl, secrets: dict[str, str]) -> None:
 @contextlib.contextmanager
 def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
     """The manifests in a namespace, which is there; the runs that the listener creates do not start."""
-    resources = manifests.build(kubectl.program, folder / "github", kubectl.namespace)
+    resources = manifests.build(kubectl.program, folder / "github", kubectl.namespace, repository=ADDRESS)
     for resource in resources:
         if resource["kind"] == "TriggerTemplate":
             resource["spec"]["resourcetemplates"][0]["spec"]["status"] = "PipelineRunPending"
     for host in (Host.GITLAB, Host.GITEA):
-        for resource in manifests.build(kubectl.program, folder / host, kubectl.namespace, host):
+        for resource in manifests.build(kubectl.program, folder / host, kubectl.namespace, host, repository=ADDRESS):
             if resource["kind"] == "EventListener":
                 resource["metadata"]["name"] = f"jukebox-{host}"
                 resources.append(resource)

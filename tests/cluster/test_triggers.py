@@ -5,7 +5,9 @@ import random
 import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,36 @@ def test_one_file_among_texts_trains(listener: Listener, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", PUSHES)
+def test_a_push_is_ours_however_its_sender_writes_the_address(listener: Listener, kind: Kind) -> None:
+    addresses = (
+        "https://github.com/ACME/jukeBox",
+        "http://github.com/acme/jukebox",
+        "https://a@github.com/acme/jukebox",
+    )
+    with listener.creating(len(addresses) + 1):
+        for address in addresses:
+            listener.send(kind, listener.facts(repository=address))
+        bare = build_event(kind, listener.facts(), SECRETS[SENDERS[kind]])
+        listener.post(
+            kind, signed(Event(bare.headers, bare.body.replace(b'jukebox.git"', b'jukebox/"')), SECRETS[SENDERS[kind]])
+        )
+
+
+@pytest.mark.parametrize("kind", PUSHES)
+def test_a_push_whose_commits_do_not_tell_all_trains(listener: Listener, kind: Kind) -> None:
+    def texts() -> Event:
+        return build_event(kind, listener.facts(path="README.md"), SECRETS[SENDERS[kind]])
+
+    changes: list[Callable[[Any], object]] = [lambda body: body.update(before="0" * 40, created=True)]
+    if kind is Kind.PUSH:  # the others do not say so
+        changes.append(lambda body: body.update(forced=True))
+        changes.append(lambda body: body.update(commits=body["commits"] * 2048))
+    with listener.creating(len(changes)):
+        for change in changes:
+            listener.post(kind, changed(texts(), SECRETS[SENDERS[kind]], change))
+
+
+@pytest.mark.parametrize("kind", PUSHES)
 def test_a_push_whose_files_are_not_told_trains(listener: Listener, kind: Kind) -> None:
     good = build_event(kind, listener.facts(path="README.md"), SECRETS[SENDERS[kind]])
 
@@ -168,6 +200,59 @@ def test_an_upload_of_many_objects_is_one_run_that_waits_for_its_end(listener: L
         listener.send(Kind.DATA, listener.facts(key="rankings/1.parquet", now=now.replace(minute=40)))
 
 
+@pytest.mark.parametrize("time", ["{}T09:38:48+02:00", "{}T07:38:48.578623+00:00", "{}T03:08:48.1-04:30"])
+@pytest.mark.parametrize("kind", [Kind.DATA, Kind.DATA_CLOUDEVENT])
+def test_news_of_data_may_tell_the_time_in_any_zone(listener: Listener, kind: Kind, time: str) -> None:
+    now = moment()
+    told = time.format(f"{now:%Y-%m-%d}")
+    event = build_event(kind, listener.facts(now=now), SECRETS["data"])
+    headers = {**event.headers, **({"Ce-Time": told} if kind is Kind.DATA_CLOUDEVENT else {})}
+    with listener.creating(1) as runs:
+        listener.post(kind, Event(headers, event.body.replace(f"{now:%Y-%m-%dT%H:%M:%SZ}".encode(), told.encode())))
+    assert runs[0]["metadata"]["name"] == f"data-{now:%Y%m%d}0730"
+    assert parameters(runs[0])["not-before"] == f"{now:%Y-%m-%d}T07:40:00Z"
+
+
+def test_a_cloudevent_may_be_structured_and_tell_no_time(listener: Listener) -> None:
+    def structured(event: Event, *without: str) -> Event:
+        told = {key.removeprefix("Ce-").lower(): value for key, value in event.headers.items() if key[:3] == "Ce-"}
+        body = {key: value for key, value in told.items() if key not in without} | {"data": json.loads(event.body)}
+        headers = {key: value for key, value in event.headers.items() if key[:3] != "Ce-"}
+        return Event({**headers, "Content-Type": "application/cloudevents+json"}, json.dumps(body).encode())
+
+    now = moment()
+    facts = [listener.facts(now=now), listener.facts(), listener.facts()]
+    events = [build_event(Kind.DATA_CLOUDEVENT, each, SECRETS["data"]) for each in facts]
+    untimed = {key: value for key, value in events[2].headers.items() if key != "Ce-Time"}
+    with listener.creating(3) as runs:
+        for event in (structured(events[0]), structured(events[1], "time"), Event(untimed, events[2].body)):
+            listener.post(Kind.DATA_CLOUDEVENT, event)
+            listener.post(Kind.DATA_CLOUDEVENT, event)
+    assert {run["metadata"]["name"]: parameters(run)["not-before"] for run in runs} == {
+        f"data-{now:%Y%m%d}0730": f"{now:%Y-%m-%d}T07:40:00Z",
+        f"data-{facts[1].delivery}": "",
+        f"data-{facts[2].delivery}": "",
+    }
+
+
+def test_a_store_may_leave_out_the_etag_and_tell_of_other_objects_first(listener: Listener) -> None:
+    now = moment()
+    event = build_event(Kind.DATA, listener.facts(now=now), SECRETS["data"])
+
+    def change(body: Any) -> None:
+        [record] = body["Records"]
+        del record["s3"]["object"]["eTag"]
+        removed = {**record, "eventName": "s3:ObjectRemoved:Delete", "eventTime": "2019-01-01T00:00:00Z"}
+        elsewhere = json.loads(json.dumps(removed | {"eventName": "ObjectCreated:Put"}))
+        elsewhere["s3"]["bucket"]["name"] = "other"
+        body["Records"] = [removed, elsewhere, record]
+
+    with listener.creating(1) as runs:
+        listener.post(Kind.DATA, changed(event, "", change))
+    assert runs[0]["metadata"]["name"] == f"data-{now:%Y%m%d}0730"
+    assert label(runs[0], "event") == ""
+
+
 @pytest.mark.parametrize("kind", [Kind.DATA, Kind.DATA_CLOUDEVENT])
 def test_objects_elsewhere_train_nothing(listener: Listener, kind: Kind) -> None:
     good = build_event(kind, listener.facts(), SECRETS["data"])
@@ -200,6 +285,15 @@ def test_an_alert_creates_one_run_a_group_and_day(listener: Listener) -> None:
     other = build_event(Kind.ALERT, listener.facts(now=now), SECRETS["alert"])
     with listener.creating(1):
         listener.post(Kind.ALERT, changed(other, "", lambda body: body.update(groupKey='{}:{country="DE"}')))
+
+
+def test_an_alerts_day_is_that_of_utc(listener: Listener) -> None:
+    now = moment()
+    event = build_event(Kind.ALERT, listener.facts(), SECRETS["alert"])
+    with listener.creating(1) as runs:
+        began = f"{now:%Y-%m-%d}T23:30:00.5-02:00"
+        listener.post(Kind.ALERT, changed(event, "", lambda body: body["alerts"][0].update(startsAt=began)))
+    assert runs[0]["metadata"]["name"].endswith(f"-{now + timedelta(days=1):%Y%m%d}")
 
 
 def test_an_alert_that_does_not_ask_for_training_creates_nothing(listener: Listener) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
+ADDRESS, REPOSITORY = "https://github.com/<ORGANISATION>/jukebox", "https://github.com/acme/jukebox"
 FILLED = {"<ORGANISATION>": "acme", "<REGISTRY>": "registry.example.com", "<BUCKET>": "data"}
 Resource = dict[str, Any]
 
@@ -24,7 +25,9 @@ def kubectl() -> str | None:
     return shutil.which("kubectl", path=folders)
 
 
-def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github") -> list[Resource]:
+def build(
+    program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github", *, repository: str = REPOSITORY
+) -> list[Resource]:
     """Copy ``tekton/``, the accounts and the settings to ``folder``, fill the settings in, and return what is built."""
     for part in ("tekton", "argocd", "manifests/settings", "manifests/replacements"):
         shutil.copytree(ROOT / part, folder / part)
@@ -32,7 +35,7 @@ def build(program: str, folder: Path, namespace: str = "ada-jukebox", host: str 
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     settings = folder / "manifests" / "settings" / "settings.yaml"
     text = settings.read_text()
-    filled = {**FILLED, "<USER_NAME>-jukebox": namespace, "git-host: github": f"git-host: {host}"}
+    filled = {ADDRESS: repository, **FILLED, "<USER_NAME>-jukebox": namespace, "git-host: github": f"git-host: {host}"}
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
     settings.write_text(text)

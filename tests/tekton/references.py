@@ -71,7 +71,9 @@ def _triggers(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
                 params |= {p["name"]: p["value"] for p in kinds["TriggerBinding"][binding["ref"]]["spec"]["params"]}
             else:
                 yield f"{where} uses the TriggerBinding {binding['ref']}, which is not there"
-        yield from _differ(where, _used(params, r"\$\(extensions\.(\w+)\)"), own, "overlay")
+        # Of what an interceptor makes, its followers take some and the bindings the rest.
+        between = _overlays(spec["interceptors"][:-1]) & _used(spec["interceptors"][1:], r"\bextensions\.(\w+)")
+        yield from _differ(where, _used(params, r"\$\(extensions\.(\w+)\)") | between, own, "overlay")
         template = kinds["TriggerTemplate"].get(spec["template"]["ref"])
         if template:
             declared = template["spec"]["params"]
@@ -83,7 +85,7 @@ def _triggers(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
         if len(selecting) != 1:
             yield f"{where} is in {len(selecting)} groups of the EventListener"
         for group in selecting:
-            used_configured[group] |= _used(spec["interceptors"], r"\bextensions\.(\w+)")
+            used_configured[group] |= _used(spec["interceptors"], r"\bextensions\.(\w+)") - between
     for group in groups:
         filters = f"the filters of the group {group['name']}"
         configured = _overlays(group["interceptors"])
