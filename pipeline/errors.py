@@ -6,6 +6,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── DataUnavailable          the data cannot be fetched, or is not the data that the run was started for
     ├── DataInvalid              the data breaks its contract
     ├── HyperparametersInvalid   an unknown hyperparameter, or a value outside its range
+    ├── NotFinite                a training has diverged, or a result is NaN or infinite
     ├── GateRefused              the model is not good enough to be published
     ├── ParityBroken             the ONNX model does not do what the Keras model does
     ├── StoreBroken              the model store cannot be read or written
@@ -41,6 +42,10 @@ class DataInvalid(JukeboxError):
 
 class HyperparametersInvalid(JukeboxError):
     """An unknown hyperparameter, or a value outside its range."""
+
+
+class NotFinite(JukeboxError):
+    """A training has diverged, or a result is NaN or infinite."""
 
 
 class GateRefused(JukeboxError):
