@@ -1,7 +1,6 @@
-"""Train model: a Keras network on the examples, seeded, with early stopping and a checkpoint to resume from."""
+"""Train model: a Keras network on the examples, seeded, with early stopping."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from pipeline.documents import write_json
+from pipeline.errors import NotFinite
 from pipeline.examples import TEST_SPLITS, Examples, read_description, read_split, write_predictions
 from pipeline.log import log
 from pipeline.network import build_network
@@ -32,7 +33,6 @@ def train_model(
     *,
     hyperparameters: Mapping[str, Any],
     data_version: str,
-    checkpoint: Path | None = None,
 ) -> dict[str, Any]:
     """Train, and write ``model``/model.keras, the predictions on the test splits and training.json at ``report``.
 
@@ -40,10 +40,10 @@ def train_model(
     what evaluation and verification compare with, so that neither has to load TensorFlow; ``weights_sha256`` in the
     report says of which weights they are.
 
-    Same examples, same hyperparameters and same machine give the same weights, also when training was interrupted
-    and resumed from ``checkpoint``: the order of an epoch depends on the seed and the epoch's number alone.
+    Same examples, same hyperparameters and same machine give the same weights.
 
-    Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range.
+    Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range, NotFinite, and nothing is
+    written, at the first loss, metric, weight or prediction that is NaN or infinite.
     """
     options = parse(Hyperparameters, hyperparameters)
     begin = time.perf_counter()
@@ -61,23 +61,31 @@ def train_model(
     )
     rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, visits.steps * options.epochs)
     network.compile(keras.optimizers.Adam(rate))
-    progress = _Progress(checkpoint, options, data_version)
-    network = progress.resume(network)
+    progress = _Progress()
     train_epoch = epoch_of(network, visits)
     while progress.epoch < options.epochs and not progress.stopped(options.patience):
         began = time.perf_counter()
-        loss = float(train_epoch(*visits.of_epoch(np.random.default_rng((options.seed, progress.epoch)))))
+        when = f"in epoch {progress.epoch + 1} of {options.epochs}"
+        total, steps = train_epoch(*visits.of_epoch(np.random.default_rng((options.seed, progress.epoch))))
+        loss = float(total) / len(visits.example)
+        _require_finite(loss, f"the loss {when}, at batch {int(steps)} of {visits.steps},", options)
+        for weights in network.get_weights():
+            _require_finite(weights, f"a weight {when}", options)
         validation_loss, top1 = scores(predict(network, validation), validation)
+        _require_finite(validation_loss, f"the validation loss {when}", options)
         progress.add(network, loss, validation_loss, top1, time.perf_counter() - began)
         log.info("epoch %d of %d: %s", progress.epoch, options.epochs, progress.line())
     network.set_weights(progress.best_weights)
+    answers = {split: predict(network, read_split(examples, split)) for split in TEST_SPLITS.values()}
+    for split, probabilities in answers.items():
+        _require_finite(probabilities, f"a prediction of the best epoch, {progress.best_epoch}, on {split}", options)
 
     model.mkdir(parents=True, exist_ok=True)
     network.save(model / KERAS_FILE)
-    for split in TEST_SPLITS.values():
-        test = read_split(examples, split)
-        write_predictions(predictions, split, predict(network, test))
+    for split, probabilities in answers.items():
+        write_predictions(predictions, split, probabilities)
     result = {
+        "data_version": data_version,
         "hyperparameters": options.model_dump(),
         "history": progress.history,
         "best_epoch": progress.best_epoch,
@@ -88,8 +96,19 @@ def train_model(
         "weights_sha256": weights_sha256(network),
         "seconds": round(time.perf_counter() - begin, 3),
     }
-    report.write_text(json.dumps(result, indent=1))
+    write_json(report, result)
     return result
+
+
+def _require_finite(found: Any, what: str, options: Hyperparameters) -> None:
+    """Raise NotFinite if ``found``, a number or an array, holds NaN or infinity."""
+    bad = np.asarray(found)[~np.isfinite(found)]
+    if bad.size:
+        raise NotFinite(
+            f"{what} is {bad.flat[0]}, expected was a finite number: the training has diverged. Start a run with a "
+            f"lower learning_rate (it was {options.learning_rate:g}; try {options.learning_rate / 10:g}), with fewer "
+            f"hidden_layers ({len(options.hidden_layers)}) or with a larger batch_size ({options.batch_size})"
+        )
 
 
 class Visits:
@@ -121,8 +140,11 @@ class Visits:
         return np.pad(self.example[order], missing).reshape(shape), np.pad(self.weight[order], missing).reshape(shape)
 
 
-def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tf.Tensor]:
-    """A function that trains ``network`` for what ``of_epoch`` returns, and returns the mean loss in nats.
+def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+    """A function that trains ``network`` for what ``of_epoch`` returns.
+
+    It returns the sum of the visits' losses in nats, float32, and the number of batches, int32: fewer than there are
+    if the loss of the last of them was not finite.
 
     The epoch is one TensorFlow graph that gathers its batches from the examples: Keras' own ``fit`` spends twice the
     time, because its steps wait for their data.
@@ -141,22 +163,22 @@ def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tf.Te
 
     # Without autograph, which takes as long to rewrite Keras' code as an epoch takes.
     @tf.function(autograph=False)
-    def train_epoch(example: Any, weight: Any) -> tf.Tensor:
-        begin = (tf.constant(0), tf.constant(0.0), example, weight)
-        _, total, *_ = tf.while_loop(lambda step, *_: step < visits.steps, one_step, begin, parallel_iterations=1)
-        return total / len(visits.example)
+    def train_epoch(example: Any, weight: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        def goes_on(step: Any, total: Any, *_: Any) -> Any:
+            return (step < visits.steps) & tf.math.is_finite(total)
 
-    function: Callable[[Any, Any], tf.Tensor] = train_epoch
+        begin = (tf.constant(0), tf.constant(0.0), example, weight)
+        step, total, *_ = tf.while_loop(goes_on, one_step, begin, parallel_iterations=1)
+        return total, step
+
+    function: Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]] = train_epoch
     return function
 
 
 class _Progress:
-    """What happened so far, and the best weights; kept in ``checkpoint`` where one is given."""
+    """What happened so far, and the best weights."""
 
-    def __init__(self, checkpoint: Path | None, options: Hyperparameters, data_version: str) -> None:
-        self.checkpoint = checkpoint
-        # A checkpoint of other data or of another training is none of ours.
-        self.key = {"hyperparameters": options.model_dump(), "data_version": data_version}
+    def __init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.best_weights: list[NDArray[np.float32]] = []
 
@@ -191,33 +213,6 @@ class _Progress:
         )
         if self.best_epoch == self.epoch:
             self.best_weights = network.get_weights()
-        if self.checkpoint:
-            self._save(self.checkpoint, network)
-
-    def _save(self, folder: Path, network: keras.Model) -> None:
-        """Write weights and optimiser of this epoch, then the file that makes them count, by a rename."""
-        folder.mkdir(parents=True, exist_ok=True)
-        network.save(folder / f"epoch-{self.epoch}.keras")
-        state = folder / "progress.json.partial"
-        state.write_text(json.dumps({"key": self.key, "history": self.history}))
-        state.replace(folder / "progress.json")
-        for old in folder.glob("epoch-*.keras"):
-            if old.stem not in {f"epoch-{self.epoch}", f"epoch-{self.best_epoch}"}:
-                old.unlink()
-
-    def resume(self, network: keras.Model) -> keras.Model:
-        """The network as it was after the last epoch in the checkpoint, or ``network`` where there is none of ours."""
-        state = self.checkpoint / "progress.json" if self.checkpoint else None
-        if not (self.checkpoint and state and state.is_file()):
-            return network
-        found = json.loads(state.read_text())
-        if found["key"] != self.key:
-            log.info("the checkpoint in %s is of other data or hyperparameters: starting anew", self.checkpoint)
-            return network
-        self.history = found["history"]
-        self.best_weights = keras.saving.load_model(self.checkpoint / f"epoch-{self.best_epoch}.keras").get_weights()
-        log.info("resuming after epoch %d from %s", self.epoch, self.checkpoint)
-        return keras.saving.load_model(self.checkpoint / f"epoch-{self.epoch}.keras")
 
 
 def predict(network: keras.Model, examples: Examples) -> NDArray[np.float32]:

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +8,15 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.errors import HyperparametersInvalid
+from pipeline.errors import HyperparametersInvalid, NotFinite
 from pipeline.examples import TEST_SPLITS, Examples, read_description, read_predictions, read_split
+from pipeline.network import build_network
 from pipeline.steps import train_model as module
-from pipeline.steps.train_model import KERAS_FILE, Visits, predict, scores, train_model, weights_sha256
+from pipeline.steps.train_model import KERAS_FILE, Visits, epoch_of, predict, scores, train_model, weights_sha256
 from tests.steps.conftest import Trained
 
 
-def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any], checkpoint: Path | None = None) -> Any:
+def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any]) -> Any:
     return train_model(
         examples,
         folder / "model",
@@ -22,7 +24,6 @@ def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any], chec
         folder / "training.json",
         hyperparameters=hyperparameters,
         data_version="d" * 64,
-        checkpoint=checkpoint,
     )
 
 
@@ -64,44 +65,63 @@ def test_the_same_again_gives_the_same_weights_and_another_seed_others(
     assert other["weights_sha256"] != trained.training["weights_sha256"]
 
 
-def test_training_that_was_interrupted_goes_on_to_the_same_weights(
-    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_that_diverges_stops_in_its_epoch_and_says_what_to_change(examples: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"the loss in epoch 1 of 2, at batch \d+ of \d+, is nan") as raised:
+        train(examples, tmp_path, {"epochs": 2, "learning_rate": 1.0, "hidden_layers": [256] * 16})
+    assert "lower learning_rate (it was 1; try 0.1)" in str(raised.value)
+    assert "fewer hidden_layers (16)" in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_ends_the_epoch_at_its_batch(examples: Path) -> None:
+    visits = Visits(read_split(examples, "train"), 64)
+    description = read_description(examples)
+    network = build_network(description["mean"], description["variance"], len(description["labels"]), [8], 0.0)
+    network.compile(keras.optimizers.Adam(0.001))
+    example, weight = visits.of_epoch(np.random.default_rng(0))
+    weight[5, 0] = np.inf
+    total, steps = epoch_of(network, visits)(example, weight)
+    assert int(steps) == 6
+    assert not np.isfinite(float(total))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("weights", "a weight in epoch 2 of 3 is inf"),
+        ("validation", "the validation loss in epoch 2 of 3 is nan"),
+        ("test", "a prediction of the best epoch, 3, on test-seen is nan"),
+    ],
+)
+def test_no_weight_metric_or_prediction_that_is_not_finite_is_kept(
+    examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, message: str
 ) -> None:
-    wanted = {"epochs": 4, "dropout": 0.0}
-    whole = train(examples, tmp_path / "whole", wanted)
-    checkpoint = tmp_path / "checkpoint"
-    add = module._Progress.add
+    epochs = itertools.count(1)
+    predictions = itertools.count(1)
+    make = module.epoch_of
 
-    def die_after_two(progress: Any, *values: Any) -> None:
-        add(progress, *values)
-        if progress.epoch == 2:
-            raise KeyboardInterrupt
+    def epoch_of_broken(network: keras.Model, visits: Visits) -> Any:
+        function = make(network, visits)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(module._Progress, "add", die_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            train(examples, tmp_path / "first", wanted, checkpoint)
-    assert not (tmp_path / "first" / "model").exists()
+        def epoch(*arrays: Any) -> Any:
+            found = function(*arrays)
+            if next(epochs) == 2 and broken == "weights":
+                network.set_weights(
+                    [np.where(weight == weight.max(), np.inf, weight) for weight in network.get_weights()]
+                )
+            return found
 
-    epochs = []
+        return epoch
 
-    def note(progress: Any, *values: Any) -> None:
-        add(progress, *values)
-        epochs.append(progress.epoch)
+    def predict_broken(network: keras.Model, examples: Examples) -> Any:
+        bad = {"validation": 2, "test": 4}.get(broken) == next(predictions)
+        return predict(network, examples) * (np.nan if bad else 1)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(module._Progress, "add", note)
-        resumed = train(examples, tmp_path / "second", wanted, checkpoint)
-    assert epochs == [3, 4]
-    assert resumed["weights_sha256"] == whole["weights_sha256"]
-    assert [e["validation_loss"] for e in resumed["history"]] == [e["validation_loss"] for e in whole["history"]]
-
-
-def test_a_checkpoint_of_another_training_is_not_used(examples: Path, tmp_path: Path) -> None:
-    train(examples, tmp_path / "one", {"epochs": 1, "seed": 5}, tmp_path / "checkpoint")
-    fresh = train(examples, tmp_path / "fresh", {"epochs": 1, "seed": 6})
-    after = train(examples, tmp_path / "two", {"epochs": 1, "seed": 6}, tmp_path / "checkpoint")
-    assert after["weights_sha256"] == fresh["weights_sha256"]
+    monkeypatch.setattr(module, "epoch_of", epoch_of_broken)
+    monkeypatch.setattr(module, "predict", predict_broken)
+    with pytest.raises(NotFinite, match=message):
+        train(examples, tmp_path, {"epochs": 3, "patience": 3, "hidden_layers": [8]})
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best_epoch(
