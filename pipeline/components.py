@@ -64,6 +64,7 @@ def validate_data(
         from datetime import UTC, datetime
 
         from pipeline.champion import find_champion
+        from pipeline.documents import log_metrics
         from pipeline.steps.validate_data import markdown
         from pipeline.steps.validate_data import validate_data as run
 
@@ -77,9 +78,8 @@ def validate_data(
             reference=champion.lineage["data"]["profile"] if champion else None,
         )
         Path(summary.path).write_text(markdown(result))
-        for name in ("songs", "rankings", "countries", "days"):
-            metrics.log_metric(name, result["profile"][name])
-        metrics.log_metric("warnings", sum(not check["passed"] for check in result["checks"]))
+        log_metrics(metrics, {name: result["profile"][name] for name in ("songs", "rankings", "countries", "days")})
+        log_metrics(metrics, {"warnings": sum(not check["passed"] for check in result["checks"])})
 
 
 @_component
@@ -115,6 +115,7 @@ def train_model(
     from pipeline.log import step
 
     with step("train-model", draws=False):
+        from pipeline.documents import log_metrics
         from pipeline.steps.train_model import train_model as run
 
         result = run(
@@ -127,8 +128,7 @@ def train_model(
         )
         best = result["history"][result["best_epoch"] - 1]
         model.metadata.update(framework="keras", weights_sha256=result["weights_sha256"], **result["hyperparameters"])
-        for name in ("loss", "validation_loss", "validation_top1", "epoch"):
-            metrics.log_metric(name, best[name])
+        log_metrics(metrics, {name: best[name] for name in ("loss", "validation_loss", "validation_top1", "epoch")})
 
 
 @_component
@@ -153,6 +153,7 @@ def evaluate_model(
 
     with step("evaluate-model"):
         from pipeline.champion import find_champion
+        from pipeline.documents import log_metrics
         from pipeline.report import evaluation_html
         from pipeline.steps.evaluate_model import evaluate_model as run
 
@@ -172,7 +173,7 @@ def evaluate_model(
                 scores = (result[who] or {}).get(split) or {}
                 for name in ("top1", "top5", "cross_entropy", "calibration_error"):
                     if name in scores:
-                        metrics.log_metric(f"{who} {split} {name}", scores[name])
+                        log_metrics(metrics, {f"{who} {split} {name}": scores[name]})
         verdict.metadata.update(passed=decision["passed"], mode=decision["mode"], summary=decision["summary"])
 
 
@@ -223,6 +224,7 @@ def verify_model(
     from pipeline.log import step
 
     with step("verify-model"):
+        from pipeline.documents import log_metrics
         from pipeline.steps.gate import gate
 
         # Before anything is loaded. Not in evaluate-model: Kubeflow loses the outputs of a step that fails.
@@ -239,7 +241,7 @@ def verify_model(
         )
         for entry in result["runtimes"]:
             for name in ("max_absolute", "max_relative", "decisions_changed"):
-                metrics.log_metric(f"{entry['runtime']} {name}", entry[name])
+                log_metrics(metrics, {f"{entry['runtime']} {name}": entry[name]})
 
 
 @_component
@@ -275,8 +277,7 @@ def publish_model(
     from pipeline.log import step
 
     with step("publish-model"):
-        import json
-
+        from pipeline.documents import write_json
         from pipeline.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
         from pipeline.store import open_store
@@ -304,6 +305,6 @@ def publish_model(
             namespace=namespace,
         )
         published.metadata.update(uri=result.uri, number=result.number, version=version, framework="onnx")
-        Path(published.path).write_text(json.dumps(result.lineage, indent=1))
+        write_json(Path(published.path), result.lineage)
         Path(card.path).write_bytes(open_store(model_store, model_name).read(result.number, "model-card.html"))
         Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
+from pipeline.documents import to_json
 from pipeline.errors import RequestRefused, ServerAway
 from pipeline.server import Server, said
 
@@ -205,4 +206,4 @@ def _equals(*pairs: str) -> dict[str, str]:
         {"key": key, "operation": "EQUALS", "string_value": value}
         for key, value in zip(pairs[::2], pairs[1::2], strict=True)
     ]
-    return {"filter": json.dumps({"predicates": predicates})}
+    return {"filter": to_json({"predicates": predicates})}

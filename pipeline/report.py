@@ -4,7 +4,6 @@ A page is one self-contained HTML file without scripts. What a run did not reach
 then says where the run stopped, and shows what there is.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline import charts
+from pipeline.documents import to_json
 from pipeline.schema import FEATURES
 from pipeline.sources import redact
 
@@ -243,7 +243,7 @@ def _flat(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
     else:
-        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield name, value if isinstance(value, str) else to_json(value, ensure_ascii=False)
 
 
 def _without_credentials(value: Any) -> Any:
@@ -343,6 +343,6 @@ def environment() -> Environment:
     found.filters |= {
         "bars": bars, "comparison": comparison, "failed": _failed, "failures_first": _failures_first,
         "number": number, "percent": percent, "seconds": seconds,
-        "json": lambda value: json.dumps(value, ensure_ascii=False),
+        "json": lambda value: to_json(value, ensure_ascii=False),
     }  # fmt: skip
     return found

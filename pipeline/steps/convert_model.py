@@ -9,6 +9,7 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
+from pipeline.documents import to_json
 from pipeline.errors import ParityBroken
 from pipeline.examples import read_description
 from pipeline.log import log
@@ -50,10 +51,10 @@ def convert_model(
     properties = {
         "name": model_name,
         "version": version,
-        "features": json.dumps(description["features"]),
-        "labels": json.dumps(description["labels"]),
+        "features": to_json(description["features"]),
+        "labels": to_json(description["labels"]),
         "data_version": data_version,
-        "hyperparameters": json.dumps(trained["hyperparameters"], sort_keys=True),
+        "hyperparameters": to_json(trained["hyperparameters"], sort_keys=True),
         "weights_sha256": weights_sha256(network),
     }
     onnx.helper.set_model_props(converted, properties)

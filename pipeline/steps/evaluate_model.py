@@ -5,7 +5,6 @@ country answers right 40 or 10 times. Beside the model stand the baseline, which
 rows' country frequencies, and the champion, the model that is served now, on the same rows.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.champion import Champion
+from pipeline.documents import write_json
 from pipeline.errors import SettingsInvalid
 from pipeline.examples import TEST_SPLITS, read_description, read_predictions, read_split
 from pipeline.log import log
@@ -82,8 +82,8 @@ def evaluate_model(
     result["confusion"] = confusion = model.confusion()
     result["countries"] = _per_country(confusion, model, labels)
     decision = _decide(answers, sizes[0], result, limits, mode)
-    evaluation.write_text(json.dumps(result, indent=1))
-    verdict.write_text(json.dumps(decision, indent=1))
+    write_json(evaluation, result)
+    write_json(verdict, decision)
     log.info("%s", decision["summary"])
     return result, decision
 

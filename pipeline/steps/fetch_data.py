@@ -1,7 +1,6 @@
 """Fetch the two tables, as Parquet, and make sure that they are the data that the run was started for."""
 
 import hashlib
-import json
 import re
 import shutil
 import sys
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
+from pipeline.documents import to_json
 from pipeline.errors import DataUnavailable, SettingsInvalid
 from pipeline.log import log
 from pipeline.schema import RANKINGS, SONGS
@@ -135,7 +135,7 @@ def _identified(item: Item, sha256: str) -> Item:
 
 def _version(*inputs: tuple[str, Sequence[Item]]) -> str:
     named = [[place(uri), [[item.name, item.identity] for item in items]] for uri, items in inputs]
-    return hashlib.sha256(json.dumps(named).encode()).hexdigest()
+    return hashlib.sha256(to_json(named).encode()).hexdigest()
 
 
 def _expect(data_version: str, *inputs: tuple[str, Sequence[Item]]) -> None:

@@ -14,13 +14,13 @@ is it on the later days of songs that it knows?
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
 from pipeline.log import log
 from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID
@@ -85,7 +85,7 @@ def preprocess_data(songs: Path, rankings: Path, folder: Path) -> dict[str, Any]
         }
         log.info("%s: %d examples, %d rows", name, sizes[name]["examples"], sizes[name]["rows"])
     summary["splits"] = sizes
-    (folder / "preprocessing.json").write_text(json.dumps(summary, indent=1))
+    write_json(folder / "preprocessing.json", summary)
     return summary
 
 

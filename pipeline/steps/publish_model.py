@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.documents import to_json
 from pipeline.errors import ParityBroken, SettingsInvalid
 from pipeline.log import log
 from pipeline.report import environment
@@ -90,7 +91,7 @@ def publish_model(
     def build(number: int) -> dict[str, bytes]:
         files = {
             MODEL: model.read_bytes(),
-            "labels.json": json.dumps(documents["preprocessing"]["labels"]).encode(),
+            "labels.json": to_json(documents["preprocessing"]["labels"]).encode(),
         }
         lineage = {
             "model": {
@@ -117,7 +118,7 @@ def publish_model(
         endpoint = _endpoint(model_name, namespace, cluster_domain)
         return {
             **files,
-            "lineage.json": json.dumps(lineage, indent=1).encode(),
+            "lineage.json": to_json(lineage, indent=1).encode(),
             "model-card.html": _card(lineage, documents, endpoint).encode(),
         }
 
@@ -150,7 +151,7 @@ def _card(lineage: Mapping[str, Any], documents: Mapping[str, Any], endpoint: st
         lineage=lineage,
         endpoint=endpoint,
         features=FEATURES,
-        request=json.dumps(request),
+        request=to_json(request),
         answer=answer[:5],
         **documents,
     )

@@ -6,7 +6,6 @@ limits. All that is wrong is named at once; an error stops the pipeline, a warni
 """
 
 import difflib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import polars as pl
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 
 from pipeline.data_profile import describe, shift
+from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
 from pipeline.log import log
 from pipeline.rules import (
@@ -107,10 +107,7 @@ def validate_data(
         "profile": profile,
         "shift": None if moved is None else {row.pop("quantity"): row for row in moved.to_dicts()},
     }
-    report.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = report.with_name(f"{report.name}.unfinished")
-    unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    unfinished.replace(report)
+    write_json(report, result)
     for check in checks:
         if not check["passed"] and check["severity"] == "warning":
             log.warning("%s: %s", check["name"], check["message"])

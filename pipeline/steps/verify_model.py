@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pipeline.documents import write_json
 from pipeline.errors import ParityBroken
 from pipeline.examples import TEST_SPLITS, read_predictions, read_split
 from pipeline.log import log
@@ -61,7 +62,7 @@ def verify_model(
         "tolerances": {"absolute": ABSOLUTE, "relative": RELATIVE, "reason": REASON},
         "golden": _golden(vectors[:GOLDEN_EXAMPLES], expected[:GOLDEN_EXAMPLES], model_name),
     }
-    parity.write_text(json.dumps(result, indent=1))
+    write_json(parity, result)
     if not result["passed"]:
         raise ParityBroken(
             f"the ONNX model does not do what the Keras model does: {runtimes}; allowed are {ABSOLUTE} absolute or "
