@@ -1,6 +1,5 @@
 """``jukebox apply``: Pipeline and PipelineVersion into the cluster, through the admission of the pipeline server."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
+from pipeline.documents import to_json
 from pipeline.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
 from pipeline.server import find_server
 from pipeline.settings import read_settings
@@ -42,7 +42,7 @@ def command(
     except NotYet as error:
         raise ServerUnavailable(f"{error}\n{server.advice.admission}") from None
     print(f"PipelineVersion {name}: {'created' if created else 'there already, unchanged'}")
-    write_results(result_dir, version=name, created=json.dumps(created))
+    write_results(result_dir, version=name, created=to_json(created))
 
 
 def read_resources(file: Path) -> tuple[Resource, Resource]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 import yaml
 
+from pipeline.documents import to_json
 from pipeline.errors import JukeboxError, ServerUnavailable, SettingsInvalid
 from pipeline.settings import SETTINGS_FILE, read_settings, settings_file
 
@@ -321,7 +322,7 @@ def _teach(checks: Resource) -> None:
         raise ServerUnavailable(f"There is no ArgoCD {name} in {namespace}: is OpenShift GitOps installed?")
     found = merged(checks["spec"]["resourceHealthChecks"], live["spec"].get("resourceHealthChecks", []))
     version = {"resourceVersion": live["metadata"]["resourceVersion"]}  # a change that comes between is not lost
-    patch = json.dumps({"metadata": version, "spec": {"resourceHealthChecks": found}})
+    patch = to_json({"metadata": version, "spec": {"resourceHealthChecks": found}})
     where = (f"--namespace={namespace}", f"--field-manager={MANAGER}", "--type=merge")
     print(kubectl("patch", "argocds.argoproj.io", name, *where, f"--patch={patch}").strip())
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 import yaml
 
 from pipeline.checkout import DIRTY, head, page
+from pipeline.documents import to_json
 from pipeline.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
@@ -46,7 +46,7 @@ def pipeline_resources(
     """
     compiled = spec_of(build_pipeline(settings, image=image))
     spec = {"pipelineSpec": compiled["pipeline_spec"], "platformSpec": compiled["platform_spec"]}
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(to_json(spec, sort_keys=True).encode()).hexdigest()
     name = f"{PIPELINE}-{digest[:12]}"
     described = {"description": spec["pipelineSpec"]["pipelineInfo"]["description"]}
     pipeline = _resource("Pipeline", PIPELINE, {**described, "displayName": PIPELINE})

@@ -1,6 +1,5 @@
 """``jukebox doctor``: look at a cluster, and say of each thing that the project needs whether it is there."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import requests
 import typer
 import yaml
 
+from pipeline.documents import to_json
 from pipeline.errors import ClusterRefuses, ServerUnavailable, SingleUser
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import TIMEOUT, find_server, said
@@ -78,7 +78,7 @@ def command(
     checks = {**BEFORE, **before.checks(project)} if preflight else CHECKS
     findings = list(examine(project, checks))
     if output is Output.JSON:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+        print(to_json([asdict(finding) for finding in findings], indent=1))
     else:
         show(findings)
     if any(finding.state is State.FAIL for finding in findings):
@@ -388,7 +388,7 @@ def _hosts(cluster: Cluster) -> Iterator[str]:
 
 def _overlay(project: Project) -> Findings:
     """Nothing in the overlay is left to be filled in."""
-    left = placeholders(json.dumps(project.overlay))
+    left = placeholders(to_json(project.overlay))
     if project.overlay:
         found = f"the overlay still has {', '.join(left)}" if left else "all are filled in"
         yield judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")

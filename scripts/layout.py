@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pipeline.documents import to_json
 from pipeline.errors import BuildFailed
 
 _KIND = "application/vnd.oci.image"
@@ -45,7 +46,7 @@ class Layout:
             raise BuildFailed(f"the image's configuration is {found}, expected {wanted}")
         entry = {"mediaType": MANIFEST, **self.add(manifest)}
         (self.folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
-        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+        (self.folder / "index.json").write_text(to_json({"schemaVersion": 2, "manifests": [entry]}))
         return str(entry["digest"])
 
     def add(self, data: bytes) -> Json:
@@ -70,10 +71,10 @@ class Layout:
         # Times are those of the base: they would change the digest of equal content.
         whole.setdefault("history", []).append({"created": whole.get("created"), "created_by": created_by})
         whole.setdefault("config", {}).update(config)
-        packed = json.dumps(whole, sort_keys=True).encode()
+        packed = to_json(whole, sort_keys=True).encode()
         kind = {"mediaType": f"{_KIND}.config.v1+json"}
         manifest |= {"mediaType": MANIFEST, "config": {**kind, **self.add(packed)}}
-        return self.write(json.dumps(manifest, sort_keys=True).encode(), packed)
+        return self.write(to_json(manifest, sort_keys=True).encode(), packed)
 
     def pack(self, files: "Files", **config: Any) -> str:
         """Put a small layer of files on the image, gzipped; return the new digest."""

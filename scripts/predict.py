@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.champion import find_champion
+from pipeline.documents import to_json
 from pipeline.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
 from pipeline.runtimes import onnx_probabilities
 from pipeline.schema import FEATURE_NAMES, ID
@@ -143,7 +144,7 @@ def _look_up(song: str, songs: Path) -> tuple[dict[str, Any], int]:
         raise DataUnavailable(f"{songs} holds no songs as Parquet: {str(error).splitlines()[0]}; name others") from None
     if matches.is_empty():
         raise DataUnavailable(
-            f"no song has the id or the name {song!r}; there are for instance {json.dumps(some, ensure_ascii=False)}"
+            f"no song has the id or the name {song!r}; there are for instance {to_json(some, ensure_ascii=False)}"
         )
     found = matches.row(0, named=True)
     return found, 0 if found[ID] == song else len(matches) - 1

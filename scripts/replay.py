@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import requests
 import typer
 
 from pipeline.checkout import DIRTY, head, page
+from pipeline.documents import to_json
 from pipeline.errors import ListenerRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import Settings, read_settings, settings_file
@@ -172,7 +172,7 @@ def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
 def build_event(kind: Kind, facts: Facts, secret: str) -> Event:
     """Return the event, authenticated with ``secret`` in the way of its sender."""
     event_headers, body = BUILDERS[kind](facts)
-    content = json.dumps(body, ensure_ascii=False).encode()
+    content = to_json(body, ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json", **event_headers, **_authentication(kind, content, secret)}
     return Event(headers, content)
 
@@ -343,7 +343,7 @@ def _alert(facts: Facts) -> Built:
         "startsAt": facts.time,
         "endsAt": "0001-01-01T00:00:00Z" if facts.firing else facts.time,
         "generatorURL": "http://prometheus.example.com/graph",
-        "fingerprint": hashlib.sha256(json.dumps(labels).encode()).hexdigest()[:16],
+        "fingerprint": hashlib.sha256(to_json(labels).encode()).hexdigest()[:16],
     }
     group = {"alertname": labels["alertname"], "model": facts.model}
     return {"User-Agent": "Alertmanager/0.28"}, {

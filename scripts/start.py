@@ -10,6 +10,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import typer
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 
+from pipeline.documents import to_json
 from pipeline.errors import RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
 from pipeline.kfp_server import BACKOFF, PATIENCE, Json, Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
@@ -65,7 +66,7 @@ def command(
     )
     run_id, data = str(run["run_id"]), run.get("runtime_config", {}).get("parameters", {}).get("data_version", "")
     print(f"Run {run_id} {'started' if started else 'was started before'}: {kfp.host}/#/runs/details/{run_id}")
-    write_results(result_dir, run_id=run_id, data_version=data, started=json.dumps(started))
+    write_results(result_dir, run_id=run_id, data_version=data, started=to_json(started))
 
 
 def run_id_of(key: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from pipeline.documents import to_json
 from pipeline.errors import StoreBroken
 from pipeline.kfp_server import Json, Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
@@ -38,7 +39,7 @@ def command(
     runs = find_runs(kfp, settings.model_name, limit)
     models, note = find_models(model_store or settings.model_store, settings.model_name, limit)
     if output is Output.JSON:
-        print(json.dumps({"versions": versions, "runs": runs, "models": models, "models_note": note}, indent=1))
+        print(to_json({"versions": versions, "runs": runs, "models": models, "models_note": note}, indent=1))
         return
     names = {row["id"]: row["name"] for row in versions}
     shown = [{**row, "version": names.get(row["version"], row["version"])} for row in runs]

@@ -1,3 +1,4 @@
+import ast
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -5,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from pipeline import documents
 from pipeline.documents import log_metrics, to_json, write_json
 from pipeline.errors import NotFinite
+
+SOURCES = [*Path("pipeline").rglob("*.py"), *Path("scripts").rglob("*.py")]
 
 
 @pytest.mark.parametrize(
@@ -48,3 +52,13 @@ def test_no_metric_that_is_not_finite_reaches_kubeflow() -> None:
     with pytest.raises(NotFinite, match="top1 is nan"):
         log_metrics(artifact, {"top5": 0.9, "top1": float("nan")})
     assert "top5" not in logged
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_all_json_and_all_metrics_go_through_these_functions(source: Path) -> None:
+    if source == Path(documents.__file__).relative_to(Path.cwd()):
+        return
+    calls = [node.func for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)]
+    names = {ast.unparse(function) for function in calls}
+    assert not names & {"json.dump", "json.dumps"}
+    assert not [name for name in names if name.endswith((".log_metric", ".write_json"))]
