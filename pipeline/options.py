@@ -21,7 +21,7 @@ class Hyperparameters(_Options):
     epochs: int = Field(2, ge=1, le=10_000)
     """Passes over the chart rows of the training split, at most."""
     batch_size: int = Field(512, ge=1, le=1_000_000)
-    """Chart rows behind one step of the optimiser."""
+    """Chart rows behind one step of the optimiser; more if so many rows are trained on that a step would grow tiny."""
     learning_rate: float = Field(0.003, gt=0, le=1)
     """Adam's rate at the start; it falls to 0 along a cosine over ``epochs``."""
     hidden_layers: list[Annotated[int, Field(ge=1, le=8192)]] = Field([128, 128], max_length=16)

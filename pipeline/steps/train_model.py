@@ -21,6 +21,9 @@ from pipeline.options import Hyperparameters, parse
 # Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
 VISITS = 150_000
+# Beyond, a batch of ``batch_size`` rows holds ever fewer visits, 15 at 10 million rows, and each batch costs the same.
+# With 60 the test loss is the same within what the seed does, in a fraction of the time (docs/runs.md).
+SMALLEST_BATCH = 60
 KERAS_FILE = "model.keras"
 BATCH = 8192  # of predictions, where the size changes nothing but memory
 
@@ -115,8 +118,9 @@ class Visits:
     """The training rows, gathered into visits: an example with a share of its rows, and its countries as frequencies.
 
     An epoch visits every example so often, and with such weights, that the weights of its visits add up to its rows:
-    one pass over the rows' mass, in ``steps`` batches with ``batch_size`` rows behind each. A visit stands for one row
-    where there are up to ``VISITS`` rows, else for as few as keep their number near it.
+    one pass over the rows' mass, in ``steps`` batches with ``batch_size`` rows behind each, or with as many as
+    ``SMALLEST_BATCH`` visits stand for if that is more. A visit stands for one row where there are up to ``VISITS``
+    rows, else for as few as keep their number near it.
     """
 
     def __init__(self, train: Examples, batch_size: int) -> None:
@@ -129,7 +133,7 @@ class Visits:
         weight = np.repeat(rows / times, times)
         # Mean 1, so that the learning rate means the same whatever a visit stands for.
         self.weight = (weight / weight.mean()).astype(np.float32)
-        self.batch = max(1, round(len(self.example) * batch_size / self.rows))
+        self.batch = max(min(SMALLEST_BATCH, batch_size), round(len(self.example) * batch_size / self.rows))
         self.steps = -(-len(self.example) // self.batch)
 
     def of_epoch(self, rng: np.random.Generator) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -193,7 +193,28 @@ def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
     np.testing.assert_allclose(np.bincount(example.ravel(), mass), train_examples.rows, rtol=1e-4)
     of_country = mass @ visits.frequencies[example.ravel()]
     np.testing.assert_allclose(of_country, train_examples.counts.sum(axis=0), rtol=1e-3)
-    assert abs(visits.rows / visits.steps - 64) < 64, "about so many rows lie behind a step"
+
+
+@pytest.mark.parametrize(
+    ("times", "batch_size", "batch"),
+    [
+        (1, 512, 512),  # a visit is a row
+        (1, 10, 10),  # what is asked for, although it is little
+        (1_000, 512, 60),  # of 512 rows each, a batch would hold a visit or two
+        (1_000, 10, 10),
+        (1_000, 1_000_000, 0),  # one batch in proportion
+    ],
+)
+def test_a_batch_keeps_enough_visits_however_many_rows_there_are(
+    examples: Path, times: int, batch_size: int, batch: int
+) -> None:
+    train_examples = read_split(examples, "train")
+    more = Examples(train_examples.vectors, train_examples.counts * np.uint32(times))
+    visits = Visits(more, batch_size)
+    proportional = round(len(visits.example) * batch_size / visits.rows)
+    assert visits.batch == (batch or proportional)
+    if times == 1:
+        assert visits.rows / visits.steps == pytest.approx(batch_size, rel=0.05), "so many rows lie behind a step"
 
 
 def test_the_loss_over_examples_is_the_loss_over_rows() -> None:
