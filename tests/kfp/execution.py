@@ -13,6 +13,7 @@ from typing import Any, Protocol
 LOCAL_RUN = Path(__file__).with_name("local_run.py")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 BEGAN = re.compile(r"Executing task '(?P<task>[\w-]+)'")
+CACHED = re.compile(r"Task '(?P<task>[\w-]+)' cache hit")
 ENDED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>SUCCESS|FAILURE)")
 
 
@@ -56,6 +57,10 @@ class Executor(Protocol):
 
     def terminate(self, workflow: str) -> None: ...
 
+    def retry(self, workflow: str) -> None:
+        """Execute again what has not succeeded; raise NotImplementedError if nothing is kept of what has."""
+        ...
+
 
 @dataclass
 class Task:
@@ -63,6 +68,7 @@ class Task:
 
     name: str
     state: str = "RUNNING"
+    cached: bool = False
     lines: list[str] = field(default_factory=list)
 
 
@@ -73,6 +79,8 @@ def tasks_in(output: str) -> list[Task]:
     for line in COLOUR.sub("", output).splitlines():
         if began := BEGAN.search(line):
             current = tasks[began["task"]] = Task(began["task"])
+        elif cached := CACHED.search(line):
+            tasks[cached["task"]] = Task(cached["task"], "SUCCEEDED", cached=True)
         elif ended := ENDED.search(line):
             tasks[ended["task"]].state = "SUCCEEDED" if ended["status"] == "SUCCESS" else "FAILED"
             current = None
@@ -86,6 +94,7 @@ class SubprocessExecutor:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._arguments: dict[str, list[str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, job: Job) -> None:
@@ -94,10 +103,14 @@ class SubprocessExecutor:
         spec, parameters = folder / "spec.json", folder / "parameters.json"
         spec.write_text(json.dumps(job.spec))
         parameters.write_text(json.dumps(job.parameters))
-        arguments = [str(spec), str(parameters), str(folder / "root"), job.run_id, job.workflow]
-        with (folder / "output").open("wb") as output:
-            self._processes[job.workflow] = subprocess.Popen(
-                [sys.executable, str(LOCAL_RUN), *arguments],
+        files = str(spec), str(parameters), str(folder / "root")
+        self._arguments[job.workflow] = [*files, job.run_id, job.workflow, str(self._folder / "cache")]
+        self.retry(job.workflow)
+
+    def retry(self, workflow: str) -> None:
+        with (self._folder / workflow / "output").open("ab") as output:
+            self._processes[workflow] = subprocess.Popen(
+                [sys.executable, str(LOCAL_RUN), *self._arguments[workflow]],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -137,6 +150,9 @@ class ScriptedExecutor:
 
     def terminate(self, workflow: str) -> None:
         self.looks[workflow] = Look(True, self.looks[workflow].output, 137)
+
+    def retry(self, workflow: str) -> None:
+        self.looks[workflow] = Look(True, self.looks[workflow].output)
 
 
 def printed(*tasks: tuple[str, str, str]) -> str:

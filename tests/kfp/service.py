@@ -172,6 +172,7 @@ class Service:
             ("GET", "v2beta1/runs/([^/:]+)", self._get_run),
             ("DELETE", "v2beta1/runs/([^/:]+)", self._delete_run),
             ("POST", "v2beta1/runs/([^/:]+):terminate", self._terminate_run),
+            ("POST", "v2beta1/runs/([^/:]+):retry", self._retry_run),
             ("GET", "v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", self._log),
         ]
 
@@ -558,6 +559,40 @@ class Service:
         self._keep()
         return Answer(200)
 
+    def _retry_run(self, run_id: str, **_: Any) -> Answer:
+        """As RetryRun in backend/src/apiserver/resource/resource_manager.go, and GenerateRetryExecution beside it."""
+        failed = f"Failed to retry run {run_id}"
+        run = self.runs.get(run_id)
+        if not run:
+            raise Failure(
+                404,
+                "Failed to retry a run",
+                f"{failed} due to error fetching the run",
+                f"Failed to fetch run {run_id}",
+                "ResourceNotFoundError",
+                f"Run {run_id} not found",
+            )
+        self._authorize("retry", "runs", self._namespace_of(run["experiment_id"]), run["display_name"])
+        if run["state"] == "PENDING":
+            what = f"{failed} due to error fetching workflow manifest"
+            empty = "Workflow manifest cannot be empty"
+            raise Failure(409, "Failed to retry a run", "BadRequestError", what, "Invalid input error", empty, code=10)
+        name = self._workflow_of(run_id)
+        if self.workflows[name]["phase"] != "Failed":
+            wrong = "BadRequestError", "Workflow must be Failed/Error to retry", "workflow cannot be retried"
+            raise Failure(409, "Failed to retry a run", failed, *wrong, code=10)
+        try:
+            self.executor.retry(name)
+        except NotImplementedError as error:
+            raise Failure(500, "Failed to retry a run", failed, "InternalServerError", str(error)) from None
+        self.workflows[name] |= {"phase": "Running"}
+        self.workflows[name].pop("ended", None)
+        self.resources.set_status(name, {"phase": "Running"})
+        run["finished_at"] = NOT_YET
+        _move(run, "RUNNING")
+        self._keep()
+        return Answer(200)
+
     def _delete_run(self, run_id: str, **_: Any) -> Answer:
         if run_id not in self.runs:
             raise Failure(
@@ -710,8 +745,11 @@ def _details(
         state = task.state if code is None or task.state != "RUNNING" else "FAILED"
         nodes.append((f"{task.name}-driver", "SUCCEEDED", [task.name]))
         nodes.append((task.name, state, [f"{task.name}.executor"]))
-        nodes.append((f"{task.name}.executor", state if started else "PENDING", []))
-    entries = [_entry(name, workflow, node, before, run) for node in nodes]
+        executor = "SKIPPED" if task.cached else state
+        nodes.append((f"{task.name}.executor", executor if started else "PENDING", []))
+    seen = now()
+    at_once = {name for task in tasks if task.cached for name in (task.name, f"{task.name}.executor")}
+    entries = [_entry(name, workflow, node, before, run, seen, ran=node[0] not in at_once) for node in nodes]
     # What the launcher leaves of a cache's record.
     record = {"run_id": run["run_id"], "task_id": str(uuid5(NAMESPACE_OID, f"{name}.record")), "execution_id": "10"}
     if tasks and code is not None:
@@ -719,21 +757,31 @@ def _details(
     return sorted(entries, key=lambda entry: str(entry["task_id"]))
 
 
-def _entry(name: str, workflow: Json, node: tuple[str, str, list[str]], before: Mapping[str, Json], run: Json) -> Json:
+def _entry(
+    name: str,
+    workflow: Json,
+    node: tuple[str, str, list[str]],
+    before: Mapping[str, Json],
+    run: Json,
+    seen: str,
+    ran: bool,
+) -> Json:
     node_name, state, children = node
     task_id = str(uuid5(NAMESPACE_OID, f"{name}.{node_name}"))
     known = before.get(task_id, {})
     history = list(known.get("state_history", ()))
+    if ran and not history and state in ("SUCCEEDED", "FAILED"):
+        history.append({"update_time": seen, "state": "RUNNING"})  # a real one takes long enough to be seen
     if not history or history[-1]["state"] != state:
-        history.append({"update_time": now(), "state": state})
-    ended = state in ("SUCCEEDED", "FAILED")
+        history.append({"update_time": seen, "state": state})
+    ended = state in ("SUCCEEDED", "FAILED", "SKIPPED")
     entry = {
         "run_id": run["run_id"],
         "task_id": task_id,
         "display_name": "executor" if node_name.endswith(".executor") else node_name,
         "create_time": workflow["began"],
-        "start_time": known.get("start_time", now()),
-        "end_time": (known["end_time"] if known.get("end_time", NEVER) != NEVER else now()) if ended else NEVER,
+        "start_time": known.get("start_time", seen),
+        "end_time": (known["end_time"] if known.get("end_time", NEVER) != NEVER else seen) if ended else NEVER,
         "state": state,
         "state_history": history,
     }
