@@ -4,10 +4,12 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
 
 from pipeline.errors import SettingsInvalid
+from pipeline.sources import SIGNED
 
 SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "settings.yaml"
 
@@ -17,6 +19,9 @@ _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
 # Of a server; without credentials.
 ADDRESS = r"https?://[^/?#@\s]+(/[^?#@\s]*)?"
 _PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
+# A user before a host; with a password also if it holds a slash or the like, which an address does not allow.
+_USER = re.compile(r"://([^/?#]*@|[^/@]*:(?!\d+([/?#]|$))[^@]*@)")
+_KEYS = re.compile(r"(^|&)([a-z_-]*(token|api_?key|password|secret)|x-amz-credential)=", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
 _NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"
@@ -108,16 +113,46 @@ def read_settings(path: Path | None = None) -> Settings:
     """
     path = path or settings_file()
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))["data"]
+        # As a stream: of a text, an error would quote the line, which may hold a secret.
+        with path.open(encoding="utf-8") as file:
+            data = yaml.safe_load(file)["data"]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
         raise SettingsInvalid(f"{path} is no ConfigMap with data: {error}") from None
     if not isinstance(data, dict):
-        raise SettingsInvalid(f"{path} is no ConfigMap with data: found {data!r} there, expected keys with values")
+        raise SettingsInvalid(
+            f"{path} is no ConfigMap with data: found {type(data).__name__}, expected keys with values"
+        )
     keys = {field.name: field.name.replace("_", "-") for field in fields(Settings)}
-    wrong = [f"{key} {problem}" for key in keys.values() if (problem := _problem(key, data))]
+    # Others read the other keys; what is secret does not belong into any.
+    wrong = [
+        f"{key} {problem}"
+        for key in dict.fromkeys([*keys.values(), *data])
+        if (problem := _secret(key, data.get(key)) or (_problem(key, data) if key in keys.values() else ""))
+    ]
     if wrong:
         raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
     return Settings(**{name: data[key] for name, key in keys.items()})
+
+
+def secret_in(value: object) -> str:
+    """Say what is secret in a text: ``holds credentials``, ``is a signed URL``, or nothing."""
+    if not isinstance(value, str):
+        return ""
+    if _USER.search(value):
+        return "holds credentials"
+    query = unquote(value.partition("?")[2])
+    return "is a signed URL" if SIGNED.search(query) else "holds credentials" if _KEYS.search(query) else ""
+
+
+def _secret(key: str, value: object) -> str:
+    if key in ("http-proxy", "https-proxy") and "@" in str(value):
+        return "holds credentials, which do not belong into Git: name a proxy that asks for none"
+    if secret := secret_in(value):
+        return (
+            f"{secret}, which does not belong into Git: name it without, and put what lets you in into a Secret; the "
+            "one that s3-secret names holds the keys for s3://"
+        )
+    return ""
 
 
 def _problem(key: str, data: dict[str, object]) -> str:
@@ -126,10 +161,6 @@ def _problem(key: str, data: dict[str, object]) -> str:
     value = data[key]
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
-    if key in ("http-proxy", "https-proxy") and "@" in value:
-        return "holds credentials, which do not belong into Git: name a proxy that asks for none"
-    if re.search(r"://[^/]*@", value):
-        return "holds credentials, which do not belong into Git: take them out, and put them into a Secret"
     pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
     if not re.fullmatch(pattern, value):
         return f"is {value!r}, expected {expected}"

@@ -120,6 +120,61 @@ def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str
     assert "hidden" not in str(raised.value)
 
 
+SECRETS = [
+    ("https://b.s3.amazonaws.com/s.csv?X-Amz-Algorithm=A&X-Amz-Signature=hidden", "is a signed URL"),
+    ("https://b.s3.amazonaws.com/s.csv?x-amz-signature=hidden", "is a signed URL"),
+    ("https://b.s3.amazonaws.com/s.csv?X-Amz%2DSignature=hidden", "is a signed URL"),
+    ("https://b.s3.amazonaws.com/s.csv?AWSAccessKeyId=A&Signature=hidden&Expires=1", "is a signed URL"),
+    ("https://storage.googleapis.com/b/s.csv?X-Goog-Signature=hidden", "is a signed URL"),
+    ("https://a.blob.core.windows.net/c/s.csv?sv=2024&sig=hidden", "is a signed URL"),
+    ("s3://bucket/s.csv?X-Amz-Security-Token=hidden", "holds credentials"),
+    ("https://git.example.com/raw/s.csv?private_token=hidden", "holds credentials"),
+    ("https://host/s.csv?a=1&api_key=hidden", "holds credentials"),
+    ("https://ada:hidden@host/s.csv", "holds credentials"),
+    ("https://hidden@host/s.csv", "holds credentials"),
+    ("s3://KEY:hid/hidden@bucket/s.csv", "holds credentials"),
+    ("https://ada:#hidden@host/s.csv", "holds credentials"),
+]
+
+
+@pytest.mark.parametrize(("value", "what"), SECRETS)
+@pytest.mark.parametrize(
+    "key", ["repository", "songs", "rankings", "model_store", "kfp_endpoint", "package_index", "vault_server"]
+)
+def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
+    write: Write, key: str, value: str, what: str
+) -> None:
+    with pytest.raises(
+        SettingsInvalid, match=f"{key.replace('_', '-')} {what}, .* put what lets you in into a"
+    ) as raised:
+        read_settings(write(**{key: value}))
+    assert "hidden" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://host:8443/a@b/s.csv",
+        "https://host:8443?at=a@b",
+        "s3://bucket/ada@example.com/*.parquet",
+        "https://host/s.csv?signatures=1&design=2&tokens=3",
+        "/data/signature=1/s.csv",
+        "file:///data/s?.csv",
+    ],
+)
+def test_what_only_looks_like_a_secret_is_taken(write: Write, value: str) -> None:
+    assert read_settings(write(songs=value)).songs == value
+
+
+@pytest.mark.parametrize("text", ["data:\n  songs: https://ada:hidden@host\n bad", "data: https://ada:hidden@host"])
+def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsInvalid, match="is no ConfigMap with data") as raised:
+        read_settings(path)
+    assert "hidden" not in str(raised.value)
+
+
 @pytest.mark.parametrize("key", ["http_proxy", "https_proxy"])
 @pytest.mark.parametrize("value", ["ada:hidden@proxy:3128", "http://ada:hidden/1@proxy:3128", "http://hidden@proxy"])
 def test_the_password_of_a_proxy_does_not_belong_here_and_is_not_shown(write: Write, key: str, value: str) -> None:
