@@ -19,6 +19,7 @@ def fetch_data(
     data_version: str,
     songs_sha256: str,
     rankings_sha256: str,
+    cache: str,  # noqa: ARG001 part of what the server's cache knows the step by
     songs: Output[Dataset],
     rankings: Output[Dataset],
 ) -> None:
@@ -60,7 +61,7 @@ def validate_data(
 
     from pipeline.log import step
 
-    with step("validate-data"):
+    with step("validate-data", songs, rankings):
         from datetime import UTC, datetime
 
         from pipeline.champion import find_champion
@@ -89,7 +90,7 @@ def preprocess_data(songs: Input[Dataset], rankings: Input[Dataset], examples: O
 
     from pipeline.log import step
 
-    with step("preprocess-data"):
+    with step("preprocess-data", songs, rankings):
         from pipeline.steps.preprocess_data import preprocess_data as run
 
         description = run(Path(songs.path), Path(rankings.path), Path(examples.path))
@@ -114,7 +115,7 @@ def train_model(
 
     from pipeline.log import step
 
-    with step("train-model", draws=False):
+    with step("train-model", examples, draws=False):
         from pipeline.documents import log_metrics
         from pipeline.steps.train_model import train_model as run
 
@@ -151,7 +152,7 @@ def evaluate_model(
 
     from pipeline.log import step
 
-    with step("evaluate-model"):
+    with step("evaluate-model", examples, predictions):
         from pipeline.champion import find_champion
         from pipeline.documents import log_metrics
         from pipeline.report import evaluation_html
@@ -192,7 +193,7 @@ def convert_model(
 
     from pipeline.log import step
 
-    with step("convert-model", draws=False):
+    with step("convert-model", model, examples, training, draws=False):
         from pipeline.steps.convert_model import convert_model as run
 
         properties = run(
@@ -223,7 +224,7 @@ def verify_model(
 
     from pipeline.log import step
 
-    with step("verify-model"):
+    with step("verify-model", verdict, onnx_model, examples, predictions, training):
         from pipeline.documents import log_metrics
         from pipeline.steps.gate import gate
 
@@ -276,7 +277,7 @@ def publish_model(
 
     from pipeline.log import step
 
-    with step("publish-model"):
+    with step("publish-model", onnx_model, examples, training, validation, evaluation, verdict, parity):
         from pipeline.documents import write_json
         from pipeline.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run

@@ -5,6 +5,7 @@ Every message says what was found, what was expected and what to do; the steps p
     JukeboxError
     ├── DataUnavailable          the data cannot be fetched, or is not the data that the run was started for
     ├── DataInvalid              the data breaks its contract
+    ├── ArtifactsGone            what another step has handed on is not there any more
     ├── HyperparametersInvalid   an unknown hyperparameter, or a value outside its range
     ├── NotFinite                a training has diverged, or a result is NaN or infinite
     ├── GateRefused              the model is not good enough to be published
@@ -38,6 +39,10 @@ class DataUnavailable(JukeboxError):
 
 class DataInvalid(JukeboxError):
     """The data breaks its contract."""
+
+
+class ArtifactsGone(JukeboxError):
+    """What another step has handed on is not there any more."""
 
 
 class HyperparametersInvalid(JukeboxError):

@@ -25,6 +25,7 @@ T = TypeVar("T")
 PATIENCE = 60.0  # seconds that a call is tried again for
 BACKOFF = wait_exponential_jitter(multiplier=0.5, max=10)  # seconds
 PAGE = 100
+FAILED = ("FAILED", "CANCELED")  # the states of a run that has not succeeded
 
 # Of the server's own 500s most are the caller's fault (an unknown version, an empty name). These are not: its database
 # or the cluster's API is away.
@@ -100,6 +101,18 @@ class Kfp:
         """Create a run, in one attempt: a second POST of the same run starts a second workflow."""
         return self._call("POST", "v2beta1/runs", "run_id", body=dict(run), once=True)
 
+    def retry_run(self, run_id: str) -> None:
+        """Have a failed run go on: what has failed in it and what follows is run again, all else is kept.
+
+        Raises RequestRefused or AccessDenied if the server does not.
+        """
+        try:
+            self._call("POST", f"v2beta1/runs/{quote(run_id, safe='')}:retry")
+        except RequestRefused:
+            # An earlier attempt may have done it, and its answer was lost.
+            if (self.run(run_id) or {}).get("state") in FAILED:
+                raise
+
     def log(self, run_id: str, node: str) -> str:
         """Return the log of a node of a run's workflow; of a node with attempts that of the last one.
 
@@ -174,6 +187,23 @@ class Kfp:
             kind = answer.headers.get("Content-Type", "something without a type")
             raise self._find().other(f"it names no {key or 'list'} (it sends {kind})")
         return found
+
+
+def from_cache(run: Json) -> list[str]:
+    """Return the steps of a run that were taken from the cache, in the order of their names.
+
+    The server lists the nodes of Argo's workflow. Such a step's own node has succeeded and was never seen to run; the
+    node of its pod, which all steps call ``executor``, is there as SKIPPED, with the same begin.
+    """
+    tasks = run.get("run_details", {}).get("task_details", ())
+    skipped = {task["start_time"] for task in tasks if task.get("state") == "SKIPPED"}
+    return sorted(
+        task["display_name"]
+        for task in tasks
+        if task.get("state") == "SUCCEEDED"
+        and task["start_time"] in skipped
+        and all(entry["state"] != "RUNNING" for entry in task.get("state_history", ()))
+    )
 
 
 def _check(answer: requests.Response) -> None:

@@ -6,10 +6,12 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
 
-from pipeline.errors import JukeboxError
+from pipeline.errors import ArtifactsGone, JukeboxError
 from pipeline.trusted_ca import trust
 
 log = logging.getLogger("jukebox")
@@ -19,12 +21,24 @@ ENDED = re.compile(
 )
 
 
+class Artifact(Protocol):
+    """What a step reads: where Kubeflow keeps it, and where it has put it for the step."""
+
+    uri: str
+
+    @property
+    def path(self) -> str:
+        """The file or the folder."""
+
+
 @contextmanager
-def step(name: str, *, draws: bool = True) -> Iterator[None]:
+def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
     """Log the begin and the end of a step, with its time and its peak memory; in it, a company's CAs are trusted.
 
     A ``JukeboxError`` is printed as its message alone and ends the process with 1: the user can mend it, and a
     traceback would only hide it. Any other exception is a defect and keeps its traceback.
+
+    What the step ``reads`` must be there: Kubeflow's launcher is silent about an artifact that its bucket has deleted.
 
     A step that does not draw goes without matplotlib, which Keras loads wherever it is installed: half a second.
     """
@@ -42,6 +56,7 @@ def step(name: str, *, draws: bool = True) -> Iterator[None]:
     state = "failed"
     log.info("step %s started", name)
     try:
+        _require(reads)
         yield
         state = "succeeded"
     except JukeboxError as error:
@@ -55,4 +70,13 @@ def step(name: str, *, draws: bool = True) -> Iterator[None]:
             state,
             time.perf_counter() - begin,
             kib // 1024,
+        )
+
+
+def _require(artifacts: Iterable[Artifact]) -> None:
+    gone = [artifact.uri for artifact in artifacts if not Path(artifact.path).exists()]
+    if gone:
+        raise ArtifactsGone(
+            f"nothing is at {' and '.join(gone)}, expected what another step has handed on: it has expired, or was "
+            "deleted; start a run without the cache: `jukebox start VERSION --no-cache`"
         )

@@ -8,6 +8,7 @@ begins with the refusal. ``python pipeline/prod_train_save_pipeline.py`` submits
 """
 
 import sys
+from datetime import UTC, datetime
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp import dsl, kubernetes
@@ -64,6 +65,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         keep_versions: int = int(settings.keep_versions),
         prod_flag: bool = False,
         commit: str = "",
+        cache: str = "",
     ) -> None:
         """Train and save the jukebox model.
 
@@ -85,6 +87,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             keep_versions: How many versions stay in the store, besides those in use.
             prod_flag: Whether the version may be proposed for production.
             commit: Git commit of the pipeline's source.
+            cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
         """
         run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         store = {"model_store": model_store, "model_name": model_name}
@@ -95,6 +98,9 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             data_version=data_version,
             songs_sha256=songs_sha256,
             rankings_sha256=rankings_sha256,
+            # The server knows what a step reads by the ids of its artifacts. If this step runs afresh they are new, and
+            # all that follows does so, too.
+            cache=cache,
         )
         tables = {"songs": fetched.outputs["songs"], "rankings": fetched.outputs["rankings"]}
         validated = components.validate_data(
@@ -215,6 +221,15 @@ def _place(task: PipelineTask, nodes: str, taint: str) -> None:
         kubernetes.add_node_selector(task, label, value)
     if taint:
         kubernetes.add_toleration(task, key=taint, operator="Exists")
+
+
+def this_week() -> str:
+    """Return the week (ISO 8601, UTC), as ``2026-W48``: the parameter ``cache`` of the runs that are started in it.
+
+    The server never looks if what it has cached is still in its bucket, which may delete it after some days. So a run
+    takes nothing from the cache that is older than a week.
+    """
+    return f"{datetime.now(UTC):%G-W%V}"
 
 
 def spec_of(pipeline: BaseComponent) -> Json:

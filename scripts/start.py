@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from itertools import takewhile
 from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -11,17 +13,25 @@ import typer
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 
 from pipeline.documents import to_json
-from pipeline.errors import RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
-from pipeline.kfp_server import BACKOFF, PATIENCE, Json, Kfp
-from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.errors import (
+    AccessDenied,
+    ArtifactsGone,
+    RequestRefused,
+    ServerAway,
+    ServerUnavailable,
+    SettingsInvalid,
+)
+from pipeline.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp
+from pipeline.prod_train_save_pipeline import PIPELINE, this_week
 from pipeline.server import find_server
-from pipeline.settings import read_settings
+from pipeline.settings import read_settings, secret_in
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.kubernetes_api import ENDED, Cluster, find_cluster
 from scripts.results import ResultDir, write_results
 
 # An experiment's limit; beyond a run's own the server starts a workflow for a run that it then cannot store.
 NAME_LIMIT = 128
+WEEK = timedelta(days=7)
 LISTED_LATE = 15.0  # seconds until the server lists what was applied
 RUN_IDS = uuid5(NAMESPACE_URL, "https://jukebox.github.io/runs")
 
@@ -45,9 +55,13 @@ def command(
     reason: Annotated[
         Reason, typer.Option(help="Why; a push starts nothing where a run of its version has succeeded.")
     ] = Reason.MANUAL,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step afresh.")] = False,
     result_dir: ResultDir = None,
 ) -> None:
-    """Start a run of the PipelineVersion and print its id.
+    """Start a run of the PipelineVersion and print its id; a run that has failed goes on.
+
+    If the newest run of the version with these parameters has failed this week, it is that run that goes on: what has
+    succeeded in it is kept. Data, alerts and the schedule always start a new run.
 
     Example: `jukebox start prod-train-save-0123456789ab --key "$UID" --parameters '{"gate_mode": "warn"}'`
     """
@@ -61,7 +75,10 @@ def command(
         key=key or str(uuid4()),
         parameters=given,
         # What a push has not changed has no need of another run; new data, or a person, has.
-        unless_succeeded=reason is Reason.PUSH,
+        unless_succeeded=reason is Reason.PUSH and not no_cache,
+        # An event of another kind asks for a verdict of today.
+        goes_on=reason in (Reason.PUSH, Reason.MANUAL),
+        cached=not no_cache,
         cluster=find_cluster(find_server(settings).namespace),
     )
     run_id, data = str(run["run_id"]), run.get("runtime_config", {}).get("parameters", {}).get("data_version", "")
@@ -82,6 +99,8 @@ def start(
     key: str,
     parameters: Mapping[str, Any],
     unless_succeeded: bool = False,
+    goes_on: bool = True,
+    cached: bool = True,
     cluster: Cluster | None = None,
     patience: float = PATIENCE,
 ) -> tuple[Json, bool]:
@@ -89,13 +108,21 @@ def start(
 
     ``cluster`` lets workflows be seen that the server has lost; it may be missing.
     ``data_version`` is found out from the data that the version names, where ``parameters`` lack it. With
-    ``unless_succeeded`` a run of the version that has succeeded stands for the new one.
+    ``unless_succeeded`` a run of the version that has succeeded stands for the new one. With ``goes_on`` the newest run
+    of this week with the same parameters is retried if it has failed, and stands for the new one. The run of ``key``
+    itself is retried if it has failed. Without ``cached`` all steps of the run are run afresh.
 
     The run's id is made of the key and looked up before each POST: the server starts a workflow first and notes the run
     then, so a POST that is simply repeated has a second workflow train beside the first. Raises ServerUnavailable where
     the server refuses or is away for longer than ``patience`` seconds; SettingsInvalid where version, key or parameters
     are none.
     """
+    for parameter, value in parameters.items():
+        if secret := secret_in(value):
+            raise SettingsInvalid(
+                f"the parameter {parameter} {secret}, and whoever sees the run sees its parameters: name it without; "
+                "the Secret that s3-secret in the settings names holds the keys for s3://"
+            )
     name = f"{version} {key}"
     if len(name) > NAME_LIMIT:
         raise SettingsInvalid(
@@ -104,21 +131,89 @@ def start(
     pipeline_id, found = _version(kfp, version)
     reference = {"pipeline_id": pipeline_id, "pipeline_version_id": str(found["pipeline_version_id"])}
     run_id = run_id_of(key)
+    cache = this_week() if cached else run_id
     if run := kfp.run(run_id):
-        return _of(run, reference, key), False
+        _of(run, reference, key)
+        if not cached and _parameters(run).get("cache", cache) != cache:
+            raise SettingsInvalid(f"the key {key!r} has started run {run_id} with the cache: give another key")
+        return run, run.get("state") in FAILED and not artifacts_gone(kfp, run) and _retried(kfp, run)
     experiment_id = kfp.create_experiment(experiment)
     if unless_succeeded:
         for run in kfp.runs(experiment_id, state="SUCCEEDED"):
             if run.get("pipeline_version_reference") == reference:
                 return run, False
+    complete = _complete(found, parameters, cache)
+    if goes_on and cached:
+        begin = f"{datetime.now(UTC) - WEEK:%Y-%m-%dT%H:%M:%SZ}"
+        runs = takewhile(lambda run: run["created_at"] > begin, kfp.runs(experiment_id))
+        same = (
+            run for run in runs if (run.get("pipeline_version_reference"), _parameters(run)) == (reference, complete)
+        )
+        run = next(same, {})
+        if run.get("state") in FAILED:
+            if artifacts_gone(kfp, run):
+                print(f"What run {run['run_id']} has read from the cache is gone: nothing is taken from there.")
+                complete |= {"cache": run_id} if "cache" in complete else {}
+            elif _retried(kfp, run):
+                return run, True
+        elif run.get("state") == "RUNNING" and any(entry["state"] in FAILED for entry in run["state_history"]):
+            return run, False  # It goes on already.
     body = {
         "run_id": run_id,
         "display_name": name,
         "experiment_id": experiment_id,
         "pipeline_version_reference": reference,
-        "runtime_config": {"parameters": _complete(found, parameters)},
+        "runtime_config": {"parameters": complete},
     }
     return _post(kfp, cluster, body, reference, key, patience)
+
+
+def _parameters(run: Json) -> dict[str, Any]:
+    found: dict[str, Any] = run.get("runtime_config", {}).get("parameters", {})
+    return found
+
+
+def _retried(kfp: Kfp, run: Json) -> bool:
+    """Have a failed run go on, and tell whether it does: the server may not let us, or have lost its workflow."""
+    try:
+        kfp.retry_run(str(run["run_id"]))
+    except (RequestRefused, AccessDenied) as error:
+        print(f"Run {run['run_id']} has failed and cannot go on: {error}")
+        return False
+    print(f"Run {run['run_id']} had failed and goes on: what has succeeded in it is kept.")
+    return True
+
+
+def start_afresh(kfp: Kfp, run: Json, *, cluster: Cluster | None = None, patience: float = PATIENCE) -> Json | None:
+    """Start a failed run again without the cache if it has failed because what it read from there is gone.
+
+    Return the new run, always the same one for ``run``; None if it is not that. Raises what ``start`` raises.
+    """
+    parameters = _parameters(run)
+    if parameters.get("cache") in (None, run["run_id"]) or not artifacts_gone(kfp, run):
+        return None
+    key = f"{run['run_id']} without the cache"
+    run_id = run_id_of(key)
+    body = {
+        "run_id": run_id,
+        "display_name": str(run["display_name"])[: NAME_LIMIT - 8] + ", afresh",
+        "experiment_id": run["experiment_id"],
+        "pipeline_version_reference": run["pipeline_version_reference"],
+        "runtime_config": {"parameters": {**parameters, "cache": run_id}},
+    }
+    return _post(kfp, cluster, body, run["pipeline_version_reference"], key, patience)[0]
+
+
+def artifacts_gone(kfp: Kfp, run: Json) -> bool:
+    """Tell whether a run has failed because what another step, or one in the cache, has handed on is gone."""
+    for task in run.get("run_details", {}).get("task_details", ()):
+        for child in task.get("child_tasks", ()) if task.get("state") == "FAILED" else ():
+            try:
+                if f"ERROR {ArtifactsGone.__name__}: " in kfp.log(str(run["run_id"]), str(child["pod_name"])):
+                    return True
+            except ServerUnavailable:
+                continue
+    return False
 
 
 def _post(
@@ -198,11 +293,13 @@ class _Unknown(SettingsInvalid):
     """The server does not list the version."""
 
 
-def _complete(version: Json, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the version of the data that they, or the pipeline's defaults, name."""
+def _complete(version: Json, parameters: Mapping[str, Any], cache: str) -> dict[str, Any]:
+    """The parameters with what the cache is asked for, and the version of the data that they, or the defaults, name."""
     spec = version["pipeline_spec"]
     # With a platform's part, the answer holds both.
     inputs = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    if "cache" in inputs:
+        parameters = {"cache": cache, **parameters}
     if "data_version" not in inputs or parameters.get("data_version"):
         return dict(parameters)
     songs, rankings = (
@@ -226,8 +323,9 @@ def _filled(**values: str) -> dict[str, str]:
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
+        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e999
     except ValueError as error:
-        raise SettingsInvalid(f"--parameters is no JSON: {error}") from None
+        raise SettingsInvalid(f"--parameters is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise SettingsInvalid('--parameters is no JSON object as {"gate_mode": "warn"}')
+        raise SettingsInvalid('--parameters is not a JSON object as {"gate_mode": "warn"}')
     return value

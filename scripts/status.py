@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipeline.documents import to_json
 from pipeline.errors import StoreBroken
-from pipeline.kfp_server import Json, Kfp
+from pipeline.kfp_server import Json, Kfp, from_cache
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
@@ -77,6 +77,7 @@ def _run(run: Json) -> dict[str, Any]:
         "finished": "" if finished.startswith(NOT_YET) else finished,
         "version": run.get("pipeline_version_reference", {}).get("pipeline_version_id", ""),
         "commit": run.get("runtime_config", {}).get("parameters", {}).get("commit", ""),
+        "cached": from_cache(run),
     }
 
 
@@ -117,4 +118,6 @@ def _table(rows: Rows) -> Table:
 def _cell(key: str, value: Any) -> str:
     if key in ("created", "finished") and value:
         return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, list):
+        return ", ".join(value)
     return str(value)[:12] if key == "commit" else str(value)

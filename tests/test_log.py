@@ -4,13 +4,13 @@ import sys
 PROGRAM = """
 from pipeline.errors import DataInvalid
 from pipeline.log import step
-with step("train-model", draws={draws}):
+with step("train-model", {reads} draws={draws}):
     {body}
 """
 
 
-def run(body: str, *, draws: bool = True) -> subprocess.CompletedProcess[str]:
-    program = PROGRAM.format(body=body, draws=draws)
+def run(body: str, *, reads: str = "", draws: bool = True) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(body=body, reads=reads and f"{reads},", draws=draws)
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
@@ -44,3 +44,14 @@ def test_a_step_that_does_not_draw_does_not_load_what_draws() -> None:
     body = "import importlib.util, sys; print(sys.modules.get('matplotlib', 'loadable'))"
     assert "\nNone\n" in run(body, draws=False).stdout
     assert "\nloadable\n" in run(body).stdout
+
+
+def test_an_artifact_that_is_gone_is_named_by_its_address_with_what_to_do() -> None:
+    done = run(
+        "...",
+        reads="*(type('Artifact', (), {'uri': 'minio://b/' + path[1:], 'path': path})() for path in ('/x', '/tmp'))",
+    )
+    assert done.returncode == 1
+    assert "ERROR ArtifactsGone: nothing is at minio://b/x, expected what another step has handed on" in done.stdout
+    assert "--no-cache" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

@@ -139,6 +139,7 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("songs_sha256", "STRING", ""),
         ("rankings_sha256", "STRING", ""),
         ("commit", "STRING", ""),
+        ("cache", "STRING", ""),
     ],
 )
 def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind: str, default: object) -> None:
@@ -306,9 +307,27 @@ def test_what_reads_or_writes_the_store_or_guards_it_is_never_taken_from_the_cac
     assert cached == STEPS - READ_THE_STORE - {"verify-model"}
 
 
-def test_the_cache_of_fetched_data_knows_the_data(compiled: Compiled) -> None:
+def test_the_cache_of_fetched_data_knows_the_data_and_what_the_run_asks_of_it(compiled: Compiled) -> None:
     inputs = compiled.tasks["fetch-data"]["inputs"]["parameters"]
-    assert inputs["data_version"] == {"componentInputParameter": "data_version"}
+    for name in ("data_version", "cache"):
+        assert inputs[name] == {"componentInputParameter": name}
+
+
+def test_whatever_is_cached_reads_what_has_been_fetched_or_has_fetched_it(compiled: Compiled) -> None:
+    """By the ids of its artifacts a cached step runs afresh with all before it, if what it reads is of that run."""
+    for name, task in compiled.tasks.items():
+        if task["cachingOptions"].get("enableCache") and name != "fetch-data":
+            produced = {each["taskOutputArtifact"]["producerTask"] for each in task["inputs"]["artifacts"].values()}
+            assert produced
+            assert all(compiled.tasks[each]["cachingOptions"].get("enableCache") for each in produced)
+
+
+def test_each_step_says_so_if_anything_that_it_reads_is_gone(compiled: Compiled) -> None:
+    for name, container in compiled.containers().items():
+        source = container["command"][-1]
+        inputs = set(re.findall(r"(\w+): Input\[", source))
+        [said] = re.findall(rf'with step\("{name}"([^)]*)\)', source)
+        assert set(re.findall(r"(\w+)\.path", source)) & inputs == set(re.findall(r"\w+", said)) & inputs, name
 
 
 # What a step reaches

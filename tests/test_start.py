@@ -1,6 +1,7 @@
 """``jukebox start`` against the pipeline server's stand-in."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,16 +12,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipeline.errors import AccessDenied, ServerAway, ServerUnavailable, SettingsInvalid
-from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.prod_train_save_pipeline import PIPELINE, this_week
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import start as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
 from scripts.kubernetes_api import Cluster
 from scripts.start import run_id_of, start
-from tests.kfp.execution import Look
+from tests.kfp.execution import Look, printed
 from tests.kfp.service import Answer
-from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
+from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled, make_step
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -243,6 +244,159 @@ def test_a_version_whose_run_failed_is_trained_again(applied: World) -> None:
     assert started(applied, "uid-2", unless_succeeded=True)[1]
 
 
+# A run that has failed
+
+
+def failed(world: World, key: str = "uid-1", said: str = "", **options: Any) -> str:
+    """Start a run and have it fail; return its id."""
+    run_id, _ = started(world, key, **options)
+    world.executor.looks[world.workflow_of(run_id)] = Look(True, printed(("make", "FAILED", said)), 1)
+    world.service.tick()
+    assert world.service.runs[run_id]["state"] == "FAILED"
+    return run_id
+
+
+@pytest.mark.parametrize("key", ["uid-1", "uid-2"])
+def test_a_run_that_has_failed_goes_on(applied: World, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given the same parameters, then the failed run is retried, whatever the key, and no other is posted."""
+    run_id = failed(applied)
+    assert started(applied, key) == (run_id, True)
+    assert applied.service.runs[run_id]["state"] == "RUNNING"
+    assert f"Run {run_id} had failed and goes on" in capsys.readouterr().out
+    # The task that asked may run twice.
+    assert started(applied, key) == (run_id, False)
+    assert len(applied.posts(":retry")) == 1
+    assert len(applied.service.workflows) == 1
+
+
+@pytest.mark.parametrize("reason", ["push", "data", "alert", "schedule", "manual"])
+def test_who_starts_again_continues_and_an_event_begins_anew(applied: World, reason: str, tmp_path: Path) -> None:
+    run_id = failed(applied)
+    words = ["start", VERSION, "--key", "uid-2", "--data-version", DATA_VERSION, "--reason", reason]
+    result = CliRunner().invoke(app, [*words, "--result-dir", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    continued = reason in ("push", "manual")
+    assert (tmp_path / "run-id").read_text() == (run_id if continued else run_id_of("uid-2"))
+    assert len(applied.service.workflows) == 2 - continued
+
+
+def test_other_parameters_another_version_or_another_week_continue_nothing(
+    applied: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = f"{PIPELINE}-000000000002"
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "other.yaml", other)), timeout=5)
+    run_id = failed(applied)
+    assert started(applied, "uid-2", parameters={"data_version": DATA_VERSION, "rows": 7}) == (run_id_of("uid-2"), True)
+    assert started(applied, "uid-3", version=other) == (run_id_of("uid-3"), True)
+    applied.service.runs[run_id]["created_at"] = "2026-01-01T00:00:00Z"
+    assert started(applied, "uid-4") == (run_id_of("uid-4"), True)
+    assert not applied.posts(":retry")
+
+
+def test_a_run_that_failed_before_one_that_succeeded_is_left_alone(applied: World) -> None:
+    failed(applied)
+    run_id, _ = started(applied, "uid-2", goes_on=False)
+    applied.service.runs[run_id]["created_at"] = "2999-01-01T00:00:00Z"
+    applied.executor.looks[applied.workflow_of(run_id)] = Look(True, "", 0)
+    applied.service.tick()
+    assert started(applied, "uid-3") == (run_id_of("uid-3"), True)
+
+
+def test_if_the_server_does_not_let_a_run_go_on_another_is_started(
+    applied: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = failed(applied)
+
+    def nothing(workflow: str) -> None:
+        raise NotImplementedError("nothing is kept")
+
+    monkeypatch.setattr(applied.executor, "retry", nothing)
+    assert started(applied, "uid-2") == (run_id_of("uid-2"), True)
+    assert f"Run {run_id} has failed and cannot go on: The server answers 500" in capsys.readouterr().out
+    # A key has one run; this one stays as it is.
+    assert started(applied, "uid-1") == (run_id, False)
+
+
+def test_a_retry_whose_answer_is_lost_is_done_once(applied: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = failed(applied)
+    answer = applied.service.answer
+
+    def lost(method: str, path: str, *rest: Any) -> Any:
+        found = answer(method, path, *rest)
+        again = path.endswith(":retry") and len(applied.posts(":retry")) == 1
+        return Answer(503, "lost", {"Content-Type": "text/plain"}) if again else found
+
+    monkeypatch.setattr(applied.service, "answer", lost)
+    assert started(applied, "uid-2") == (run_id, True)
+    assert len(applied.posts(":retry")) == 2
+    assert len(applied.service.workflows) == 1
+
+
+def test_a_run_that_misses_what_it_has_read_is_not_continued(
+    applied: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed(applied, said="2026-11-27 10:00:00,000 ERROR ArtifactsGone: nothing is at minio://mlpipeline/v2/x")
+    assert started(applied, "uid-2") == (run_id_of("uid-2"), True)
+    assert "is gone: nothing is taken from there" in capsys.readouterr().out
+    assert not applied.posts(":retry")
+
+
+# The cache
+
+
+def caching(data_version: str, cache: str = "") -> None:
+    """A step, in a pipeline that knows of the cache."""
+    make_step(rows=3)
+
+
+def test_the_cache_is_asked_for_the_week_and_with_no_cache_for_the_run_itself(applied: World, tmp_path: Path) -> None:
+    version = f"{PIPELINE}-000000000003"
+    file = compiled(tmp_path / "caching.yaml", version, caching)
+    apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
+    words = ["start", version, "--data-version", DATA_VERSION]
+    given = {"uid-1": [], "uid-2": ["--no-cache"], "uid-3": ["--parameters", '{"cache": "mine"}']}
+    for key, options in given.items():
+        result = CliRunner().invoke(app, [*words, "--key", key, *options])
+        assert result.exit_code == 0, result.output
+    found = [applied.service.runs[run_id_of(key)]["runtime_config"]["parameters"]["cache"] for key in given]
+    assert found == [this_week(), run_id_of("uid-2"), "mine"]
+    assert re.fullmatch(r"20\d\d-W[0-5]\d", this_week())
+    # The same again finds the run; the key of one with the cache does not stand for one without.
+    assert CliRunner().invoke(app, [*words, "--key", "uid-2", "--no-cache"]).exit_code == 0
+    refused = CliRunner().invoke(app, [*words, "--key", "uid-1", "--no-cache"])
+    assert "with the cache: give another key" in str(refused.exception)
+    assert len(applied.posts()) == 3
+
+
+def test_a_version_that_knows_of_no_cache_is_not_given_one(applied: World) -> None:
+    run_id, _ = started(applied, cached=False)
+    assert applied.service.runs[run_id]["runtime_config"]["parameters"] == {"data_version": DATA_VERSION}
+
+
+# What is given
+
+
+@pytest.mark.parametrize(
+    ("uri", "what"),
+    [("https://host/s.csv?X-Amz-Signature=hidden", "is a signed URL"), ("https://a:hidden@host/s.csv", "holds cred")],
+)
+def test_a_secret_is_no_parameter(applied: World, uri: str, what: str) -> None:
+    result = CliRunner().invoke(app, ["start", VERSION, "--parameters", json.dumps({"songs": uri})])
+    assert isinstance(result.exception, SettingsInvalid)
+    assert f"the parameter songs {what}" in str(result.exception)
+    assert "hidden" not in f"{result.output}{result.exception}"
+    assert not applied.service.asked
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_no_parameter(applied: World, number: str) -> None:
+    text = f'{{"thresholds": {{"top5_floor": {number}}}}}'
+    result = CliRunner().invoke(app, ["start", VERSION, "--data-version", DATA_VERSION, "--parameters", text])
+    assert isinstance(result.exception, SettingsInvalid)
+    assert "--parameters is not valid JSON" in str(result.exception)
+    assert not applied.service.runs
+
+
 def test_the_experiment_is_made_once(applied: World) -> None:
     started(applied, "uid-1")
     started(applied, "uid-2")
@@ -253,7 +407,7 @@ def test_the_experiment_is_made_once(applied: World) -> None:
 def test_parameters_that_are_no_object_are_a_usage_error(applied: World, text: str) -> None:
     result = CliRunner().invoke(app, ["start", VERSION, "--parameters", text])
     assert isinstance(result.exception, SettingsInvalid)
-    assert "--parameters is no JSON" in str(result.exception)
+    assert "--parameters is not " in str(result.exception)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
