@@ -160,6 +160,22 @@ def test_a_version_is_applied_started_waited_for_and_shown(
     assert AUDIENCE_TOKEN not in started.output + waited.output + shown.output
 
 
+@pytest.mark.parametrize("allowed", [True, False], ids=["with the Role", "with a Role of before"])
+def test_a_failed_run_goes_on_if_the_role_lets_it(applied: World, tmp_path: Path, allowed: bool) -> None:
+    words = ("start", VERSION, "--data-version", DATA_VERSION, "--result-dir", str(tmp_path / "results"))
+    assert jukebox(*words, "--key", "uid-1").exit_code == 0
+    run_id = (tmp_path / "results" / "run-id").read_text()
+    applied.set(run_id, ("make", "FAILED", ""), code=1)
+    while applied.service.runs[run_id]["state"] != "FAILED":
+        time.sleep(0.01)
+    if not allowed:
+        applied.cluster.denied.add(("retry", "runs", "jukebox-release"))
+    again = jukebox(*words, "--key", "uid-2")
+    assert again.exit_code == 0, again.output
+    assert ((tmp_path / "results" / "run-id").read_text() == run_id) == allowed
+    assert allowed or "cannot go on: " in again.output
+
+
 def test_a_token_that_was_renewed_is_read_anew(applied: World, tmp_path: Path) -> None:
     kfp = applied.kfp()
     assert kfp.pipeline(PIPELINE)
