@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerAway, ServerUnavailable
-from pipeline.kfp_server import Json, Kfp
+from pipeline.kfp_server import Json, Kfp, from_cache
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
 from scripts.kubernetes_api import ENDED, Cluster, Resource, find_cluster
 from scripts.results import ResultDir, write_results
+from scripts.start import start_afresh
 
 FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 LOG_LINES = 30
@@ -59,16 +60,26 @@ def command(
 ) -> None:
     """Follow a run; end with 0 only where it has succeeded, else with the failed step and the end of its log.
 
+    If what it took from the cache is gone, the run is started once more without the cache, and that one is followed.
+
     Example: `jukebox wait 6f1c3c2e-… --timeout 120`
     """
     find = partial(find_server, read_settings())
-    watch = Watch(Kfp(find, patience=0), find_cluster(find().namespace), Pace(stuck=stuck_after * 60))
+    kfp, cluster, pace = Kfp(find), find_cluster(find().namespace), Pace(stuck=stuck_after * 60)
     try:
-        watch.wait(run, timeout * 60)
+        try:
+            Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
+        except RunFailed as error:
+            fresh = start_afresh(kfp, kfp.run(run) or {}, cluster=cluster) if error.state == "failed" else None
+            if not fresh:
+                raise
+            run = str(fresh["run_id"])
+            print(f"{error}\nWhat it took from the cache is gone: run {run} was started without the cache", flush=True)
+            Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
     except RunFailed as error:
-        write_results(result_dir, state=error.state)
+        write_results(result_dir, state=error.state, run_id=run)
         raise
-    write_results(result_dir, state="succeeded")
+    write_results(result_dir, state="succeeded", run_id=run)
     print(f"Run {run} succeeded", flush=True)
 
 
@@ -151,9 +162,11 @@ class Watch:
         if not self._steps:
             self._steps = frozenset(_step_names(self._spec(run)))
         self._once("run", f"Run {run['run_id']} is {run.get('state', 'new').lower()}")
+        cached = from_cache(run)
         for task in self._tasks(run):
-            started = task.get("state", "")
-            self._once(str(task["task_id"]), f"  {task['display_name']}: {started.lower()}" if started else "")
+            name, state = task["display_name"], task.get("state", "").lower()
+            how = ", from the cache" * (name in cached)
+            self._once(str(task["task_id"]), f"  {name}: {state}{how}" if state else "")
 
     def _spec(self, run: Json) -> Json:
         reference = run.get("pipeline_version_reference", {})
