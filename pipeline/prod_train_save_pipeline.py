@@ -261,22 +261,44 @@ def start_run(kfp: Kfp, spec: Json, parameters: Json, *, name: str, experiment: 
         ) from None
 
 
+def newest_image(kfp: Kfp) -> str:
+    """Return the training image, by digest, of the newest version on the server: the CI has built and pushed it.
+
+    Raises SettingsInvalid if no version names its image by digest, and what asking the server raises.
+    """
+    pipeline = kfp.pipeline(PIPELINE)
+    for version in kfp.versions(pipeline["pipeline_id"]) if pipeline else ():
+        spec = version.get("pipeline_spec", {})
+        # With a platform's part, the answer holds both.
+        executors = spec.get("pipeline_spec", spec).get("deploymentSpec", {}).get("executors", {}).values()
+        images = {str(executor.get("container", {}).get("image", "")) for executor in executors}
+        if len(images) == 1 and "@sha256:" in (image := images.pop()):
+            return image
+    raise SettingsInvalid(
+        f"no version of {PIPELINE} on the server names an image by digest, and a run needs one that can be pulled: "
+        "push a commit, and the CI makes one; or, by hand, `jukebox compile --image IMAGE@sha256:DIGEST`, then "
+        "`jukebox apply`"
+    )
+
+
 def submit() -> None:
     """Submit a run with the default parameters to the project's pipeline server, and print where it is.
 
+    It runs this checkout's pipeline in the image of the newest version there, unless the settings name one by digest.
     Raises ServerUnavailable where no server answers, and what reading the settings and the data raises.
     """
     settings = read_settings()
     server = find_server(settings)
     print(f"Connecting to Data Science Pipelines: {server.host}", flush=True)
     server.probe()
-    if "<" in settings.image:
-        raise SettingsInvalid(f"the image is {settings.image}: put yours into manifests/settings/settings.yaml")
+    kfp = Kfp(lambda: server)
+    image = settings.image if "@sha256:" in settings.image else newest_image(kfp)
+    print(f"Image: {image}", flush=True)
     data_version = resolve_data_version(settings.songs, settings.rankings)
     run = start_run(
-        Kfp(lambda: server),
-        spec_of(build_pipeline(settings)),
-        {"data_version": data_version, "commit": head()},
+        kfp,
+        spec_of(build_pipeline(settings, image=image)),
+        {"data_version": data_version, "commit": head(), "cache": this_week()},
         name=f"{PIPELINE}-by-hand-{data_version[:12]}",
         experiment=settings.model_name,
     )
