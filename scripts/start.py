@@ -16,6 +16,7 @@ from pipeline.documents import to_json
 from pipeline.errors import (
     AccessDenied,
     ArtifactsGone,
+    NotFinite,
     RequestRefused,
     ServerAway,
     ServerUnavailable,
@@ -323,8 +324,8 @@ def _filled(**values: str) -> dict[str, str]:
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
-        json.dumps(value, allow_nan=False)  # Python reads NaN and 1e999
-    except ValueError as error:
+        to_json(value)  # Python reads NaN and 1e999
+    except (ValueError, NotFinite) as error:
         raise SettingsInvalid(f"--parameters is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise SettingsInvalid('--parameters is not a JSON object as {"gate_mode": "warn"}')
