@@ -70,11 +70,12 @@ class SettingsInvalid(JukeboxError):
 
 
 class RunFailed(JukeboxError):
-    """A run has not succeeded; ``state`` is the word for it."""
+    """A run has not succeeded; ``state`` is the word for it, ``why`` the cause alone: a line for those in a hurry."""
 
-    def __init__(self, message: str, state: str) -> None:
+    def __init__(self, message: str, state: str, why: str = "") -> None:
         super().__init__(message)
         self.state = state
+        self.why = why or message.partition("\n")[0]
 
 
 class BuildFailed(JukeboxError):

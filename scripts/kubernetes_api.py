@@ -34,9 +34,11 @@ class Kind(NamedTuple):
 
 
 CLAIMS = Kind("", "v1", "persistentvolumeclaims")
+EVENTS = Kind("", "v1", "events")
 PIPELINE_RUNS = Kind("tekton.dev", "v1", "pipelineruns")
 PODS = Kind("", "v1", "pods")
 SECRETS = Kind("", "v1", "secrets")
+TASK_RUNS = Kind("tekton.dev", "v1", "taskruns")
 WORKFLOWS = Kind("argoproj.io", "v1alpha1", "workflows")
 
 
@@ -71,9 +73,10 @@ class Cluster:
                 return None
             raise
 
-    def list(self, kind: Kind, selector: str = "") -> Resources:
-        """Return the resources of a kind; only those that the label selector names."""
-        found = self._call("GET", self._path(kind), {"labelSelector": selector} if selector else {})
+    def list(self, kind: Kind, selector: str = "", *, fields: str = "") -> Resources:
+        """Return the resources of a kind; only those that the label selector and the field selector name."""
+        asked = {"labelSelector": selector, "fieldSelector": fields}
+        found = self._call("GET", self._path(kind), {key: value for key, value in asked.items() if value})
         return [*found["items"]]
 
     def get(self, path: str) -> Resource:
@@ -111,27 +114,41 @@ class Cluster:
         """Return the pods of a run, as the API sends them."""
         return self.list(PODS, f"{RUN_LABEL}={run_id}")
 
+    def events(self, name: str) -> Resources:
+        """Return the events about what has this name, of any kind."""
+        return self.list(EVENTS, fields=f"involvedObject.name={name}")
+
+    def log(self, pod: str, container: str, lines: int) -> str:
+        """Return the last lines of a container's log; what is not UTF-8 in it is replaced."""
+        query = {"container": container, "tailLines": str(lines)}
+        # Not read by the client: it takes what looks like JSON for JSON, and fails at what is not UTF-8.
+        answer, _ = self._answer("GET", f"{self._path(PODS, pod)}/log", query, None, read=False)
+        return bytes(answer.data).decode(errors="replace")
+
     def _path(self, kind: Kind, name: str = "") -> str:
         group = f"apis/{kind.group}" if kind.group else "api"
         namespace = f"namespaces/{self.namespace}/" if kind.namespaced else ""
         return f"/{group}/{kind.version}/{namespace}{kind.plural}" + (f"/{quote(name, safe='')}" if name else "")
 
     def _call(self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None) -> Resource:
-        return self._answer(method, path, query, body)[0]
+        found: Resource = self._answer(method, path, query, body)[0]
+        return found
 
     def _answer(
-        self, method: str, path: str, query: Mapping[str, str] | None, body: object
-    ) -> tuple[Resource, urllib3.HTTPHeaderDict]:
+        self, method: str, path: str, query: Mapping[str, str] | None, body: object, *, read: bool = True
+    ) -> tuple[Any, urllib3.HTTPHeaderDict]:
+        """Return the resource that is answered, or the response as it is if it is not to be read, and its headers."""
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             found, _, headers = self._api.call_api(
                 path,
                 method,
                 query_params=dict(query or {}),
-                header_params={"Accept": "application/json", "Content-Type": kind},
+                header_params={"Accept": "application/json" if read else "*/*", "Content-Type": kind},
                 body=body,
                 response_type="object",
                 auth_settings=["BearerToken"],
+                _preload_content=read,
                 _request_timeout=TIMEOUT,
             )
         except client.ApiException as error:

@@ -5,25 +5,37 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
-from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerAway, ServerUnavailable
+from pipeline.errors import (
+    AccessDenied,
+    ClusterRefuses,
+    JukeboxError,
+    RequestRefused,
+    RunFailed,
+    ServerAway,
+    ServerUnavailable,
+    SingleUser,
+)
 from pipeline.kfp_server import Json, Kfp, from_cache
+from pipeline.log import ENDED as STEP_ENDED
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import find_server
+from pipeline.server import Server, find_server
 from pipeline.settings import read_settings
+from scripts.causes import Cause, Fate, cause_of_node, causes_of_pod, cleaned, has_failed, has_started, step_of
 from scripts.kubernetes_api import ENDED, Cluster, Resource, find_cluster
 from scripts.results import ResultDir, write_results
 from scripts.start import start_afresh
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 LOG_LINES = 30
-# A container that waits for one of these does not come up by itself; the others pass (ContainerCreating).
-STUCK = re.compile(
-    r"ImagePull|ErrImage|InvalidImageName|ConfigError|CreateContainer.*Error|RunContainerError|CrashLoop"
-)
+READ_LINES = 300  # of a pod's log: its step's last lines come before what its launcher says of its end
+SHORT = 400  # characters of why a run failed, for where there is room for a line
 # Argo's name for a whole workflow: what `jukebox compile` calls the pipeline, and five characters.
 WORKFLOW = re.compile(rf"{PIPELINE}-[a-z0-9]{{5}}")
 # What the launcher (Go) and kfp's executor (Python) say in a step's log: a line, and the JSON object that it ends in or
@@ -31,9 +43,12 @@ WORKFLOW = re.compile(rf"{PIPELINE}-[a-z0-9]{{5}}")
 NOT_OURS = re.compile(
     r"^([IWEF]\d{4} [\d:.]+ +\d+ \S+\.go:\d+\]|\[KFP Executor [^]]+\]:) .*\n({\n)?((?<={\n)( .*\n)*}\n)?", re.MULTILINE
 )
+LOGGED_ERROR = re.compile(r"[\d-]+ [\d:,]+ ERROR (.+)")
 LAST_WORDS = "Component failed to execute successfully"
 # What Argo says of a step that ended with an error, and of those that hold it: nothing.
-EMPTY_WORDS = re.compile(r"(main: )?Error \(exit code \d+\)$|child '|^$")
+EMPTY_WORDS = re.compile(r"(main: )?Error \(exit code (?!137\))\d+\)$|child '|No more retries left|^$")
+# Argo's node of a pod that the cluster refuses: it stays Pending, and Argo tries again and again.
+NO_POD = re.compile(r"forbidden|exceeded quota|denied")
 
 
 @dataclass(frozen=True)
@@ -41,13 +56,16 @@ class Pace:
     """Seconds: between two looks at the run, and how long it may be in a state that should pass.
 
     ``settle``: after the run's end until its steps' states are right; 4 s were seen. ``stuck``: a pod that cannot
-    start, so that a registry that restarts and a node that is added are waited for. ``lost``: a run whose workflow has
-    ended; the server follows within seconds, or has lost it. ``denied``: a server that let us in before.
+    start, so that a registry that restarts and a node that is added are waited for. ``sure``: what no platform mends by
+    itself, as a Secret that is missing, and a workflow that is gone: what is made at this moment is waited for.
+    ``lost``: a run whose workflow has ended; the server follows within seconds, or has lost it. ``denied``: a server
+    that let us in before.
     """
 
     poll: float = 5
     settle: float = 4
     stuck: float = 600
+    sure: float = 30
     lost: float = 120
     denied: float = 120
 
@@ -58,14 +76,21 @@ def command(
     stuck_after: Annotated[float, typer.Option(help="Minutes that a pod may be unable to start.")] = 10,
     result_dir: ResultDir = None,
 ) -> None:
-    """Follow a run; end with 0 only where it has succeeded, else with the failed step and the end of its log.
+    """Follow a run; end with 0 only if it has succeeded, else with the cause, the failed step and the end of its log.
+
+    What keeps a pod from starting is told within seconds, and waited for as long as it may pass: an image, a Secret or
+    a key that is missing ends the wait after half a minute, a registry that is away or a node that is too small after
+    --stuck-after, a full quota or a queue only after --timeout. The run itself goes on when that is mended.
 
     If what it took from the cache is gone, the run is started once more without the cache, and that one is followed.
 
-    Example: `jukebox wait 6f1c3c2e-… --timeout 120`
+    Exit codes: 0 the run has succeeded; 1 it has not, or is not seen; 2 the options are wrong. With --result-dir the
+    file `state` says succeeded, failed, terminated, deleted, stuck, lost, timeout or unknown, and `why` has a line.
+
+    Example: `jukebox wait 6f1c3c2e-0d5b-5c8e-9a51-3f0f6d1f2b7a --timeout 120`
     """
     find = partial(find_server, read_settings())
-    kfp, cluster, pace = Kfp(find), find_cluster(find().namespace), Pace(stuck=stuck_after * 60)
+    kfp, cluster, pace = Kfp(find), _cluster_of_runs(find()), Pace(stuck=stuck_after * 60)
     try:
         try:
             Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
@@ -76,24 +101,24 @@ def command(
             run = str(fresh["run_id"])
             print(f"{error}\nWhat it took from the cache is gone: run {run} was started without the cache", flush=True)
             Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
-    except RunFailed as error:
-        write_results(result_dir, state=error.state, run_id=run)
+    except JukeboxError as error:
+        state, why = (error.state, error.why) if isinstance(error, RunFailed) else ("unknown", str(error))
+        write_results(result_dir, state=state, why=_line(why), run_id=run)
         raise
-    write_results(result_dir, state="succeeded", run_id=run)
+    write_results(result_dir, state="succeeded", why="", run_id=run)
     print(f"Run {run} succeeded", flush=True)
 
 
-@dataclass(frozen=True)
-class Stuck:
-    """A pod that cannot start: ``reason`` is one word, ``why`` the whole text with its changing part."""
-
-    pod: str
-    step: str
-    reason: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.step} cannot start: {self.why}"
+def _cluster_of_runs(server: Server) -> Cluster | None:
+    """The cluster, unless the pods of runs are elsewhere than in the project's namespace."""
+    try:
+        server.probe()
+    except SingleUser as error:
+        print(f"What hinders a pod of the run will not be seen. {error}", flush=True)
+        return None
+    except ServerUnavailable:
+        pass  # the wait tells it
+    return find_cluster(server.namespace)
 
 
 @dataclass
@@ -107,13 +132,15 @@ class Watch:
     _steps: frozenset[str] = frozenset()
     _said: dict[str, str] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
-    # Why a pod cannot start, each reason with the time when it was first seen.
-    _reasons: dict[str, dict[str, float]] = field(default_factory=dict)
+    # What hinders the pods, by pod and key, with the time when it was first seen.
+    _causes: dict[tuple[str, str], tuple[Cause, float]] = field(default_factory=dict)
+    # The logs of pods that have failed, each with its step: a pod may be gone when the run ends.
+    _logs: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def wait(self, run_id: str, timeout: float) -> None:
-        """Return when the run has succeeded; raise RunFailed where it has not within ``timeout`` seconds.
+        """Return when the run has succeeded; raise RunFailed if it has not within ``timeout`` seconds.
 
-        A server that is away is waited for. Raises ServerUnavailable where it knows no such run or keeps us out.
+        A server that is away is waited for. Raises ServerUnavailable if it knows no such run or keeps us out.
         """
         deadline = time.monotonic() + timeout
         state = "unknown"
@@ -150,6 +177,8 @@ class Watch:
             self._once("server", f"{error} Trying again.")
             return None
         if run is None:
+            if "run" in self._since:
+                raise RunFailed(f"Run {run_id} was deleted while it was waited for. Start another.", "deleted")
             raise ServerUnavailable(f"The server knows no run {run_id}.\n`jukebox status` lists the runs.")
         self._since.setdefault("run", time.monotonic())
         self._since.pop("denied", None)
@@ -203,10 +232,16 @@ class Watch:
             return
         if state == "CANCELED" or was_terminated(run):
             raise RunFailed(f"Run {run_id} was terminated.", "terminated")
-        failed = list(self._failed(run))
-        steps = ", ".join(name for name, _ in failed) or "no step"
-        logs = "".join(f"\n\n{name}:\n{log}" for name, log in failed if log)
-        raise RunFailed(f"Run {run_id} ended as {state}; failed: {steps}.{logs}{self._troubles(run_id)}", "failed")
+        self._see(run_id)
+        failed: dict[str, str] = {}
+        for name, log in self._failed(run):  # of a step with attempts, each
+            failed[name] = failed.get(name) or log or self._kept_log(name)
+        steps = ", ".join(failed) or "no step"
+        troubles = self._troubles(run_id, {*failed})
+        logs = "".join(f"\n\n{name}:\n{log}" for name, log in failed.items() if log)
+        said = next((f"{name}: {_said(log)}" for name, log in failed.items() if log), f"failed: {steps}")
+        whole = f"Run {run_id} ended as {state}; failed: {steps}.{troubles}{logs}"
+        raise RunFailed(whole, "failed", troubles.strip().partition("\n")[0] or said)
 
     def _failed(self, run: Json) -> Iterator[tuple[str, str]]:
         """The steps that failed, with the ends of their logs; else the drivers, which prepare the steps."""
@@ -224,31 +259,42 @@ class Watch:
                 yield name, next((self._log(run, each) for each in whole), "") if name == "root-driver" else ""
 
     def _log(self, run: Json, task: Json) -> str:
-        """The end of the log of a task, whose pod is its child; empty where there is none."""
+        """The end of the log of a task, whose pod is its child; empty if the server has none."""
         for child in task.get("child_tasks", ()):
             try:
-                return _tail(self.kfp.log(str(run["run_id"]), str(child["pod_name"])))
+                return tail(self.kfp.log(str(run["run_id"]), str(child["pod_name"])))
             except RequestRefused:
                 continue
             except ServerUnavailable as error:
-                return f"(its log cannot be read: {error})"
+                return self._kept_log(str(task["display_name"])) or f"(its log cannot be read: {error})"
         return ""
 
+    def _kept_log(self, step: str) -> str:
+        """The end of the log of a step's last pod that has failed, as the cluster gave it: it may be gone by now."""
+        return next((tail(log) for name, log in reversed(self._logs.values()) if name == step and log), "")
+
     def _check_cluster(self, run_id: str) -> None:
-        """Raise RunFailed where the run will never end, though the server has it running."""
-        for stuck in self._stuck(run_id):
-            reasons = self._reasons.setdefault(stuck.pod, {})
-            if stuck.reason not in reasons:
-                reasons[stuck.reason] = time.monotonic()
-                self.say(f"  {stuck}")
-            if time.monotonic() - reasons[stuck.reason] > self.pace.stuck:
+        """Raise RunFailed if the run will never end, though the server has it running."""
+        for cause in self._see(run_id):
+            _, since = self._causes[cause.pod, cause.key]
+            patience = {Fate.STAYS: self.pace.sure, Fate.LASTS: self.pace.stuck}.get(cause.fate)
+            if patience is not None and time.monotonic() - since > patience:
                 raise RunFailed(
-                    f"Run {run_id} is stuck: {stuck}.\n"
-                    f"It was given {self.pace.stuck / 60:g} minutes. Mend that and it goes on, or terminate the run.",
+                    f"Run {run_id} is stuck: {cause}\n"
+                    f"It was given {_minutes(patience)}. Mend that and it goes on, or terminate the run.",
                     "stuck",
+                    str(cause),
                 )
-        workflows = self._workflows(run_id)
-        phases = {workflow.get("status", {}).get("phase") for workflow in workflows}
+        workflows = self._of_cluster(Cluster.workflows, run_id)
+        phases = {workflow.get("status", {}).get("phase") for workflow in workflows or ()}
+        if workflows != []:
+            self._since.pop("gone", None)
+        elif self._lasts("gone") > self.pace.sure:
+            raise RunFailed(
+                f"Run {run_id} has no workflow any more: somebody has deleted it, and the server will have the run "
+                "running for ever. Terminate it in the dashboard, and start another.",
+                "deleted",
+            )
         if not workflows or not phases <= set(ENDED):
             self._since.pop("lost", None)
         elif self._lasts("lost") > self.pace.lost:
@@ -259,45 +305,86 @@ class Watch:
                 "lost",
             )
 
-    def _stuck(self, run_id: str) -> Iterator[Stuck]:
-        """The pods that cannot start, once for each reason; what was known of one that has started is forgotten."""
-        for pod in self._of_cluster(lambda cluster: cluster.pods(run_id)):
-            found = list(_reasons_of(pod))
-            yield from found
+    def _see(self, run_id: str) -> list[Cause]:
+        """What hinders the run now; each cause is told once, and forgotten when its pod has started after all."""
+        found: list[Cause] = []
+        waiting: set[str] = set()
+        pods = self._of_cluster(Cluster.pods, run_id)
+        for pod in pods or ():
+            found += causes_of_pod(pod, self._events(pod), self._failed_log(pod))
             # Between two attempts to pull an image there may be no reason: that is no start.
-            if not found and pod.get("status", {}).get("phase", "Pending") != "Pending":
-                self._reasons.pop(pod["metadata"]["name"], None)
-        for step, node in self._nodes(run_id):
-            # A pod that the cluster refuses never is; Argo tries again and again, and the numbers in a message change.
-            if node["phase"] == "Pending" and re.search(r"forbidden|exceeded quota|denied", node["message"]):
-                yield Stuck(node["name"], step, "refused", node["message"])
+            waiting |= set() if has_started(pod) else {str(pod["metadata"]["name"])}
+        for node in self._nodes(run_id):
+            if node["phase"] == "Pending" and NO_POD.search(node["message"]):
+                found.append(cause_of_node(node))
+                waiting.add(found[-1].pod)
+        if pods is not None:
+            self._causes = {
+                key: (cause, since)
+                for key, (cause, since) in self._causes.items()
+                if cause.pod in waiting or cause.fate is Fate.FAILED
+            }
+        for cause in found:
+            known, since = self._causes.get((cause.pod, cause.key), (None, time.monotonic()))
+            if known is None:
+                self.say(f"  {cause}")
+            # The kubelet says in full why it cannot pull an image, and then only that it does not try for a while.
+            if known is None or cause.key != "image" or known.fate is not Fate.STAYS:
+                self._causes[cause.pod, cause.key] = cause, since
+        return [self._causes[cause.pod, cause.key][0] for cause in found]
 
-    def _nodes(self, run_id: str) -> Iterator[tuple[str, Json]]:
-        """Each node of the run's workflows that says something, with its step."""
-        for workflow in self._workflows(run_id):
-            for node in (workflow.get("status", {}).get("nodes") or {}).values():
-                node = {"name": "", "phase": "", "message": "", **node}
-                if not EMPTY_WORDS.match(node["message"]):
-                    yield _step_of(node["name"]) or node.get("displayName", ""), node
-
-    def _troubles(self, run_id: str) -> str:
-        """What the cluster says of the run, for the end of a message."""
-        said = {stuck.step: stuck.why for stuck in self._stuck(run_id)}
-        for step, node in self._nodes(run_id):
-            if node["phase"] in ("Failed", "Error", "Pending"):
-                said[step] = node["message"]
-        return "".join(f"\n{name}: {text}" for name, text in said.items())
-
-    def _workflows(self, run_id: str) -> list[Resource]:
-        return self._of_cluster(lambda cluster: cluster.workflows(run_id))
-
-    def _of_cluster(self, ask: Callable[[Cluster], list[Resource]]) -> list[Resource]:
-        try:
-            return ask(self.cluster) if self.cluster else []
-        except ServerUnavailable as error:
-            if "cluster" not in self._said:
-                self._once("cluster", f"A pod that cannot start will not be seen: {error}")
+    def _events(self, pod: Resource) -> list[Resource]:
+        """The events of a pod that has not started, and of the claims that it waits for."""
+        if has_started(pod):
             return []
+        claims = (volume.get("persistentVolumeClaim", {}) for volume in pod.get("spec", {}).get("volumes", ()))
+        names = [pod["metadata"]["name"], *(claim["claimName"] for claim in claims if claim)]
+        found = (self._of_cluster(Cluster.events, name) for name in names)
+        return [event for events in found for event in events or ()]
+
+    def _failed_log(self, pod: Resource) -> str:
+        """The end of the log of a pod that has failed, read once, while the pod is there."""
+        name = str(pod["metadata"]["name"])
+        if has_failed(pod) and name not in self._logs:
+            log = self._of_cluster(Cluster.log, name, "main", READ_LINES)
+            self._logs[name] = step_of(pod), log or ""
+        return self._logs.get(name, ("", ""))[1]
+
+    def _nodes(self, run_id: str) -> Iterator[Json]:
+        """Each node of the run's workflows that says something."""
+        for workflow in self._of_cluster(Cluster.workflows, run_id) or ():
+            for node in (workflow.get("status", {}).get("nodes") or {}).values():
+                if not EMPTY_WORDS.match(node.get("message", "")):
+                    yield {"name": "", "phase": "", "message": "", **node}
+
+    def _troubles(self, run_id: str, steps: set[str] | None = None) -> str:
+        """What the cluster says of the run, or of these steps of it, for the end of a message: each cause once."""
+        found = [cause for cause, _ in self._causes.values()]
+        told = {cause.step for cause in found}
+        nodes = (cause_of_node(node) for node in self._nodes(run_id) if node["phase"] in ("Failed", "Error", "Pending"))
+        found += {cause.step: cause for cause in nodes if cause.step not in told}.values()
+        # An attempt that was followed by a better one is no trouble.
+        texts: dict[str, list[str]] = {}
+        for cause in found:
+            if not steps or cause.step in steps:
+                texts.setdefault(cause.sentence, []).append(cause.step)
+        return "".join(f"\n{', '.join(dict.fromkeys(names))}{text}" for text, names in texts.items())
+
+    def _of_cluster(self, ask: Callable[Concatenate[Cluster, P], T], *asked: P.args, **more: P.kwargs) -> T | None:
+        """What the cluster answers; None if none is known, or it does not."""
+        if not self.cluster:
+            return None
+        try:
+            return ask(self.cluster, *asked, **more)
+        except ClusterRefuses as error:
+            if error.status == 404:  # a pod that has just gone
+                return None
+            problem: ServerUnavailable = error
+        except ServerUnavailable as error:
+            problem = error
+        if "cluster" not in self._said:
+            self._once("cluster", f"What hinders a pod of the run will not be seen: {problem}")
+        return None
 
     def _lasts(self, what: str) -> float:
         """Seconds since this was first seen."""
@@ -308,20 +395,6 @@ class Watch:
         if text and self._said.get(key) != text:
             self._said[key] = text
             self.say(text)
-
-
-def _reasons_of(pod: Resource) -> Iterator[Stuck]:
-    """Why a pod cannot start, as its status says it."""
-    name, status = pod["metadata"]["name"], pod.get("status", {})
-    step = _step_of(pod["metadata"].get("annotations", {}).get("workflows.argoproj.io/node-name", "")) or name
-    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
-        waiting = container.get("state", {}).get("waiting", {})
-        reason = waiting.get("reason", "")
-        if STUCK.search(reason):
-            yield Stuck(name, step, reason, f"{reason}: {waiting.get('message', container.get('image', ''))}")
-    for condition in status.get("conditions", ()):
-        if condition.get("reason") == "Unschedulable" and condition.get("status") == "False":
-            yield Stuck(name, step, "Unschedulable", f"Unschedulable: {condition.get('message', '')}")
 
 
 def was_terminated(run: Json) -> bool:
@@ -345,19 +418,28 @@ def _step_names(spec: Any) -> Iterator[str]:
                 yield name
 
 
-def _step_of(node: str) -> str:
-    """The step in an Argo node's name: ``prod-train-save-x2v9k.root.train-model.executor(0)``."""
-    parts = [re.sub(r"\(.*\)$", "", part) for part in node.split(".")[1:]]
-    if parts and parts[-1] == "executor":
-        parts.pop()
-    return parts[-1] if parts else ""
-
-
-def _tail(log: str) -> str:
-    """The last lines of a step's own output, without what its launcher and kfp say around it."""
+def tail(log: str) -> str:
+    """Return the last lines of a step's own output, without what its launcher and kfp say around it."""
     text, _, _ = log.partition(LAST_WORDS)
     text = NOT_OURS.sub("", f"{text}\n")
     lines = [line for line in text.splitlines() if line.strip()]
     # Nothing but the launcher spoke: a driver, or a step that was killed.
     lines = lines or log.splitlines()
-    return "\n".join(f"  {line}" for line in lines[-LOG_LINES:])
+    return cleaned("\n".join(f"  {line}" for line in lines[-LOG_LINES:]))
+
+
+def _said(log: str) -> str:
+    """The line of a failed step's log that says why: what it logs as an error, else its last."""
+    lines = [line.strip() for line in log.splitlines() if not STEP_ENDED.search(line)]
+    errors = [found[1] for line in lines if (found := LOGGED_ERROR.match(line))]
+    return (errors or lines or [""])[-1]
+
+
+def _line(text: str) -> str:
+    """The first line of a text, for where there is room for one."""
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= SHORT else f"{line[: SHORT - 1]}…"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"

@@ -28,7 +28,7 @@ from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
 
 pytest_plugins = ("tests.kfp.fixtures",)
 RUN = run_id_of("uid-1")
-QUICK = Pace(poll=0.02, settle=0.1, stuck=0.1, lost=0.1, denied=0.1)
+QUICK = Pace(poll=0.02, settle=0.1, stuck=0.1, sure=0.1, lost=0.1, denied=0.1)
 LONG = 30.0  # seconds: only a wait that hangs is stopped by it
 PATIENT = Pace(stuck=LONG)
 MADE = ("make", "SUCCEEDED", "made 3")
@@ -234,15 +234,14 @@ def test_a_pod_that_starts_after_all_is_waited_for(running: World) -> None:
 
     with meanwhile(mend):
         watch(running, Pace(poll=0.02, settle=0.1, stuck=LONG), said).wait(RUN, LONG)
-    assert said.count("  make cannot start: ImagePullBackOff: Back-off r/x") == 1
+    assert sum(line.startswith("  make cannot start: ImagePullBackOff: Back-off r/x") for line in said) == 1
 
 
 PULL = {"reason": "ErrImagePull", "message": "failed to pull r/x"}
 BACK_OFF = {"reason": "ImagePullBackOff", "message": "Back-off pulling r/x"}
 CREATING = {"reason": "ContainerCreating"}
 TOLD = [
-    "  make cannot start: ErrImagePull: failed to pull r/x",
-    "  make cannot start: ImagePullBackOff: Back-off pulling r/x",
+    "  make cannot start: ErrImagePull: failed to pull r/x. Does the node reach the registry, and trust its certificate?"
 ]
 
 
@@ -257,7 +256,7 @@ def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = PATIEN
     return said
 
 
-def test_reasons_that_alternate_are_told_once_each(running: World) -> None:
+def test_an_image_whose_reasons_alternate_is_told_once(running: World) -> None:
     assert looks(running, *[("Pending", PULL), ("Pending", BACK_OFF), ("Pending", CREATING)] * 5) == TOLD
 
 
