@@ -116,6 +116,7 @@ def causes_of_pod(pod: Resource, events: Iterable[Resource] = (), log: str = "")
         return
     if has_started(pod):
         return
+    events = sorted(events, key=_time)
     warnings = list(_warnings(events))
     for condition in status.get("conditions", ()):
         if condition.get("type", "PodScheduled") == "PodScheduled" and condition.get("status") == "False":
@@ -125,8 +126,8 @@ def causes_of_pod(pod: Resource, events: Iterable[Resource] = (), log: str = "")
         reason, message = str(waiting.get("reason", "")), str(waiting.get("message", ""))
         if IMAGE.search(reason):
             # While it backs off, the kubelet may keep to itself what the registry has said; the event has it.
-            pulls = [text for why, text in warnings if why == "Failed" and text.startswith("Failed to pull")]
-            yield cause("image", *_image(str(container.get("image", "")), reason, (pulls or [message])[-1] or message))
+            pulls = [text for event in events if (text := event.get("message", "")).startswith("Failed to pull image")]
+            yield cause("image", *_image(str(container.get("image", "")), reason, [message, *pulls][-1]))
         elif reason not in ON_ITS_WAY:
             yield cause(reason, *_lacking(f"{reason}: {message or container.get('image', '')}"))
     for reason, message in warnings:
@@ -169,22 +170,18 @@ def _short(text: str) -> str:
 
 
 def _warnings(events: Iterable[Resource]) -> Iterator[tuple[str, str]]:
-    """Reason and message of what hinders a pod or its claims by now, the last for each reason."""
+    """Reason and last message of what hinders a pod or its claims by now; ``events`` are sorted by time."""
     over: dict[str, str] = {}
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for event in events:
-        about, reason, when = (
-            str(event.get("involvedObject", {}).get("uid", "")),
-            str(event.get("reason", "")),
-            _time(event),
-        )
+        about, reason, when = event.get("involvedObject", {}).get("uid", ""), event.get("reason", ""), _time(event)
         if reason in OVER:
-            over[about] = max(over.get(about, ""), when)
-        elif event.get("type") == "Warning" and when >= found.get((about, reason), ("", ""))[0]:
-            found[about, reason] = when, str(event.get("message", ""))
-    for (about, reason), (when, message) in found.items():
-        if when > over.get(about, ""):
-            yield reason, message
+            found = {key: value for key, value in found.items() if key[0] != about}
+            # Times are of whole seconds: what comes after this may stand before it.
+            over[about] = when
+        elif event.get("type") == "Warning" and when != over.get(about):
+            found[about, reason] = reason, str(event.get("message", ""))
+    yield from found.values()
 
 
 def _time(event: Resource) -> str:
@@ -204,6 +201,7 @@ def _lacking(text: str, remedy: str = "") -> tuple[str, Fate]:
         return f"{text}. Add the key {key}{where}.", Fate.STAYS
     # An image that would run as root, and an account or Pod Security that does not allow the pod.
     stays = re.search(r"runAsNonRoot|is forbidden|denied the request", text) and "exceeded quota" not in text
+    remedy = "Have the image name a user by its number, which is not 0" if "runAsNonRoot" in text else remedy
     return f"{text}{f'. {remedy}' if remedy else ''}", Fate.STAYS if stays else Fate.LASTS
 
 
@@ -227,7 +225,7 @@ def _unscheduled(pod: Resource, step: str, condition: Resource) -> tuple[str, st
     if reason == "SchedulingGated":
         return reason, "its turn in the queue has not come (SchedulingGated)", Fate.WAITS
     # What was tried in vain to make room says nothing of why there is none.
-    message = re.sub(r"\.? ?(no new claims to deallocate, )?preemption: .*", "", message, flags=re.DOTALL)
+    message = re.sub(r"\.? (no new claims to deallocate, )?preemption: .*|\. not found$", "", message, flags=re.DOTALL)
     return reason, *_lacking(f"{reason}: {message}", _place(pod, step, message))
 
 
@@ -281,7 +279,7 @@ def _failed(pod: Resource, step: str, log: str) -> tuple[str, str] | None:
     reason, message = str(status.get("reason", "")), str(status.get("message", ""))
     if reason == "DeadlineExceeded":
         seconds = spec.get("activeDeadlineSeconds")
-        limit = f" of {seconds / 60:g} minutes" if seconds else ""
+        limit = f" of {seconds / 60:.3g} minutes" if seconds else ""
         return (
             reason,
             f"{reason}: stopped at its time limit{limit}. The limits are in pipeline/prod_train_save_pipeline.py.",

@@ -1,5 +1,6 @@
 """``jukebox commit-status``: show beside a commit, on its Git host, what became of it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
 from pipeline.trusted_ca import REMEDY
 from scripts.git import is_full_hash
-from scripts.outcome import Last, State, SupersededBy, outcome
+from scripts.outcome import Last, PipelineRun, State, SupersededBy, TargetUrl, link, look_up, outcome
 
 CONTEXT = "jukebox/continuous-training"
 DESCRIPTION_LIMIT = 140  # characters; GitHub refuses longer ones
@@ -57,10 +58,13 @@ def command(
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
     description: Annotated[str, typer.Option(help="One line, shown beside the state.")] = "",
-    target_url: Annotated[str, typer.Option(help="Where to look further.")] = "",
+    pipeline_run: PipelineRun = "",
+    target_url: TargetUrl = "",
     repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
 ) -> None:
     """Set the commit's status; without a token there is nothing to set, which is said and no error.
+
+    Of a run that has failed, the status says why, and it links to the run's page if there is one.
 
     Example: `jukebox commit-status 0a1b… success --host github --token-file token --description "Published 7"`
     """
@@ -69,14 +73,18 @@ def command(
         print(f"No commit status is set: {token_file} holds no token")
         return
     word, phrase = outcome(state, last, superseded_by)
+    told = look_up(pipeline_run)
+    what = f"{description} {phrase}".strip()
+    # The cause comes first: there is room for little.
+    why = told.why if word in (State.FAILURE, State.ERROR) else ""
     request = build_request(
         host,
         repository or read_settings().repository,
         commit,
         word,
         token=token,
-        description=f"{description} {phrase}".strip(),
-        target_url=target_url,
+        description=f"{why} ({what})" if why else what,
+        target_url=link(target_url, pipeline_run, told),
     )
     retrying = Retrying(
         stop=stop_after_attempt(4),
@@ -146,5 +154,6 @@ def _send(request: Request) -> None:
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    # Of a digest its first characters are enough to know it by.
+    line = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", " ".join(text.split()))
     return line if len(line) <= DESCRIPTION_LIMIT else line[: DESCRIPTION_LIMIT - 1] + "…"

@@ -12,7 +12,7 @@ from pipeline.errors import ChatRefuses
 from pipeline.server import TIMEOUT
 from pipeline.trusted_ca import REMEDY
 from scripts.commit_status import read_secret
-from scripts.outcome import Last, State, SupersededBy, outcome
+from scripts.outcome import Last, PipelineRun, State, SupersededBy, TargetUrl, link, look_up, outcome
 
 
 class _Passing(ChatRefuses):
@@ -25,12 +25,19 @@ def command(
     url_file: Annotated[Path, typer.Option(help="File with the address of an incoming webhook, which is a secret.")],
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
+    pipeline_run: PipelineRun = "",
+    target_url: TargetUrl = "",
 ) -> None:
     """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
 
+    Of a run that has failed, it says why, and it links to the run's page if there is one.
+
     Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """
-    line = f"{' '.join(text.split())}: {outcome(state, last, superseded_by)[1]}"
+    word, phrase = outcome(state, last, superseded_by)
+    told = look_up(pipeline_run)
+    why = f": {told.why}" if told.why and word in (State.FAILURE, State.ERROR) else ""
+    line = f"{' '.join(text.split())}: {phrase}{why} {link(target_url, pipeline_run, told)}".strip()
     print(line)
     url = read_secret(url_file)
     if not url:

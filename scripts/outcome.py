@@ -1,9 +1,15 @@
-"""What became of a PipelineRun, from what Tekton tells the tasks that come last."""
+"""What became of a PipelineRun, from what Tekton tells the tasks that come last, and why, from what its tasks say."""
 
+import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
+
+from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.settings import read_settings
+from scripts.causes import cleaned
+from scripts.kubernetes_api import TASK_RUNS, Resource, project_cluster
 
 
 class State(StrEnum):
@@ -23,6 +29,10 @@ WORDS = {
 PHRASES = {State.PENDING: "goes on", State.SUCCESS: "succeeded", State.FAILURE: "failed", State.ERROR: "broke off"}
 
 Last = Annotated[State, typer.Option(help="Tekton's word for the last task, without which nothing is a success.")]
+PipelineRun = Annotated[str, typer.Option(help="The PipelineRun, to say why it has failed and to find its run.")]
+TargetUrl = Annotated[
+    str, typer.Option(help="Where to look further; {run} stands for the run's id, {pipeline-run} for Tekton's.")
+]
 SupersededBy = Annotated[str, typer.Option(help="The run of a newer push, for which this one was cancelled.")]
 
 
@@ -37,3 +47,55 @@ def outcome(state: State, last: State, superseded_by: str) -> tuple[State, str]:
     if word is State.CANCELLED or (word is State.SUCCESS and WORDS.get(last, last) is not State.SUCCESS):
         return State.CANCELLED, "was cancelled"
     return word, PHRASES[word]
+
+
+class Told(NamedTuple):
+    """What the tasks of a PipelineRun say.
+
+    Attributes:
+        why: the first task's that has failed, in a line; empty if none has, or it is not known.
+        run: the id of the pipeline server's run; empty if none was started, or it is not known.
+    """
+
+    why: str = ""
+    run: str = ""
+
+
+def look_up(pipeline_run: str) -> Told:
+    """Ask the cluster what the tasks of a PipelineRun say; a cluster that does not answer is said, and no error."""
+    if not pipeline_run:
+        return Told()
+    try:
+        tasks = project_cluster(read_settings()).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
+    except (ServerUnavailable, SettingsInvalid) as error:
+        print(f"Why {pipeline_run} ended so is not known: {error}")
+        return Told()
+    tasks.sort(key=lambda task: str(task.get("status", {}).get("completionTime", "")))
+    return Told(
+        next(filter(None, map(_why, tasks)), ""), next(filter(None, (_result(each, "run-id") for each in tasks)), "")
+    )
+
+
+def link(target_url: str, pipeline_run: str, told: Told) -> str:
+    """Return the address of the page about a run; empty if none is configured, or what it needs is not known."""
+    if "{run}" in target_url and not told.run:
+        return ""
+    url = target_url.replace("{run}", told.run).replace("{pipeline-run}", pipeline_run)
+    if url and not re.fullmatch(r"https?://[^\s@{}]+", url):
+        print("There is no link: run-page of the settings is not a valid address as https://host/runs/{run}")
+        return ""
+    return url
+
+
+def _why(task: Resource) -> str:
+    """Why a task has failed: what it says itself, else what Tekton says; empty if it has not, or was cancelled."""
+    for condition in task.get("status", {}).get("conditions", ()):
+        if condition.get("status") == "False" and condition.get("reason") != "TaskRunCancelled":
+            name = task["metadata"].get("labels", {}).get("tekton.dev/pipelineTask", "")
+            return _result(task, "why") or cleaned(f"task {name}: {' '.join(condition.get('message', '').split())}")
+    return ""
+
+
+def _result(task: Resource, name: str) -> str:
+    results = task.get("status", {}).get("results", ())
+    return next((str(each["value"]).strip() for each in results if each["name"] == name), "")

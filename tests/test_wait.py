@@ -240,9 +240,8 @@ def test_a_pod_that_starts_after_all_is_waited_for(running: World) -> None:
 PULL = {"reason": "ErrImagePull", "message": "failed to pull r/x"}
 BACK_OFF = {"reason": "ImagePullBackOff", "message": "Back-off pulling r/x"}
 CREATING = {"reason": "ContainerCreating"}
-TOLD = [
-    "  make cannot start: ErrImagePull: failed to pull r/x. Does the node reach the registry, and trust its certificate?"
-]
+REMEDY = "Does the node reach the registry, and trust its certificate?"
+TOLD = [f"  make cannot start: ErrImagePull: failed to pull r/x. {REMEDY}"]
 
 
 def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = PATIENT) -> list[str]:

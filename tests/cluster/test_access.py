@@ -28,7 +28,7 @@ from tests.tekton.manifests import Resource
 
 INVALID = 422  # what such a policy says
 GROUPS = {
-    "": "pods pods/exec pods/log configmaps secrets serviceaccounts serviceaccounts/token persistentvolumeclaims",
+    "": "pods pods/exec pods/log events configmaps secrets serviceaccounts serviceaccounts/token persistentvolumeclaims",
     "apps": "deployments",
     "argoproj.io": "workflows",
     "networking.k8s.io": "networkpolicies",
@@ -166,6 +166,7 @@ ALLOWED = [
     ("jukebox-runs", "get", "pipelineruns/there", OURS),
     ("jukebox-runs", "patch", "pipelineruns/there", OURS),
     ("jukebox-runs", "delete", "pipelineruns/there", OURS),
+    ("jukebox-runs", "list", "taskruns", OURS),
     ("jukebox-runs", "list", "persistentvolumeclaims", OURS),
     ("jukebox-runs", "patch", "persistentvolumeclaims/there", OURS),
     ("jukebox-runs", "delete", "persistentvolumeclaims/there", OURS),
@@ -176,6 +177,7 @@ ALLOWED = [
     ),
     ("jukebox-release", "list", "workflows", OURS),
     ("jukebox-release", "list", "pods", OURS),
+    ("jukebox-release", "list", "events", OURS),
 ]
 FORBIDDEN = [
     # The world speaks to it: it starts runs, and sees neither them nor what they use.
@@ -206,6 +208,9 @@ FORBIDDEN = [
     ("jukebox-runs", "create", "pipelineruns", OURS),
     ("jukebox-runs", "create", "persistentvolumeclaims", OURS),
     ("jukebox-runs", "create", "pods", OURS),
+    ("jukebox-runs", "list", "pods", OURS),
+    ("jukebox-runs", "create", "taskruns", OURS),
+    ("jukebox-runs", "list", "taskruns", ELSEWHERE),
     ("jukebox-runs", "get", "secrets/jukebox-senders", OURS),
     ("jukebox-runs", "patch", "roles/jukebox-runs", OURS),
     ("jukebox-runs", "delete", "pipelineruns/there", ELSEWHERE),
@@ -215,8 +220,11 @@ FORBIDDEN = [
     ("jukebox-release", "create", "pipelineversions", ELSEWHERE),
     ("jukebox-release", "create", "workflows", OURS),
     ("jukebox-release", "delete", "workflows/there", OURS),
-    ("jukebox-release", "get", "pods/there/log", OURS),
     ("jukebox-release", "create", "pods", OURS),
+    ("jukebox-release", "create", "pods/there/exec", OURS),
+    ("jukebox-release", "get", "pods/there/log", ELSEWHERE),
+    ("jukebox-release", "list", "events", ELSEWHERE),
+    ("jukebox-release", "list", "taskruns", OURS),
     ("jukebox-release", "get", "secrets/jukebox-senders", OURS),
     ("jukebox-release", "list", "pipelineruns", OURS),
     ("jukebox-release", "patch", "inferenceservices/jukebox", OURS),
@@ -246,6 +254,12 @@ def test_an_account_may_do_what_it_is_for(
 ) -> None:
     status, said = access.ask(account, verb, resource, namespace, NEW[resource]("new") if verb == "create" else None)
     assert status in (200, 201), said
+
+
+def test_who_waits_for_a_run_may_read_the_logs_of_its_pods(access: Access) -> None:
+    """There is no such pod, which is said only to who may read its log."""
+    status, said = access.ask("jukebox-release", "get", "pods/there/log")
+    assert (status, said) == (404, 'pods "there" not found')
 
 
 @pytest.mark.parametrize(("account", "verb", "resource", "namespace"), FORBIDDEN)

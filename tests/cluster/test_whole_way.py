@@ -191,7 +191,10 @@ def test_a_push_that_breaks_a_test_ends_there(project: Project, host: GitHost, o
     assert not {"tag-images", "apply", "start"} & run.tasks.keys()
     assert "test_what_nobody_keeps" in run.log("test")
     assert "tests Failed" in run.told
-    assert host.status(run.resource["metadata"]["labels"]["jukebox.github.io/commit"])[0] == "failure"
+    state, description = host.status(run.resource["metadata"]["labels"]["jukebox.github.io/commit"])
+    assert state == "failure"
+    assert description.startswith("task test: "), description
+    assert f"(PipelineRun {run.name} failed)" in description
     assert models(project) == others.before
 
 
@@ -201,6 +204,8 @@ def test_a_model_that_fails_the_gate_is_not_published(project: Project, others: 
     assert run.failed == {"wait"}
     assert "failed: verify-model" in run.log("wait")
     assert "top5-floor" in run.log("wait")
+    # Where people look first: the chat's line has the cause as well.
+    assert re.search(r": failed: verify-model: GateRefused: .*top5-floor", run.told)
     assert models(project) == others.before
 
 

@@ -62,6 +62,7 @@ FORK = {
     "train-taint": "example.org/training",
     "store-nodes": "kubernetes.io/hostname=nest-7",
     "store-taint": "example.org/nest",
+    "run-page": "https://kfp.example.org/runs/{run}",
     "schedule": "30 4 * * 2",
     "songs": "s3://nest/features/*.parquet",
     "rankings": "s3://nest/charts/*.parquet",
