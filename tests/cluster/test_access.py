@@ -28,7 +28,8 @@ from tests.tekton.manifests import Resource
 
 INVALID = 422  # what such a policy says
 GROUPS = {
-    "": "pods pods/exec pods/log events configmaps secrets serviceaccounts serviceaccounts/token persistentvolumeclaims",
+    "": "pods pods/exec pods/log events configmaps secrets serviceaccounts serviceaccounts/token "
+    "persistentvolumeclaims",
     "apps": "deployments",
     "argoproj.io": "workflows",
     "networking.k8s.io": "networkpolicies",
