@@ -8,13 +8,13 @@ they write beside their data.
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -123,7 +123,7 @@ def redact(text: str) -> str:
     """Return ``text`` without the credentials of a URL in it, and without all that follows its ``?``."""
     text = re.sub(r"(?<=://)[^/]*@", "", text)
     # In a path or on S3 a question mark is part of a glob.
-    return re.sub(r"((?:(?<!s3)(?<!file)://|url: )[^?]*\?).+", r"\1…", text, flags=re.DOTALL)
+    return re.sub(r"((?:(?<!s3)(?<!file)://|with url: )[^?]*\?).+", r"\1…", text, flags=re.DOTALL)
 
 
 def copy(
@@ -399,15 +399,20 @@ def _s3_errors(uri: str) -> Iterator[None]:
 
 
 def _find_local(text: str) -> list[Item]:
+    """What lies at a path; a part of it that exists as it stands is no pattern, whatever characters it has."""
     path = Path(text)
     try:
+        if text.startswith("~") and not Path(path.parts[0]).exists():
+            # Not every shell does this in `SONGS=~/songs.csv`.
+            path = Path(os.path.expanduser(text))  # noqa: PTH111 Path's raises for a user that there is not
         if path.is_file():
             return [_local_item(path, path.name)]
         if path.is_dir():
             return [_local_item(each, each.name) for each in path.iterdir() if each.is_file() and _is_data(each.name)]
+        root = next(parent for parent in path.parents if parent.exists())
+        pattern = Path(glob.escape(str(root)), *path.parts[len(root.parts) :])
         # A set, because glob finds a file once for each way in which `**/**` matches it.
-        found = {Path(each) for each in glob.glob(text, recursive=True)}  # noqa: PTH207 Path's is relative
-        root = Path(*takewhile(lambda part: not WILDCARD.search(part), path.parts))
+        found = {Path(each) for each in glob.glob(str(pattern), recursive=True)}  # noqa: PTH207 Path's is relative
         return [_local_item(each, each.relative_to(root).as_posix()) for each in found if each.is_file()]
     except OSError as error:
         raise DataUnavailable(f"{text} cannot be read: {error.strerror}") from error

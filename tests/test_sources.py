@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 BODY = bytes(range(256)) * 40
+# What could be read as something else: by a glob, a URL, a shell, an option.
+ODD = (
+    *("a[1]b", "a*b", "a?b", "a[!x]", "[", "]", "**", "a#b", "a%20b", "a b", " a ", "Ada's", '"a"', "$HOME", "`id`"),
+    *("a\\b", "a\nb", "日本é", "-a", "~", "~root", "url: a?b", "u:p@host", "k=v", "{a,b}", "python3"),
+)
 ROOMY = 1 << 40
 
 
@@ -357,6 +362,33 @@ class TestNames:
     def test_a_name_with_brackets_is_a_file_first(self, tree: Path) -> None:
         assert names(f"{tree}/x[1].csv") == ["x[1].csv"]
         assert names(f"{tree.as_uri()}/x%5B1%5D.csv") == ["x[1].csv"]
+
+    @pytest.mark.parametrize("odd", ODD)
+    @pytest.mark.parametrize("relative", [False, True])
+    def test_a_path_may_hold_any_character(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, relative: bool
+    ) -> None:
+        folder = tmp_path / odd
+        folder.mkdir()
+        for name in (f"{odd}.csv", "other.csv"):
+            (folder / name).write_bytes(name.encode())
+        # What the name would match, were it a pattern.
+        (tmp_path / "a1b").mkdir()
+        (tmp_path / "a1b" / "wrong.csv").touch()
+        monkeypatch.chdir(tmp_path)
+        root = odd if relative else str(folder)
+        assert read(f"{root}/{odd}.csv") == f"{odd}.csv".encode()
+        assert [item.source for item in find(f"{root}/{odd}.csv")] == [f"{root}/{odd}.csv"]
+        assert names(root) == names(f"{root}/*.csv") == names(f"{root}/*") == sorted([f"{odd}.csv", "other.csv"])
+        assert names(f"{folder.as_uri()}/o*.csv") == ["other.csv"]
+        assert redact(f"{root}/{odd}.csv") == f"{root}/{odd}.csv"
+
+    def test_a_tilde_that_no_shell_has_taken_is_the_home(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tree))
+        assert names("~/a.parquet") == ["a.parquet"]
+        assert names("~/sub") == names("~/sub/*.parquet") == ["d.parquet"]
+        with pytest.raises(DataUnavailable, match=r"~nobody-of-that-name/a\.csv names no file"):
+            find("~nobody-of-that-name/a.csv")
 
     @pytest.mark.parametrize("uri", ["ftp://u:SECRET@host/a", "gs://bucket/a", "file://a.csv", "s3:///a", "", "://"])
     def test_what_cannot_be_fetched_is_told_with_what_can(self, uri: str) -> None:
