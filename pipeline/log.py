@@ -1,5 +1,7 @@
 """Logs of a step: plain lines, which begin and end with what happened to the step."""
 
+import contextlib
+import errno
 import logging
 import os
 import re
@@ -19,6 +21,10 @@ log = logging.getLogger("jukebox")
 ENDED = re.compile(
     r"step (?P<step>[a-z-]+) (?P<state>succeeded|failed) after (?P<seconds>[\d.]+) s, peak memory (?P<mib>\d+) MiB"
 )
+# What a container writes here is its message in the pod's status. Argo Workflows puts it into the message of the node,
+# which Kubeflow's dashboard shows, and which stays when the pod is gone.
+TERMINATION_LOG = Path("/dev/termination-log")
+LONGEST_LAST_WORDS = 1000  # characters; the kubelet keeps 4096 bytes
 
 
 class Artifact(Protocol):
@@ -36,7 +42,8 @@ def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
     """Log the begin and the end of a step, with its time and its peak memory; in it, a company's CAs are trusted.
 
     A ``JukeboxError`` is printed as its message alone and ends the process with 1: the user can mend it, and a
-    traceback would only hide it. Any other exception is a defect and keeps its traceback.
+    traceback would only hide it. So are memory that runs out and a full disk. Any other exception is a defect and keeps
+    its traceback.
 
     What the step ``reads`` must be there: Kubeflow's launcher is silent about an artifact that its bucket has deleted.
 
@@ -59,17 +66,20 @@ def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
         _require(reads)
         yield
         state = "succeeded"
-    except JukeboxError as error:
-        log.error("%s: %s", type(error).__name__, error)
+    except Exception as error:
+        expected = _in_words(error)
+        _leave_word(expected or f"{type(error).__name__}: {error}")
+        if not expected:
+            raise
+        log.error("%s", expected)
         sys.exit(1)
     finally:
-        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         log.info(
             "step %s %s after %.2f s, peak memory %d MiB",
             name,
             state,
             time.perf_counter() - begin,
-            kib // 1024,
+            peak_mib(resource.getrusage(resource.RUSAGE_SELF)),
         )
 
 
@@ -80,3 +90,28 @@ def _require(artifacts: Iterable[Artifact]) -> None:
             f"nothing is at {' and '.join(gone)}, expected what another step has handed on: it has expired, or was "
             "deleted; start a run without the cache: `jukebox start VERSION --no-cache`"
         )
+
+
+def peak_mib(usage: resource.struct_rusage) -> int:
+    """The largest memory of a process, in MiB."""
+    # KiB on Linux, bytes on macOS.
+    return usage.ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def _in_words(error: Exception) -> str:
+    """What is said of an error that the user can mend; nothing of a defect."""
+    if isinstance(error, JukeboxError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return "MemoryError: the memory is used up: give the step more, or take fewer rows"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" where {error.filename} lies" if error.filename else ""
+        return f"OSError: there is no space left{where}: free some, or give the step more, then start a run again"
+    return ""
+
+
+def _leave_word(text: str) -> None:
+    """Leave the reason of a failure for the kubelet, where there is one."""
+    if TERMINATION_LOG.exists():
+        with contextlib.suppress(OSError):
+            TERMINATION_LOG.write_text(text[:LONGEST_LAST_WORDS], encoding="utf-8")
