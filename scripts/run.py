@@ -1,14 +1,23 @@
 """``jukebox run``: the compiled pipeline on this machine, through Kubeflow's local runner, and a page about it."""
 
 import contextlib
+import io
 import json
+import os
 import re
+import resource
+import shlex
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
@@ -16,6 +25,8 @@ from typing import IO, Annotated, Any, Literal
 import typer
 import yaml
 from kfp import components, local
+from kfp.local import executor_input_utils, subprocess_task_handler
+from kfp.local.status import Status
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -25,11 +36,13 @@ from rich.table import Table
 from pipeline import components as shells
 from pipeline.checkout import head
 from pipeline.errors import SettingsInvalid
-from pipeline.log import ENDED
-from pipeline.options import Hyperparameters, Thresholds, parse
+from pipeline.log import ENDED, peak_mib
+from pipeline.options import GATE_MODES, Hyperparameters, Thresholds, parse
+from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.report import Run, Step, render_report
 from pipeline.sample import generate
 from pipeline.settings import read_settings
+from pipeline.sources import WILDCARD, redact
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.compile_pipeline import pipeline_resources
 from scripts.sample import ROWS
@@ -44,10 +57,11 @@ DOCUMENTS = {
     "parity": ("verify-model", "parity", ""),
     "lineage": ("publish-model", "published", ""),
 }
-# What Kubeflow's local runner prints around a task, colours taken out.
-BEGAN = re.compile(r"Executing task '(?P<task>[\w-]+)'")
-FINISHED = re.compile(r"Task '(?P<task>[\w-]+)' finished with status (?P<status>SUCCESS|FAILURE)")
-COLOUR = re.compile(r"\x1b\[[\d;]*m")
+# Lines that are shown of what a step has printed before a signal ended it, and of a defect's traceback.
+LAST_WORDS, LAST_TRACEBACK = 5, 15
+# What stops a run, and the exit code then: 128 + SIGINT, as a shell has it.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130
 # A line of ours inside a task's output: time, level, message.
 OURS = re.compile(r"[\d-]+ [\d:,]+ (?P<level>INFO|WARNING|ERROR) (?P<message>.*)")
 
@@ -55,7 +69,7 @@ OURS = re.compile(r"[\d-]+ [\d:,]+ (?P<level>INFO|WARNING|ERROR) (?P<message>.*)
 def command(
     songs: Annotated[str, typer.Option(help="Songs: https://, s3://, file:// or a path. Default: generated.")] = "",
     rankings: Annotated[str, typer.Option(help="Charts, likewise.")] = "",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Short for the hyperparameter.")] = None,
+    epochs: Annotated[str, typer.Option(metavar="NUMBER", help="Short for the hyperparameter.")] = "",
     hyperparameters: Annotated[str, typer.Option(help="JSON.")] = "{}",
     thresholds: Annotated[str, typer.Option(help="JSON: what the gate asks for.")] = "{}",
     gate_mode: Annotated[str, typer.Option(help="enforce, warn or off.")] = "enforce",
@@ -69,17 +83,25 @@ def command(
     """
     if bool(songs) != bool(rankings):
         raise SettingsInvalid("songs and rankings belong together: give both, or neither for generated sample data")
-    chosen = {"epochs": epochs or Hyperparameters().epochs, **_json(hyperparameters, "hyperparameters")}
-    limits = _json(thresholds, "thresholds")
-    parse(Hyperparameters, chosen)
-    parse(Thresholds, limits)
-    # Bound to the stream as it is now: what the local runner prints is captured by replacing sys.stdout.
-    console = Console(file=sys.stdout, highlight=False)
     folder = folder.absolute()
+    places = {"songs": songs, "rankings": rankings, "folder": str(folder), "model-store": model_store}
+    for option, place in places.items():
+        _require_plain(place, option)
+    chosen = {"epochs": Hyperparameters().epochs, **_json(hyperparameters, "hyperparameters")}
+    if epochs:
+        chosen["epochs"] = epochs
+    limits = _json(thresholds, "thresholds")
+    chosen["epochs"] = parse(Hyperparameters, chosen).epochs
+    parse(Thresholds, limits)
+    if gate_mode not in GATE_MODES:
+        raise SettingsInvalid(f"--gate-mode is {gate_mode!r}; expected one of {', '.join(GATE_MODES)}")
+    # Bound to the stream as it is now: what the local runner prints is kept away by replacing sys.stdout. What it is
+    # given to print may hold any character of a path.
+    console = Console(file=sys.stdout, highlight=False, emoji=False)
     if not songs:
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         console.print(f"Generating sample data: {ROWS:,} chart rows up to {yesterday}")
-        songs, rankings = map(str, generate(folder / "sample", rows=ROWS, last_day=yesterday))
+        songs, rankings = map(str, _sample(folder / "sample", yesterday))
     parameters = {
         "data_version": resolve_data_version(songs, rankings),
         "songs": songs,
@@ -91,15 +113,52 @@ def command(
         "model_store": model_store or str(folder / "models"),
         "commit": head(),
     }
+    for number in INTERRUPTS:
+        signal.signal(number, _interrupt)
     finished = run_pipeline(parameters, folder / "runs", console)
     report = finished.folder / "report.html"
-    report.write_text(render_report(finished.documents, finished.run))
-    latest = folder / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(finished.folder)
+    report.write_text(render_report(finished.documents, finished.run), encoding="utf-8")
+    _point(folder / "latest", finished.folder)
     _conclude(finished, report, console)
+    if finished.interrupted:
+        raise typer.Exit(INTERRUPTED)
     if finished.run.state != "succeeded":
         raise typer.Exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    """Interrupt the run, once: a second Ctrl-C must not cost the report, which takes a second."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _require_plain(value: str, option: str) -> None:
+    """Refuse the few texts that cannot be a parameter of Kubeflow's."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise SettingsInvalid(f"--{option} is {value!r}, which is not UTF-8: rename the file or the folder") from None
+    if "{{$" in value:
+        raise SettingsInvalid(
+            f"--{option} is {value!r}, and Kubeflow takes what begins with {{{{$ for a placeholder of its own: rename "
+            "the file or the folder"
+        )
+
+
+def _sample(folder: Path, last_day: date) -> list[Path]:
+    """Generate the sample data in ``folder``; a run that reads what was there goes on reading it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:
+        made = generate(Path(unfinished), rows=ROWS, last_day=last_day)
+        return [path.replace(folder / path.name) for path in made]
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Have ``link`` name ``folder``, of which it is at every moment either this or the one before."""
+    new = link.with_name(f".{link.name}-{folder.name}")
+    new.symlink_to(folder)
+    new.replace(link)
 
 
 @dataclass(frozen=True)
@@ -109,29 +168,136 @@ class Finished:
     run: Run
     documents: Mapping[str, Any]
     folder: Path
+    interrupted: bool
 
 
 def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) -> Finished:
-    """Run the compiled pipeline with ``parameters`` below the folder ``runs``, and tell on ``console`` how it goes."""
+    """Run the compiled pipeline with ``parameters`` in a folder of its own below ``runs``; tell ``console`` about it.
+
+    A run that fails, or is interrupted, is a run that has ended, too.
+    """
     # The cluster's proxy is not the way out of this machine.
     _, version = pipeline_resources(replace(read_settings(), https_proxy=""))
     spec = version["spec"]
     graph = _graph(spec["pipelineSpec"])
+    tasks = spec["pipelineSpec"]["root"]["dag"]["tasks"]
     # The local runner takes one step at a time, in any order that the graph allows, and stops at the first that fails.
     # Broken data should be what the validation says of it, not what a step behind it makes of it.
     for before, step in pairwise(graph):
-        spec["pipelineSpec"]["root"]["dag"]["tasks"][step].setdefault("dependentTasks", []).append(before)
+        tasks[step].setdefault("dependentTasks", []).append(before)
+    # Here no node is lost, and what fails, fails again.
+    for task in tasks.values():
+        task.pop("retryPolicy", None)
     pipeline = components.load_component_from_text(yaml.safe_dump_all([spec["pipelineSpec"], spec["platformSpec"]]))
-    runs.mkdir(parents=True, exist_ok=True)
-    earlier = set(runs.iterdir())
-    started = datetime.now(UTC).astimezone()
+    folder, started = _new_folder(runs)
     view = View(graph, console)
-    with (runs / f"{started:%Y-%m-%d-%H-%M-%S-%f}.log").open("w") as log, view.shown(), _captured(view, log):
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(runs), raise_on_error=False)
-        pipeline(**parameters)
-    (folder,) = (path for path in runs.iterdir() if path.is_dir() and path not in earlier)
-    Path(log.name).rename(folder / "run.log")
-    return Finished(view.run(folder.name, started, parameters), _documents(folder), folder)
+    interrupted = False
+    with (folder / "run.log").open("w", encoding="utf-8") as log, view.shown(), _local_runner(folder, view, log):
+        try:
+            pipeline(**parameters)
+        except KeyboardInterrupt:
+            interrupted = True
+            view.failed("The run was interrupted. Start it again with the same command; it begins anew.")
+        except Exception as error:  # a defect must not take the report with it
+            traceback.print_exc(file=log)
+            view.failed(f"Kubeflow's local runner has failed: {type(error).__name__}: {error}; {log.name} tells more")
+    return Finished(view.run(folder.name, started, parameters), _documents(folder), folder, interrupted)
+
+
+def _new_folder(runs: Path) -> tuple[Path, datetime]:
+    """Make the folder of a run that begins now; its name is that of no other run."""
+    while True:
+        started = datetime.now(UTC).astimezone()
+        folder = runs / f"{PIPELINE}-{started:%Y-%m-%d-%H-%M-%S-%f}"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder, started
+
+
+@contextlib.contextmanager
+def _local_runner(folder: Path, view: "View", log: IO[str]) -> Iterator[None]:
+    """Have Kubeflow's local runner put its artifacts into ``folder``, and run its steps as ``_Process``."""
+    name_of_run, process_of_step = (
+        executor_input_utils.get_local_pipeline_resource_name,
+        subprocess_task_handler.SubprocessTaskHandler,
+    )
+    executor_input_utils.get_local_pipeline_resource_name = lambda _: folder.name
+    subprocess_task_handler.SubprocessTaskHandler = partial(_Process, view, log)
+    try:
+        # What it prints around a step the view knows from the process.
+        with (
+            _no_glob(folder.parent) as root,
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=False)
+            # That images, claims and resources mean nothing here is known.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        executor_input_utils.get_local_pipeline_resource_name = name_of_run
+        subprocess_task_handler.SubprocessTaskHandler = process_of_step
+
+
+@contextlib.contextmanager
+def _no_glob(folder: Path) -> Iterator[Path]:
+    """The folder, if need be under another name: Polars takes some characters in a folder's for a pattern."""
+    if not WILDCARD.search(str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as elsewhere:
+        alias = Path(elsewhere) / folder.name
+        alias.symlink_to(folder)
+        yield alias
+
+
+class _Process:
+    """A step as a process, in the place of Kubeflow's own handler.
+
+    Kubeflow's puts the interpreter's path into each argument that has ``python3`` in it, also into the path of a file,
+    and unquoted; and it forgets how a process has ended.
+    """
+
+    def __init__(
+        self, view: "View", log: IO[str], *, full_command: list[str], env_vars: Mapping[str, str], **_: Any
+    ) -> None:
+        self.view, self.log = view, log
+        shell, options, script, *self.arguments = full_command
+        self.shell = [shell, options, script.replace("python3", shlex.quote(sys.executable))]
+        self.environment = {**os.environ, **env_vars}
+        self.step = self.arguments[-1].replace("_", "-")  # after --function_to_execute
+
+    def run(self) -> Status:
+        self.view.began(self.step)
+        self.log.write(f"{self.step}:\n")
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            subprocess.Popen(
+                [*self.shell, *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                env={**self.environment, "TMPDIR": scratch},
+                # A Ctrl-C comes here alone, and what began the step ends all of it.
+                process_group=0,
+            ) as process,
+        ):
+            try:
+                for line in process.stdout or ():
+                    # Kubeflow's executor prints all that a step is given, also a URL with its signature.
+                    shown = redact(line.removesuffix("\n"))
+                    self.log.write(f"{shown}\n")
+                    self.view.said(shown)
+                _, status, usage = os.wait4(process.pid, 0)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            process.returncode = os.waitstatus_to_exitcode(status)
+        self.view.ended(process.returncode, usage)
+        return Status.SUCCESS if process.returncode == 0 else Status.FAILURE
 
 
 def _graph(spec: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -147,7 +313,7 @@ def _documents(folder: Path) -> dict[str, Any]:
     for name, (task, output, file) in DOCUMENTS.items():
         path = folder / task / output / file if file else folder / task / output
         if path.is_file():
-            found[name] = json.loads(path.read_text())
+            found[name] = json.loads(path.read_bytes())
     return found
 
 
@@ -159,9 +325,12 @@ class _StepView:
     mib: int | None = None
     says: str = ""
     output: list[str] = field(default_factory=list)
+    cause: str = ""
 
     def error(self) -> str:
-        """What a failed step said: its message from ERROR on, or the end of its output with the traceback."""
+        """What ended a failed step, or what it said: its message from ERROR on, or the end of its output."""
+        if self.cause:
+            return self.cause
         for number, line in enumerate(self.output):
             ours = OURS.match(line)
             if ours and ours["level"] == "ERROR":
@@ -169,7 +338,7 @@ class _StepView:
                     line for line in self.output[number + 1 :] if not OURS.match(line) and "KFP Executor" not in line
                 ]
                 return "\n".join([ours["message"], *rest]).strip()
-        return "\n".join(self.output[-15:]).strip()
+        return "\n".join(self.output[-LAST_TRACEBACK:]).strip()
 
 
 class View:
@@ -191,29 +360,46 @@ class View:
         with Live(get_renderable=self.table, console=self._console, refresh_per_second=8, redirect_stdout=False):
             yield
 
-    def feed(self, line: str) -> None:
-        """Take a line that the local runner printed."""
-        line = COLOUR.sub("", line).rstrip().removeprefix("    ")
-        if began := BEGAN.search(line):
-            self._current = began["task"]
-            self._steps[self._current] = _StepView("running", time.perf_counter())
-            self._plain(f"{self._current}: started")
-        elif finished := FINISHED.search(line):
-            step = self._steps[finished["task"]]
-            step.seconds = time.perf_counter() - step.began
-            step.state = "succeeded" if finished["status"] == "SUCCESS" else "failed"
-            self._ok &= step.state == "succeeded"
-            memory = f", {step.mib} MiB" if step.mib else ""
-            self._plain(f"{finished['task']}: {step.state} after {step.seconds:.1f} s{memory}")
-            self._current = ""
-        elif self._current:
-            step = self._steps[self._current]
-            step.output.append(line)
-            if ended := ENDED.search(line):
-                step.mib = int(ended["mib"])
-            elif (ours := OURS.match(line)) and not ours["message"].endswith(" started"):
-                step.says = ours["message"]
-                self._plain(f"{self._current}: {step.says}")
+    def began(self, step: str) -> None:
+        """A step begins."""
+        self._current = step
+        self._steps[step] = _StepView("running", time.perf_counter())
+        self._plain(f"{step}: started")
+
+    def said(self, line: str) -> None:
+        """The step that runs has printed a line."""
+        step = self._steps[self._current]
+        step.output.append(line)
+        if ended := ENDED.search(line):
+            step.mib = int(ended["mib"])
+        elif (ours := OURS.match(line)) and not ours["message"].endswith(" started"):
+            step.says = ours["message"]
+            self._plain(f"{self._current}: {step.says}")
+
+    def ended(self, code: int, usage: resource.struct_rusage) -> None:
+        """The step's process has ended, with an exit code or, if negative, by a signal."""
+        step = self._steps[self._current]
+        # Without a last line of its own. Linux counts for a child what its parent had, which is some 200 MiB here.
+        step.mib = step.mib or peak_mib(usage)
+        self._end("failed" if code else "succeeded")
+        if code < 0 or code > 128:
+            killed = _how_killed(-code if code < 0 else code - 128, step.mib)
+            step.cause = "\n".join([killed, *list(filter(None, step.output))[-LAST_WORDS:]])
+
+    def failed(self, error: str) -> None:
+        """The run has ended while, or before, a step ran."""
+        self._current = self._current or next(iter(self._steps))
+        step = self._steps[self._current]
+        step.began, step.cause = step.began or time.perf_counter(), error
+        if step.state != "failed":
+            self._end("failed")
+
+    def _end(self, state: Literal["succeeded", "failed"]) -> None:
+        step = self._steps[self._current]
+        step.state, step.seconds = state, time.perf_counter() - step.began
+        self._ok &= state == "succeeded"
+        memory = f", {step.mib} MiB" if step.mib else ""
+        self._plain(f"{self._current}: {state} after {step.seconds:.1f} s{memory}")
 
     def _plain(self, text: str) -> None:
         if not self._console.is_terminal:
@@ -263,38 +449,18 @@ class View:
         )
 
 
-class _Lines:
-    """A text stream that hands on whole lines."""
-
-    encoding = "utf-8"
-
-    def __init__(self, view: View, log: IO[str]) -> None:
-        self._view = view
-        self._log = log
-        self._rest = ""
-
-    def write(self, text: str) -> int:
-        self._log.write(COLOUR.sub("", text))
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._view.feed(line)
-        return len(text)
-
-    def flush(self) -> None:
-        self._log.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-
-@contextlib.contextmanager
-def _captured(view: View, log: IO[str]) -> Iterator[None]:
-    """Hand all that the local runner prints to ``view`` and ``log``."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(_Lines(view, log)):
-        # That images, claims and resources mean nothing here is known.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        yield
+def _how_killed(number: int, mib: int) -> str:
+    """What is said of a step that a signal has ended, and what its peak memory was until then."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        return (
+            f"It was killed ({name}, exit {128 + number}), most likely because the machine's memory ran out; its own "
+            f"peak was {mib} MiB. Close other programs, take fewer rows or a machine with more memory, and run again."
+        )
+    return f"It was ended by {name} (exit {128 + number}); its peak memory was {mib} MiB."
 
 
 def _conclude(finished: Finished, report: Path, console: Console) -> None:
@@ -318,10 +484,11 @@ def _conclude(finished: Finished, report: Path, console: Console) -> None:
             console.print(f"[bold red]{step.name} failed:[/] {escape(step.error)}", soft_wrap=True)
     if lineage := documents.get("lineage"):
         model = lineage["model"]
-        console.print(f"Published {model['name']} {model['version']} as version {model['number']} in {run.store}")
+        published = f"Published {model['name']} {model['version']} as version {model['number']} in {run.store}"
+        console.print(published, markup=False, soft_wrap=True)
     else:
         console.print("Nothing was published.")
-    console.print(f"Report: {report}", soft_wrap=True)
+    console.print(f"Report: {report}", markup=False, soft_wrap=True)
 
 
 def _json(text: str, option: str) -> dict[str, Any]:

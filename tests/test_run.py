@@ -2,23 +2,30 @@
 
 import io
 import json
+import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
+from kfp.local.status import Status
 from rich.console import Console
 
+from pipeline.report import render_report
 from pipeline.sample import generate
 from pipeline.schema import COUNTRY
 from pipeline.settings import SETTINGS_FILE
+from pipeline.steps.fetch_data import resolve_data_version
 from pipeline.store import open_store
 from scripts.cli import main
-from scripts.run import View
+from scripts.run import View, _Process, run_pipeline
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.http_server import Answer, serve_http
 from tests.real_data import real_data
@@ -183,6 +190,12 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
         (("--thresholds", '{"accuracy": 1}'), "accuracy: found 1, which is no known key"),
         (("--songs", "songs.parquet"), "songs and rankings belong together"),
         (("--songs", "no.parquet", "--rankings", "no.parquet"), "no.parquet"),
+        (("--epochs", "abc"), "epochs: found 'abc', input should be a valid integer"),
+        (("--epochs", "0"), "epochs: found '0', input should be greater than or equal to 1"),
+        (("--hyperparameters", '{"learning_rate": NaN}'), "learning_rate: found nan"),
+        (("--gate-mode", "of"), "--gate-mode is 'of'; expected one of enforce, warn, off"),
+        (("--songs", "a\udcff.csv", "--rankings", "b.csv"), r"--songs is 'a\udcff.csv', which is not UTF-8"),
+        (("--songs", "{{$.a}}.csv", "--rankings", "b.csv"), "Kubeflow takes what begins with {{$ for a placeholder"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
@@ -205,21 +218,179 @@ def test_what_cannot_work_is_refused_before_anything_runs(
 def test_the_table_on_a_terminal_shows_states_times_and_last_words() -> None:
     console = Console(width=100, force_terminal=True, record=True, file=io.StringIO())
     view = View({"fetch-data": (), "train-model": ("fetch-data",), "verify-model": ("train-model",)}, console)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    view.began("fetch-data")
+    view.said("2026-11-23 12:00:01,000 INFO step fetch-data succeeded after 1.00 s, peak memory 64 MiB")
+    view.ended(0, usage)
+    view.began("train-model")
     for line in (
-        "12:00:00.000 - INFO - Executing task \x1b[96m'fetch-data'\x1b[0m",
-        "    2026-11-23 12:00:01,000 INFO step fetch-data succeeded after 1.00 s, peak memory 64 MiB",
-        "12:00:01.000 - INFO - Task \x1b[96m'fetch-data'\x1b[0m finished with status \x1b[92mSUCCESS\x1b[0m",
-        "12:00:01.000 - INFO - Executing task \x1b[96m'train-model'\x1b[0m",
-        "    2026-11-23 12:00:02,000 INFO epoch 1 of 2: loss 1.5",
-        "    2026-11-23 12:00:03,000 ERROR DataInvalid: two things are wrong:",
-        "    - the first",
-        "    2026-11-23 12:00:03,000 INFO step train-model failed after 2.00 s, peak memory 512 MiB",
-        "12:00:03.000 - ERROR - Task \x1b[96m'train-model'\x1b[0m finished with status \x1b[91mFAILURE\x1b[0m",
+        "2026-11-23 12:00:02,000 INFO epoch 1 of 2: loss 1.5",
+        "2026-11-23 12:00:03,000 ERROR DataInvalid: two things are wrong:",
+        "- the first",
+        "2026-11-23 12:00:03,000 INFO step train-model failed after 2.00 s, peak memory 512 MiB",
     ):
-        view.feed(line)
+        view.said(line)
+    view.ended(1, usage)
     console.print(view.table())
     fetch, train, verify = console.export_text().splitlines()[1:4]
     assert fetch.split()[:2] == ["✓", "fetch-data"]
     assert "64 MiB" in fetch
     assert train.split()[:2] == ["✗", "train-model"]
+    assert "512 MiB" in train
     assert verify.split() == ["·", "verify-model"]
+    run = view.run("a-run", datetime.now(UTC), {"model_store": "models"})
+    assert [step.error for step in run.steps] == ["", "DataInvalid: two things are wrong:\n- the first", ""]
+
+
+def test_a_training_that_diverges_leaves_a_report_and_says_what_to_change(
+    small: tuple[str, str], tmp_path: Path
+) -> None:
+    songs, rankings = small
+    wild = json.dumps({"learning_rate": 1.0, "hidden_layers": [256] * 16})
+    outcome = jukebox_run(tmp_path, "--songs", songs, "--rankings", rankings, "--hyperparameters", wild)
+    assert outcome.code == 1
+    assert "train-model failed: NotFinite: the loss in epoch 1 of 2" in outcome.printed
+    assert "lower learning_rate (it was 1; try 0.1)" in outcome.printed
+    assert "Nothing was published" in outcome.printed
+    assert "Traceback" not in outcome.printed
+    assert "The run stopped at train-model" in outcome.report
+    assert "try 0.1" in outcome.report
+    assert "evaluate-model" not in outcome.printed
+
+
+def test_two_runs_at_once_do_not_interfere(tmp_path: Path) -> None:
+    # With no data given: both generate it. The folder's name holds what Polars, Rich and a shell would read.
+    folder = tmp_path / "Ada's [runs] *?#%$HOME :cat: python3"
+    command: list[str | Path] = [JUKEBOX, "run", "--folder", folder, "--epochs=1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    printed = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    store = open_store(str(folder / "models"), "jukebox")
+    assert store.versions() == [1, 2]
+    runs = {path.name: path for path in (folder / "runs").iterdir()}
+    assert {json.loads(store.read(number, "lineage.json"))["run"]["name"] for number in (1, 2)} == runs.keys()
+    for text in printed:
+        [own] = [path for path in runs.values() if f"Report: {path / 'report.html'}" in text]
+        assert "publish-model:" in (own / "run.log").read_text()
+        assert f"in {folder / 'models'}" in text
+    assert (folder / "latest").resolve() in runs.values()
+    assert sorted(path.name for path in folder.iterdir()) == ["latest", "models", "runs", "sample"]
+    assert sorted(path.name for path in (folder / "sample").iterdir()) == ["rankings.parquet", "songs.parquet"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_ends_its_step_and_leaves_a_report(
+    small: tuple[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    songs, rankings = small
+    command: list[str | Path] = [JUKEBOX, "run", "--folder", tmp_path, "--songs", songs, "--rankings", rankings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.endswith("validate-data: started\n"):
+                process.send_signal(number)
+    printed = "".join(lines)
+    assert process.returncode == 130
+    assert "validate-data failed: The run was interrupted" in printed
+    assert "Traceback" not in printed
+    assert "The run stopped at validate-data" in (tmp_path / "latest" / "report.html").read_text()
+    # Nothing is left that goes on: who holds the log open would.
+    assert not [link for link in Path("/proc").glob("[0-9]*/cwd") if _environment(link.parent, tmp_path)]
+
+
+def _environment(process: Path, folder: Path) -> bool:
+    """Whether a process works for a run in ``folder``."""
+    try:
+        return str(folder).encode() in (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("kill -KILL $$", "It was killed (SIGKILL, exit 137), most likely because the machine's memory ran out"),
+        ("sh -c 'kill -KILL $$' || exit $?", "It was killed (SIGKILL, exit 137)"),
+        ("kill -ABRT $$", "It was ended by SIGABRT (exit 134); its peak memory was "),
+        ("exit 1", "memory allocation of 99 bytes failed"),
+    ],
+)
+def test_a_step_that_was_killed_says_by_what_and_with_how_much_memory(script: str, said: str) -> None:
+    console = Console(file=io.StringIO())
+    view, log = View({"train-model": ()}, console), io.StringIO()
+    script = f"echo memory allocation of 99 bytes failed; {script}"
+    command = ["sh", "-ec", script, "code", "--executor_input", "{}", "--function_to_execute", "train_model"]
+    assert _Process(view, log, full_command=command, env_vars={}).run() == Status.FAILURE
+    [step] = view.run("a-run", datetime.now(UTC), {"model_store": "models"}).steps
+    assert step.state == "failed"
+    assert said in step.error
+    assert "memory allocation of 99 bytes failed" in step.error
+    assert step.peak_memory_mib is not None
+
+
+def test_a_step_gets_its_arguments_as_they_are_and_tells_no_credentials() -> None:
+    view, log = View({"fetch-data": ()}, Console(file=io.StringIO())), io.StringIO()
+    given = """Ada's "python3" $HOME `id` \\ \n%d https://user:hunter2@host/songs.csv?X-Amz-Signature=hunter3"""
+    script = 'python3 -c "import sys; print(sys.argv[1:])" "$0" "$@"'
+    command = ["sh", "-ec", script, "code", given, "--function_to_execute", "fetch_data"]
+    assert _Process(view, log, full_command=command, env_vars={"A": "1"}).run() == Status.SUCCESS
+    assert '"python3" $HOME `id` ' in log.getvalue()
+    assert "https://host/songs.csv?…" in log.getvalue()
+    assert "hunter" not in log.getvalue()
+
+
+def test_a_defect_of_the_runner_takes_no_report_with_it(
+    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(_Process):
+        def run(self) -> Status:
+            if self.step == "validate-data":
+                raise RuntimeError("no such thing")
+            return super().run()
+
+    monkeypatch.setattr("scripts.run._Process", Broken)
+    songs, rankings = small
+    parameters = {"data_version": resolve_data_version(songs, rankings), "songs": songs, "rankings": rankings}
+    finished = run_pipeline(
+        {**parameters, "model_store": str(tmp_path / "models")}, tmp_path, Console(file=io.StringIO())
+    )
+    assert finished.run.state == "failed"
+    [error] = [step.error for step in finished.run.steps if step.state == "failed"]
+    assert "RuntimeError: no such thing" in error
+    assert "Traceback" in (finished.folder / "run.log").read_text()
+    assert "no such thing" in render_report(finished.documents, finished.run)
+
+
+# What a shell, make, a URL, a glob or an option could be read from.
+ODD = (
+    *(
+        "Ada's data/songs.csv",
+        'double"quote',
+        "$HOME$(id)$$",
+        "`id`",
+        "back\\slash",
+        "a\nb",
+        "a;b&c|d>e",
+        "!x",
+        "a b  c ",
+    ),
+    *("#hash", "%d%20", "*", "a[1]?", "~", "{{a}}", "k=v:=w", "-lead", "日本é", "url: a?b", "user@host"),
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_make_hands_over_a_path_as_it_was_typed(tmp_path: Path, odd: str) -> None:
+    for file in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(file, tmp_path)
+    jukebox = tmp_path / ".venv" / "bin" / "jukebox"
+    jukebox.parent.mkdir(parents=True)
+    jukebox.write_text(f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open('given', 'w'))\n")
+    jukebox.chmod(0o755)
+    (tmp_path / ".venv" / "ready").touch()
+    subprocess.run(["make", "run", f"SONGS={odd}", f"RANKINGS={odd}", f"EPOCHS={odd}"], cwd=tmp_path, check=True)
+    expected = ["run", f"--songs={odd}", f"--rankings={odd}", f"--epochs={odd}"]
+    assert json.loads((tmp_path / "given").read_text()) == expected
+    subprocess.run(["make", "run"], cwd=tmp_path, env={**os.environ, "SONGS": odd}, check=True)
+    assert json.loads((tmp_path / "given").read_text()) == ["run", f"--songs={odd}"]
