@@ -1,5 +1,12 @@
+import resource
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import log
+from pipeline.errors import DataInvalid
 
 PROGRAM = """
 from pipeline.errors import DataInvalid
@@ -30,6 +37,51 @@ def test_what_a_user_can_mend_is_told_without_a_traceback() -> None:
     assert "ERROR DataInvalid: two rows are wrong: mend them" in done.stdout
     assert "step train-model failed after" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise MemoryError", "ERROR MemoryError: the memory is used up"),
+        ("raise OSError(28, 'No space left on device', '/models/a')", "no space left where /models/a lies"),
+        ("import os; os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "ERROR OSError: there is no space left"),
+    ],
+)
+def test_a_machine_that_is_full_is_told_without_a_traceback(body: str, message: str) -> None:
+    done = run(body)
+    assert done.returncode == 1
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (DataInvalid("two rows are wrong: mend them"), "DataInvalid: two rows are wrong: mend them"),
+        (KeyError("missing"), "KeyError: 'missing'"),
+        (DataInvalid("ä" * 10_000), "DataInvalid: " + "ä" * 987),
+    ],
+)
+def test_the_reason_is_left_for_the_kubelet_which_keeps_it_when_the_pod_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kept: str
+) -> None:
+    monkeypatch.setattr(log, "TERMINATION_LOG", tmp_path / "termination-log")
+    with pytest.raises((SystemExit, KeyError)), log.step("train-model"):
+        raise error
+    assert not list(tmp_path.iterdir()), "on a laptop there is no such file, and none is made"
+    log.TERMINATION_LOG.touch()
+    with pytest.raises((SystemExit, KeyError)), log.step("train-model"):
+        raise error
+    assert log.TERMINATION_LOG.read_text() == kept
+    assert len(kept.encode()) < 4096
+
+
+def test_peak_memory_is_in_mib_on_linux_and_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = resource.struct_rusage((0, 0, 2048, *[0] * 13))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert log.peak_mib(usage) == 2
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert log.peak_mib(resource.struct_rusage((0, 0, 2 << 20, *[0] * 13))) == 2
 
 
 def test_a_defect_keeps_its_traceback() -> None:
