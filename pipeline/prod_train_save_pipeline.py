@@ -178,9 +178,14 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             _place(task, *places.get(task.name, (settings.nodes, settings.taint)))
             if settings.pull_secret:
                 kubernetes.set_image_pull_secrets(task, [settings.pull_secret])
-        # These talk to the outside. They retry on their own; this is for a lost node or a server that restarts.
-        for task in (fetched, published):
-            task.set_retry(2, backoff_duration="15s", backoff_factor=2.0, backoff_max_duration="5m")
+        # For a node that is lost or a server that restarts; what else fails once, fails again, and training is long.
+        for task, times, timeout in (
+            (fetched, 2, STEP_TIMEOUT),
+            (trained, 1, TRAIN_TIMEOUT),
+            (published, 2, STEP_TIMEOUT),
+        ):
+            # Argo counts the last one from the start of the first try, and ends the try that runs then.
+            task.set_retry(times, backoff_duration="15s", backoff_max_duration=f"{(times + 2) * timeout}s")
         # What these find in the store changes between runs with the same arguments, and a cached gate guards nothing.
         for task in (validated, evaluated, verified, published):
             task.set_caching_options(enable_caching=False)
