@@ -74,12 +74,13 @@ def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
         log.error("%s", expected)
         sys.exit(1)
     finally:
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         log.info(
             "step %s %s after %.2f s, peak memory %d MiB",
             name,
             state,
             time.perf_counter() - begin,
-            peak_mib(resource.getrusage(resource.RUSAGE_SELF)),
+            kib // 1024,
         )
 
 
@@ -90,12 +91,6 @@ def _require(artifacts: Iterable[Artifact]) -> None:
             f"nothing is at {' and '.join(gone)}, expected what another step has handed on: it has expired, or was "
             "deleted; start a run without the cache: `jukebox start VERSION --no-cache`"
         )
-
-
-def peak_mib(usage: resource.struct_rusage) -> int:
-    """The largest memory of a process, in MiB."""
-    # KiB on Linux, bytes on macOS.
-    return usage.ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def _in_words(error: Exception) -> str:

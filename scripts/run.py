@@ -36,7 +36,7 @@ from rich.table import Table
 from pipeline import components as shells
 from pipeline.checkout import head
 from pipeline.errors import SettingsInvalid
-from pipeline.log import ENDED, peak_mib
+from pipeline.log import ENDED
 from pipeline.options import GATE_MODES, Hyperparameters, Thresholds, parse
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.report import Run, Step, render_report
@@ -95,6 +95,10 @@ def command(
     parse(Thresholds, limits)
     if gate_mode not in GATE_MODES:
         raise SettingsInvalid(f"--gate-mode is {gate_mode!r}; expected one of {', '.join(GATE_MODES)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsInvalid(f"--folder is {folder}, which cannot be made: {error.strerror}; name another") from None
     # Bound to the stream as it is now: what the local runner prints is kept away by replacing sys.stdout. What it is
     # given to print may hold any character of a path.
     console = Console(file=sys.stdout, highlight=False, emoji=False)
@@ -117,9 +121,13 @@ def command(
         signal.signal(number, _interrupt)
     finished = run_pipeline(parameters, folder / "runs", console)
     report = finished.folder / "report.html"
-    report.write_text(render_report(finished.documents, finished.run), encoding="utf-8")
-    _point(folder / "latest", finished.folder)
-    _conclude(finished, report, console)
+    where = f"Report: {report}"
+    try:
+        report.write_text(render_report(finished.documents, finished.run), encoding="utf-8")
+        _point(folder / "latest", finished.folder)
+    except OSError as error:
+        where = f"There is no report, {report} cannot be written: {error.strerror}"
+    _conclude(finished, where, console)
     if finished.interrupted:
         raise typer.Exit(INTERRUPTED)
     if finished.run.state != "succeeded":
@@ -192,15 +200,20 @@ def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) ->
     folder, started = _new_folder(runs)
     view = View(graph, console)
     interrupted = False
-    with (folder / "run.log").open("w", encoding="utf-8") as log, view.shown(), _local_runner(folder, view, log):
-        try:
-            pipeline(**parameters)
-        except KeyboardInterrupt:
-            interrupted = True
-            view.failed("The run was interrupted. Start it again with the same command; it begins anew.")
-        except Exception as error:  # a defect must not take the report with it
-            traceback.print_exc(file=log)
-            view.failed(f"Kubeflow's local runner has failed: {type(error).__name__}: {error}; {log.name} tells more")
+    try:
+        with (folder / "run.log").open("w", encoding="utf-8") as log, view.shown(), _local_runner(folder, view, log):
+            try:
+                pipeline(**parameters)
+            except Exception:
+                traceback.print_exc(file=log)
+                raise
+    except KeyboardInterrupt:
+        interrupted = True
+        view.failed("The run was interrupted. Start it again with the same command; it begins anew.")
+    except OSError as error:
+        view.failed(f"The run cannot go on in {folder}: {error.strerror or error}")
+    except Exception as error:  # a defect must not take the report with it
+        view.failed(f"Kubeflow's local runner has failed: {type(error).__name__}: {error}; {log.name} tells more")
     return Finished(view.run(folder.name, started, parameters), _documents(folder), folder, interrupted)
 
 
@@ -379,8 +392,9 @@ class View:
     def ended(self, code: int, usage: resource.struct_rusage) -> None:
         """The step's process has ended, with an exit code or, if negative, by a signal."""
         step = self._steps[self._current]
-        # Without a last line of its own. Linux counts for a child what its parent had, which is some 200 MiB here.
-        step.mib = step.mib or peak_mib(usage)
+        if step.mib is None:
+            # Without a last line of its own. Linux counts for a child what its parent had, some 200 MiB here.
+            step.mib = usage.ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
         self._end("failed" if code else "succeeded")
         if code < 0 or code > 128:
             killed = _how_killed(-code if code < 0 else code - 128, step.mib)
@@ -463,7 +477,7 @@ def _how_killed(number: int, mib: int) -> str:
     return f"It was ended by {name} (exit {128 + number}); its peak memory was {mib} MiB."
 
 
-def _conclude(finished: Finished, report: Path, console: Console) -> None:
+def _conclude(finished: Finished, where: str, console: Console) -> None:
     """Print the table, what was decided and where to look."""
     run, documents = finished.run, finished.documents
     if verdict := documents.get("verdict"):
@@ -488,7 +502,7 @@ def _conclude(finished: Finished, report: Path, console: Console) -> None:
         console.print(published, markup=False, soft_wrap=True)
     else:
         console.print("Nothing was published.")
-    console.print(f"Report: {report}", markup=False, soft_wrap=True)
+    console.print(where, markup=False, soft_wrap=True)
 
 
 def _json(text: str, option: str) -> dict[str, Any]:

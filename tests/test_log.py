@@ -1,4 +1,3 @@
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -74,14 +73,6 @@ def test_the_reason_is_left_for_the_kubelet_which_keeps_it_when_the_pod_is_gone(
         raise error
     assert log.TERMINATION_LOG.read_text() == kept
     assert len(kept.encode()) < 4096
-
-
-def test_peak_memory_is_in_mib_on_linux_and_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = resource.struct_rusage((0, 0, 2048, *[0] * 13))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert log.peak_mib(usage) == 2
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert log.peak_mib(resource.struct_rusage((0, 0, 2 << 20, *[0] * 13))) == 2
 
 
 def test_a_defect_keeps_its_traceback() -> None:

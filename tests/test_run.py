@@ -1,5 +1,6 @@
 """The whole pipeline, as ``jukebox run`` runs it."""
 
+import html
 import io
 import json
 import os
@@ -193,6 +194,7 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
         (("--epochs", "abc"), "epochs: found 'abc', input should be a valid integer"),
         (("--epochs", "0"), "epochs: found '0', input should be greater than or equal to 1"),
         (("--hyperparameters", '{"learning_rate": NaN}'), "learning_rate: found nan"),
+        (("--folder", "README.md/build"), "README.md/build, which cannot be made: Not a directory"),
         (("--gate-mode", "of"), "--gate-mode is 'of'; expected one of enforce, warn, off"),
         (("--songs", "a\udcff.csv", "--rankings", "b.csv"), r"--songs is 'a\udcff.csv', which is not UTF-8"),
         (("--songs", "{{$.a}}.csv", "--rankings", "b.csv"), "Kubeflow takes what begins with {{$ for a placeholder"),
@@ -341,26 +343,31 @@ def test_a_step_gets_its_arguments_as_they_are_and_tells_no_credentials() -> Non
     assert "hunter" not in log.getvalue()
 
 
-def test_a_defect_of_the_runner_takes_no_report_with_it(
-    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no such thing"), "Kubeflow's local runner has failed: RuntimeError: no such thing"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_ends_the_runner_itself_takes_no_report_with_it(
+    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     class Broken(_Process):
         def run(self) -> Status:
             if self.step == "validate-data":
-                raise RuntimeError("no such thing")
+                raise error
             return super().run()
 
     monkeypatch.setattr("scripts.run._Process", Broken)
     songs, rankings = small
     parameters = {"data_version": resolve_data_version(songs, rankings), "songs": songs, "rankings": rankings}
-    finished = run_pipeline(
-        {**parameters, "model_store": str(tmp_path / "models")}, tmp_path, Console(file=io.StringIO())
-    )
+    finished = run_pipeline({**parameters, "model_store": ""}, tmp_path, Console(file=io.StringIO()))
     assert finished.run.state == "failed"
-    [error] = [step.error for step in finished.run.steps if step.state == "failed"]
-    assert "RuntimeError: no such thing" in error
+    [step] = [step for step in finished.run.steps if step.state == "failed"]
+    assert said in step.error
     assert "Traceback" in (finished.folder / "run.log").read_text()
-    assert "no such thing" in render_report(finished.documents, finished.run)
+    assert said in html.unescape(render_report(finished.documents, finished.run))
 
 
 # What a shell, make, a URL, a glob or an option could be read from.
