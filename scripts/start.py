@@ -185,24 +185,29 @@ def _retried(kfp: Kfp, run: Json) -> bool:
     return True
 
 
-def start_afresh(kfp: Kfp, run: Json, *, cluster: Cluster | None = None, patience: float = PATIENCE) -> Json | None:
-    """Start a failed run again without the cache if it has failed because what it read from there is gone.
+def start_afresh(kfp: Kfp, run_id: str, *, cluster: Cluster | None = None, patience: float = PATIENCE) -> str:
+    """Start a run that has failed again without the cache, if it has failed because what it read from there is gone.
 
-    Return the new run, always the same one for ``run``; None if it is not that. Raises what ``start`` raises.
+    Return the id of the new run, always the same one for ``run_id``; nothing if it is not that, or cannot be started.
     """
-    parameters = _parameters(run)
-    if parameters.get("cache") in (None, run["run_id"]) or not artifacts_gone(kfp, run):
-        return None
-    key = f"{run['run_id']} without the cache"
-    run_id = run_id_of(key)
-    body = {
-        "run_id": run_id,
-        "display_name": str(run["display_name"])[: NAME_LIMIT - 8] + ", afresh",
-        "experiment_id": run["experiment_id"],
-        "pipeline_version_reference": run["pipeline_version_reference"],
-        "runtime_config": {"parameters": {**parameters, "cache": run_id}},
-    }
-    return _post(kfp, cluster, body, run["pipeline_version_reference"], key, patience)[0]
+    try:
+        run = kfp.run(run_id) or {}
+        parameters = _parameters(run)
+        if parameters.get("cache") in (None, run_id) or not artifacts_gone(kfp, run):
+            return ""
+        key = f"{run_id} without the cache"
+        body = {
+            "run_id": run_id_of(key),
+            "display_name": str(run["display_name"])[: NAME_LIMIT - 8] + ", afresh",
+            "experiment_id": run["experiment_id"],
+            "pipeline_version_reference": run["pipeline_version_reference"],
+            "runtime_config": {"parameters": {**parameters, "cache": run_id_of(key)}},
+        }
+        _post(kfp, cluster, body, body["pipeline_version_reference"], key, patience)
+    except ServerUnavailable as error:
+        print(f"Run {run_id} is not started again without the cache: {error}")
+        return ""
+    return run_id_of(key)
 
 
 def artifacts_gone(kfp: Kfp, run: Json) -> bool:

@@ -90,16 +90,18 @@ def command(
     Example: `jukebox wait 6f1c3c2e-0d5b-5c8e-9a51-3f0f6d1f2b7a --timeout 120`
     """
     find = partial(find_server, read_settings())
-    kfp, cluster, pace = Kfp(find), _cluster_of_runs(find()), Pace(stuck=stuck_after * 60)
+    cluster, pace = _cluster_of_runs(find()), Pace(stuck=stuck_after * 60)
     try:
         try:
             Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
         except RunFailed as error:
-            fresh = start_afresh(kfp, kfp.run(run) or {}, cluster=cluster) if error.state == "failed" else None
+            fresh = start_afresh(Kfp(find), run, cluster=cluster) if error.state == "failed" else ""
             if not fresh:
                 raise
-            run = str(fresh["run_id"])
-            print(f"{error}\nWhat it took from the cache is gone: run {run} was started without the cache", flush=True)
+            print(
+                f"{error}\nWhat it took from the cache is gone: run {fresh} was started without the cache", flush=True
+            )
+            run = fresh
             Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
     except JukeboxError as error:
         state, why = (error.state, error.why) if isinstance(error, RunFailed) else ("unknown", str(error))
