@@ -149,8 +149,8 @@ def _secret(key: str, value: object) -> str:
         return "holds credentials, which do not belong into Git: name a proxy that asks for none"
     if secret := secret_in(value):
         return (
-            f"{secret}, which does not belong into Git: name it without, and put what lets you in into a Secret; the "
-            "one that s3-secret names holds the keys for s3://"
+            f"{secret}, and Git keeps it for ever: name it without, and put what lets you in into a Secret; the one "
+            "that s3-secret names holds the keys for s3://"
         )
     return ""
 
