@@ -21,7 +21,10 @@ ADDRESS = r"https?://[^/?#@\s]+(/[^?#@\s]*)?"
 _PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
 # A user before a host; with a password also if it holds a slash or the like, which an address does not allow.
 _USER = re.compile(r"://([^/?#]*@|[^/@]*:(?!\d+([/?#]|$))[^@]*@)")
-_KEYS = re.compile(r"(^|&)([a-z_-]*(token|api_?key|password|secret)|x-amz-credential)=", re.IGNORECASE)
+_KEYS = re.compile(
+    r"(^|&)(((access|auth|private|job|deploy|x-amz-security)[_-])?token|api[_-]?key|password|secret|x-amz-credential)=",
+    re.IGNORECASE,
+)
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
 _NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"

@@ -144,6 +144,10 @@ def start(
             if run.get("pipeline_version_reference") == reference:
                 return run, False
     complete = _complete(found, parameters, cache)
+    if not cached and "cache" not in complete:
+        raise SettingsInvalid(
+            f"{version} has no parameter cache, so its runs cannot go without: compile and apply the pipeline anew"
+        )
     if goes_on and cached:
         begin = f"{datetime.now(UTC) - WEEK:%Y-%m-%dT%H:%M:%SZ}"
         runs = takewhile(lambda run: run["created_at"] > begin, kfp.runs(experiment_id))

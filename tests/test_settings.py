@@ -157,7 +157,7 @@ def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
         "https://host:8443/a@b/s.csv",
         "https://host:8443?at=a@b",
         "s3://bucket/ada@example.com/*.parquet",
-        "https://host/s.csv?signatures=1&design=2&tokens=3",
+        "https://host/s.csv?signatures=1&design=2&tokens=3&page_token=4",
         "/data/signature=1/s.csv",
         "file:///data/s?.csv",
     ],

@@ -368,9 +368,11 @@ def test_the_cache_is_asked_for_the_week_and_with_no_cache_for_the_run_itself(ap
     assert len(applied.posts()) == 3
 
 
-def test_a_version_that_knows_of_no_cache_is_not_given_one(applied: World) -> None:
-    run_id, _ = started(applied, cached=False)
+def test_a_version_of_before_has_no_such_parameter(applied: World) -> None:
+    run_id, _ = started(applied)
     assert applied.service.runs[run_id]["runtime_config"]["parameters"] == {"data_version": DATA_VERSION}
+    with pytest.raises(SettingsInvalid, match=f"{VERSION} has no parameter cache.*compile and apply"):
+        started(applied, "uid-2", cached=False)
 
 
 # What is given
