@@ -311,7 +311,7 @@ def _failed(pod: Resource, step: str, log: str) -> tuple[str, str] | None:
 def _memory(step: str, limit: str, log: str, *, sure: bool = True) -> str:
     peaks = [int(each) for each in re.findall(r"peak memory (\d+) MiB", log)]
     peak = f", {max(peaks)} MiB were taken before" if peaks else ""
-    size = f"its limit is {limit}{peak}" if limit else "it has a limit"
+    size = f": its limit is {limit}{peak}" if limit else ""
     setting = f"{'train' if step == 'train-model' else 'step'}-memory"
     remedy = (
         "It is a part of the platform: raise its limit there."
@@ -319,7 +319,7 @@ def _memory(step: str, limit: str, log: str, *, sure: bool = True) -> str:
         else f"Raise {setting} in {SETTINGS}."
     )
     words = "out of memory" if sure else "killed, most likely for its memory"
-    return f"{words} (exit code {KILLED}): {size}. {remedy}"
+    return f"{words} (exit code {KILLED}){size}. {remedy}"
 
 
 def _is_driver(step: str) -> bool:

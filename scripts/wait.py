@@ -438,8 +438,8 @@ def _said(log: str) -> str:
 
 
 def _line(text: str) -> str:
-    """The first line of a text, for where there is room for one."""
-    line = text.strip().partition("\n")[0]
+    """A text as one line, not too long for where there is room for one."""
+    line = " ".join(text.split())
     return line if len(line) <= SHORT else f"{line[: SHORT - 1]}…"
 
 

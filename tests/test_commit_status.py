@@ -17,7 +17,9 @@ from scripts.cli import app
 from scripts.commit_status import Host, build_request
 from scripts.outcome import State
 from tests.http_server import running
+from tests.kfp.world import World
 
+pytest_plugins = ("tests.kfp.fixtures",)
 COMMIT = "a" * 40
 TOKEN = "a-token-that-nobody-may-read"
 
@@ -151,6 +153,92 @@ def test_without_a_token_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> No
     assert result.exit_code == 0
     assert "holds no token" in result.output
     assert not asked
+
+
+RUN_PAGE = "https://kubeflow.corp/_/pipeline/#/runs/details/{run}"
+OUT_OF_MEMORY = (
+    "train-model: out of memory (exit code 137): its limit is 4Gi. Raise train-memory in manifests/settings/"
+)
+
+
+def task(world: World, name: str, ended: str, status: str = "True", reason: str = "", **results: str) -> None:
+    """A TaskRun of push-1; ``ended`` is the last digit of when."""
+    labels = {"tekton.dev/pipelineRun": "push-1", "tekton.dev/pipelineTask": name}
+    message = f'"step-{name}" exited with code 1: see https://ada:pass@h/x?Signature=abc\n for more'
+    said = {
+        "completionTime": f"2026-11-27T10:00:0{ended}Z",
+        "conditions": [{"type": "Succeeded", "status": status, "reason": reason, "message": message}],
+        "results": [{"name": key.replace("_", "-"), "value": value} for key, value in results.items()],
+    }
+    world.cluster.add("taskruns", {"metadata": {"name": f"push-1-{name}", "labels": labels}, "status": said})
+
+
+def told(world: World, tmp_path: Path, state: str = "Failed", *, page: str = RUN_PAGE) -> tuple[Any, str]:
+    """What the Git host gets of push-1, and the line for the chat."""
+    (tmp_path / "token").write_text(TOKEN)
+    of_run = ("--pipeline-run", "push-1", "--target-url", page, "--last", state)
+    with host(201) as (url, asked):
+        result = status(url, tmp_path / "token", state, "--description", "PipelineRun push-1", *of_run)
+        assert result.exit_code == 0, result.output
+    words = ("notify", "push of abc", state, "--url-file", str(tmp_path / "missing"), *of_run)
+    said = CliRunner().invoke(app, [*words])
+    assert said.exit_code == 0, said.output
+    return asked[0][2], said.output
+
+
+def test_a_failed_run_says_why_and_links_to_its_page(world: World, tmp_path: Path) -> None:
+    task(world, "start", "1", run_id="6f1c3c2e", data_version="d")
+    task(world, "wait", "2", "False", "Failed", state="failed", why=OUT_OF_MEMORY)
+    body, line = told(world, tmp_path)
+    assert body["description"].startswith(OUT_OF_MEMORY)
+    assert len(body["description"]) <= 140
+    assert body["target_url"] == "https://kubeflow.corp/_/pipeline/#/runs/details/6f1c3c2e"
+    assert line.splitlines()[0] == f"push of abc: failed: {OUT_OF_MEMORY} {body['target_url']}"
+
+
+def test_the_first_task_that_failed_is_the_reason(world: World, tmp_path: Path) -> None:
+    """Whichever it is; nothing that a URL keeps secret is shown, and without a run there is no page of one."""
+    task(world, "notify", "5", "False", "Failed")
+    task(world, "checkout", "1")
+    task(world, "test", "3", "False", "Failed")
+    task(world, "build-image", "2", "False", "TaskRunCancelled")
+    body, line = told(world, tmp_path)
+    why = 'task test: "step-test" exited with code 1: see https://h/x?… for more'
+    assert body["description"] == f"{why} (PipelineRun push-1 failed)"
+    assert "target_url" not in body
+    assert line.splitlines()[0] == f"push of abc: failed: {why}"
+
+
+def test_a_run_that_succeeded_has_a_link_and_no_reason(world: World, tmp_path: Path) -> None:
+    """A task that succeeded at its second attempt, and one that was cancelled, are no reasons."""
+    task(world, "start", "1", run_id="6f1c3c2e")
+    task(world, "wait", "2", why="")
+    body, line = told(world, tmp_path, "Succeeded", page="https://tekton.corp/#/pipelineruns/{pipeline-run}")
+    assert body["description"] == "PipelineRun push-1 succeeded"
+    assert body["target_url"] == "https://tekton.corp/#/pipelineruns/push-1"
+    assert line.splitlines()[0] == "push of abc: succeeded https://tekton.corp/#/pipelineruns/push-1"
+
+
+@pytest.mark.parametrize("page", ["", "kubeflow.corp/{run}", "https://ada:pass@h/{run}", "https://h/{runs}"])
+def test_there_is_no_link_rather_than_a_wrong_one(world: World, tmp_path: Path, page: str) -> None:
+    task(world, "start", "1", run_id="6f1c3c2e")
+    body, line = told(world, tmp_path, page=page)
+    assert "target_url" not in body
+    assert "push of abc: failed" in line.splitlines()
+    assert "pass" not in line
+
+
+def test_a_cluster_that_does_not_tell_why_keeps_nobody_from_being_told(world: World, tmp_path: Path) -> None:
+    world.cluster.forbidden = {"taskruns"}
+    body, line = told(world, tmp_path)
+    assert body["description"] == "PipelineRun push-1 failed"
+    assert "Why push-1 ended so is not known: The cluster refuses: taskruns is forbidden" in line
+
+
+def test_a_digest_leaves_room_for_more(tmp_path: Path) -> None:
+    description = f"image r.corp/x@sha256:{'a' * 64} is not there"
+    request = build_request(Host.GITHUB, "https://x/o/n", COMMIT, State.ERROR, token=TOKEN, description=description)
+    assert request.body["description"] == f"image r.corp/x@sha256:{'a' * 12} is not there"
 
 
 def test_a_chat_gets_the_line_and_its_address_stays_secret(tmp_path: Path) -> None:

@@ -5,17 +5,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kubernetes.config import incluster_config
 from typer.testing import CliRunner
 
 from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerUnavailable
 from pipeline.prod_train_save_pipeline import PIPELINE
+from scripts import kubernetes_api
 from scripts import wait as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
@@ -255,6 +259,104 @@ def looks(world: World, *states: tuple[str, dict[str, Any]], pace: Pace = PATIEN
     return said
 
 
+SECRET = 'MountVolume.SetUp failed for volume "s3" : secret "jukebox-s3" not found'
+LIMIT = {"containers": [{"name": "main", "resources": {"limits": {"memory": "4Gi"}}}]}
+KILLED = [{"name": "main", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]
+
+
+def test_a_secret_that_is_missing_is_told_at_once_and_given_up(running: World) -> None:
+    """The pod's status says ContainerCreating for ever: only an event tells."""
+    said: list[str] = []
+    running.set(RUN, started=False)
+    pod = running.cluster.add_pod(RUN, "make", phase="Pending", containerStatuses=[{"state": {"waiting": CREATING}}])
+    running.cluster.add_event(pod, "FailedMount", SECRET)
+    failed = failure(running, pace=Pace(poll=0.02, stuck=LONG, sure=0.1), said=said)
+    assert failed.state == "stuck"
+    assert failed.why == f"make cannot start: FailedMount: {SECRET}. Make the Secret jukebox-s3."
+    assert said.count(f"  {failed.why}") == 1
+
+
+def test_a_claim_that_nobody_provides_is_told(running: World) -> None:
+    running.set(RUN, started=False)
+    spec = {"volumes": [{"persistentVolumeClaim": {"claimName": "jukebox-model-pvc"}}]}
+    running.cluster.add_pod(RUN, "make", spec, phase="Pending")
+    claim = running.cluster.add("persistentvolumeclaims", {"metadata": {"name": "jukebox-model-pvc"}})
+    running.cluster.add_event(claim, "ProvisioningFailed", 'storageclass.storage.k8s.io "fast" not found')
+    assert 'make cannot start: ProvisioningFailed: storageclass.storage.k8s.io "fast"' in str(failure(running))
+
+
+def test_a_full_quota_is_told_and_waited_for(running: World) -> None:
+    """Other pods will be done: the wait ends at its own deadline alone, and says again why."""
+    said: list[str] = []
+    used = "used: requests.memory=62Gi, limited: requests.memory=64Gi"
+    message = f'pods "x" is forbidden: exceeded quota: jukebox, requested: requests.memory=4Gi, {used}'
+    name = f"{running.workflow_of(RUN)}.root.make.executor"
+    status = {"phase": "Running", "nodes": {"1": {"name": name, "phase": "Pending", "message": message}}}
+    running.cluster.set_status(running.workflow_of(RUN), status)
+    running.set(RUN, started=False)
+    failed = failure(running, 0.5, said=said)
+    assert failed.state == "timeout"
+    line = "make waits: the quota jukebox is used up: requests.memory: 4Gi more than 62Gi of 64Gi."
+    assert f"\n{line}" in str(failed)
+    assert sum(each.startswith(f"  {line}") for each in said) == 1
+
+
+def test_out_of_memory_comes_first_and_the_log_of_the_gone_pod_with_it(
+    running: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is read as soon as it has failed: the server has none, and the pod goes before the run ends."""
+    said: list[str] = []
+    running.set(RUN, MADE, ("train", "RUNNING", ""))
+    pod = running.cluster.add_pod(RUN, "train", LIMIT, phase="Failed", containerStatuses=KILLED)
+    running.cluster.logs[pod["metadata"]["name"]] = f"{LAUNCHED}epoch 1 of https://ada:pass@h/x?Signature=abc\n\udcff"
+
+    def end() -> None:
+        until(lambda: any("train: out of memory" in line for line in said))
+        running.cluster.remove_pods()
+        # Without a log of this step.
+        running.set(RUN, MADE, ("train", "FAILED", ""), code=1)
+
+    def refuse(run: str, node: str) -> str:
+        raise RequestRefused(200, "The specified key does not exist")
+
+    watching = watch(running, said=said)
+    monkeypatch.setattr(watching.kfp, "log", refuse)
+    with meanwhile(end), pytest.raises(RunFailed) as failed:
+        watching.wait(RUN, LONG)
+    why = (
+        "train: out of memory (exit code 137): its limit is 4Gi. Raise step-memory in manifests/settings/settings.yaml."
+    )
+    assert failed.value.why == why
+    first, second, *rest = str(failed.value).splitlines()
+    assert (first, second) == (f"Run {RUN} ended as FAILED; failed: train.", why)
+    assert rest == ["", "train:", "  epoch 1 of https://h/x?…", "  \N{REPLACEMENT CHARACTER}"]
+
+
+def test_an_attempt_that_a_better_one_followed_is_no_reason(running: World) -> None:
+    running.set(RUN, ("make", "SUCCEEDED", ""), ("train", "FAILED", TRACEBACK), code=1)
+    running.cluster.add_pod(
+        RUN, "make", phase="Failed", reason="Evicted", message="The node was low on resource: memory"
+    )
+    failed = failure(running)
+    assert "Evicted" not in str(failed)
+    assert failed.why == "train: ValueError: too many: 102"
+
+
+def test_why_is_what_a_step_logs_as_an_error(running: World) -> None:
+    ended = "2026-11-27 10:00:01,000 INFO step train failed after 1.00 s, peak memory 50 MiB"
+    log = f"2026-11-27 10:00:00,000 ERROR GateRefused: loss 1.7, expected 1.4\nUse more data.\n{ended}"
+    running.set(RUN, MADE, ("train", "FAILED", log), code=1)
+    assert failure(running).why == "train: GateRefused: loss 1.7, expected 1.4"
+
+
+def test_what_several_steps_lack_is_said_once(running: World) -> None:
+    running.set(RUN, started=False)
+    for step in ("make", "train"):
+        running.cluster.add_pod(RUN, step, phase="Pending", containerStatuses=[{"state": {"waiting": PULL}}])
+    failed = failure(running, 0.5, pace=Pace(poll=0.02))
+    assert f"\nmake, train cannot start: ErrImagePull: failed to pull r/x. {REMEDY}" in str(failed)
+
+
 def test_an_image_whose_reasons_alternate_is_told_once(running: World) -> None:
     assert looks(running, *[("Pending", PULL), ("Pending", BACK_OFF), ("Pending", CREATING)] * 5) == TOLD
 
@@ -410,6 +512,63 @@ def test_a_run_that_is_tried_again_while_it_is_concluded_is_followed_on(running:
         watch(running, Pace(poll=0.02, settle=1), said).wait(RUN, LONG)
 
 
+def test_a_driver_that_was_tried_thrice_is_named_once(running: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = running.workflow_of(RUN)
+    running.set(RUN, code=1)
+    until(lambda: running.service.runs[RUN]["state"] == "FAILED")
+    monkeypatch.setattr(running.service, "tick", lambda: None)
+    attempts = [{"task_id": str(n), "display_name": "root-driver", "state": "FAILED"} for n in range(3)]
+    running.service.runs[RUN]["run_details"]["task_details"] = attempts
+    forbidden = 'pods "x-{}" is forbidden: error looking up service account ada/nope: serviceaccount "nope" not found'
+    nodes = {
+        str(n): {"name": f"{workflow}.root-driver({n})", "phase": "Error", "message": forbidden.format(n)}
+        for n in range(3)
+    }
+    nodes["4"] = {"name": workflow, "phase": "Failed", "message": "No more retries left"}
+    running.cluster.set_status(workflow, {"phase": "Failed", "nodes": nodes})
+    text = str(failure(running))
+    assert "; failed: root-driver.\n" in text
+    assert text.count("error looking up service account") == 1
+    assert "No more retries left" not in text
+
+
+@pytest.mark.parametrize("gone", ["run", "workflow"])
+def test_a_run_that_was_deleted_ends_the_wait(running: World, gone: str) -> None:
+    said: list[str] = []
+    running.set(RUN, ("make", "RUNNING", ""))
+
+    def delete() -> None:
+        until(lambda: "  make: running" in said)
+        if gone == "run":
+            running.service.answer("DELETE", f"/apis/v2beta1/runs/{RUN}", {}, b"")
+        else:
+            del running.cluster.objects["workflows", running.workflow_of(RUN)]
+
+    with meanwhile(delete), pytest.raises(RunFailed) as failed:
+        watch(running, said=said).wait(RUN, LONG)
+    assert failed.value.state == "deleted"
+    assert f"{'deleted' if gone == 'run' else 'has no workflow any more'}" in str(failed.value)
+
+
+def test_a_workflow_that_cannot_be_seen_is_not_gone(running: World) -> None:
+    running.set(RUN, ("make", "RUNNING", ""))
+    running.cluster.forbidden = {"workflows"}
+    assert failure(running, 0.5).state == "timeout"
+
+
+@pytest.mark.parametrize("kind", ["pods", "events", "workflows", "pods/log"])
+def test_a_right_that_is_missing_is_one_sentence(running: World, kind: str) -> None:
+    said: list[str] = []
+    running.cluster.forbidden = {kind}
+    running.set(RUN, ("make", "RUNNING", ""))
+    running.cluster.add_pod(RUN, "make", phase="Pending")
+    running.cluster.add_pod(RUN, "train", phase="Failed", containerStatuses=KILLED)
+    assert failure(running, 0.3, said=said).state == "timeout"
+    told = [line for line in said if "forbidden" in line]
+    assert len(told) == 1
+    assert told[0].startswith("What hinders a pod of the run will not be seen: The cluster refuses: ")
+
+
 def test_the_last_states_of_the_steps_are_waited_for(running: World) -> None:
     """The server shows the run's end first, and then that of its steps."""
     running.service.late = 0.3
@@ -469,3 +628,58 @@ def test_the_command_ends_with_0_only_for_success(
     assert result.exit_code == code
     assert isinstance(result.exception, RunFailed) is bool(code)
     assert (tmp_path / "state").read_text() == state
+    assert bool((tmp_path / "why").read_text()) is bool(code)
+
+
+def test_a_server_that_keeps_us_out_leaves_a_word_too(
+    running: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Pace", lambda **_: QUICK)
+    running.tokens.clear()
+    result = CliRunner().invoke(app, ["wait", RUN, "--result-dir", str(tmp_path)])
+    assert isinstance(result.exception, AccessDenied)
+    assert (tmp_path / "state").read_text() == "unknown"
+    assert (
+        (tmp_path / "why").read_text().startswith("The server does not let you in: it answers 401. Log in (oc login)")
+    )
+
+
+def test_the_pods_of_a_server_for_one_user_are_elsewhere(
+    kubeflow: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They are in the server's namespace, so a workflow that is not in ours says nothing."""
+    kubeflow.service.access = None
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
+    parameters = {"data_version": DATA_VERSION}
+    start(kubeflow.kfp(), f"{PIPELINE}-000000000001", experiment="jukebox", key="uid-1", parameters=parameters)
+    kubeflow.cluster.objects.pop(("workflows", kubeflow.workflow_of(RUN)))
+    monkeypatch.setattr(module, "Pace", lambda **_: QUICK)
+    result = CliRunner().invoke(app, ["wait", RUN, "--timeout", "0.01"])
+    assert "What hinders a pod of the run will not be seen. The server is for a single user" in result.output
+    assert isinstance(result.exception, RunFailed)
+    assert result.exception.state == "timeout"
+
+
+def test_the_clusters_token_is_read_again(running: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Given a pod whose token is replaced while it waits, then the cluster's API is shown the new one."""
+
+    class Hasty(incluster_config.InClusterConfigLoader):  # type: ignore[misc]
+        """The client reads the file again after a minute."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._token_refresh_period = timedelta(0)
+
+    token, url = tmp_path / "token", urlsplit(running.cluster.url)
+    token.write_text("first")
+    monkeypatch.setattr(kubernetes_api, "POD", tmp_path)
+    monkeypatch.setattr(incluster_config, "InClusterConfigLoader", Hasty)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(running.ca))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(url.hostname))
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(url.port))
+    cluster = Cluster(NAMESPACE)
+    cluster.pods(RUN)
+    token.write_text("second")
+    cluster.pods(RUN)
+    assert running.cluster.bearers[-2:] == ["first", "second"]

@@ -36,7 +36,9 @@ class Cluster:
     denied: set[tuple[str, str, str]] = field(default_factory=set)  # verb, resource and account ("": who asks)
     tokens: dict[str, tuple[str, str]] = field(default_factory=dict)  # token: user and audience
     paths: dict[str, Resource] = field(default_factory=dict)  # what is answered where no resource is
+    logs: dict[str, str] = field(default_factory=dict)  # of the container main of each pod, by name
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    bearers: list[str] = field(default_factory=list)  # the tokens of who asked
     url: str = ""
     _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -61,14 +63,21 @@ class Cluster:
         self.objects[plural, metadata["name"]] = resource
         return resource
 
-    def add_pod(self, run_id: str, step: str, **status: Any) -> None:
+    def add_pod(self, run_id: str, step: str, spec: Resource | None = None, **status: Any) -> Resource:
         """Add the pod of a run's step."""
         metadata = {
             "name": f"prod-train-save-x2v9k-system-container-impl-{len(self.objects)}",
             "labels": {"pipeline/runid": run_id},
             "annotations": {"workflows.argoproj.io/node-name": f"prod-train-save-x2v9k.root.{step}.executor"},
         }
-        self.add("pods", {"metadata": metadata, "status": status})
+        return self.add("pods", {"metadata": metadata, "spec": spec or {}, "status": status})
+
+    def add_event(self, about: Resource, reason: str, message: str, *, kind: str = "Warning", at: str = "") -> None:
+        """Add an event about a resource."""
+        metadata = {"name": f"{about['metadata']['name']}.{len(self.objects)}"}
+        involved = {key: about["metadata"][key] for key in ("name", "uid")}
+        event = {"type": kind, "reason": reason, "message": message, "lastTimestamp": at or now()}
+        self.add("events", {"metadata": metadata, "involvedObject": involved, **event})
 
     def remove_pods(self) -> None:
         self.objects = {key: value for key, value in self.objects.items() if key[0] != "pods"}
@@ -83,10 +92,15 @@ class Cluster:
         file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **named, "current-context": "here"}))
         return file
 
-    def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> tuple[int, Resource]:
+    def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> tuple[int, Resource | str]:
         self.asked.append((method, path, body))
         if path in self.paths:
             return 200, self.paths[path]
+        if found := re.fullmatch(rf"/api/v1/namespaces/{self.namespace}/pods/([^/]+)/log", path):
+            if "pods/log" in self.forbidden:
+                return _status(403, 'pods "x" is forbidden: User "me" cannot get resource "pods/log"')
+            log = self.logs.get(found[1]) if query["container"] == "main" else None
+            return (200, log) if log is not None else _status(404, f'pods "{found[1]}" not found')
         found = re.fullmatch(rf"/(?:api|apis/[^/]+)/[^/]+/(?:namespaces/{self.namespace}/)?(\w+)(?:/([^/]+))?", path)
         if not found:
             return _status(404, "the server could not find the requested resource")
@@ -100,6 +114,8 @@ class Cluster:
         if method == "GET" and not name:
             wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
             items = [each for each in self.list(plural) if wanted.items() <= each["metadata"].get("labels", {}).items()]
+            if about := query.get("fieldSelector", "").removeprefix("involvedObject.name="):
+                items = [each for each in items if each["involvedObject"]["name"] == about]
             return 200, {"kind": "List", "items": items}
         name = name or body["metadata"]["name"]
         before = self.objects.get((plural, name))
@@ -193,10 +209,12 @@ def serve_cluster(cluster: Cluster, certificate: Path) -> Iterator[Cluster]:
             url = urlsplit(self.path)
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             query = {key: values[0] for key, values in parse_qs(url.query).items()}
+            cluster.bearers.append(self.headers.get("Authorization", "").partition(" ")[2])
             code, body = cluster.answer(self.command, url.path, query, json.loads(content) if content else None)
-            answer = json.dumps(body).encode()
+            # A log is no JSON, and its bytes are as the step wrote them.
+            answer = body.encode(errors="surrogateescape") if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/plain" if isinstance(body, str) else "application/json")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
