@@ -395,7 +395,7 @@ def test_a_number_that_is_not_finite_is_no_parameter(applied: World, number: str
     text = f'{{"thresholds": {{"top5_floor": {number}}}}}'
     result = CliRunner().invoke(app, ["start", VERSION, "--data-version", DATA_VERSION, "--parameters", text])
     assert isinstance(result.exception, SettingsInvalid)
-    assert "--parameters is no JSON" in str(result.exception)
+    assert "--parameters is not " in str(result.exception)
     assert not applied.service.runs
 
 
@@ -409,7 +409,7 @@ def test_the_experiment_is_made_once(applied: World) -> None:
 def test_parameters_that_are_no_object_are_a_usage_error(applied: World, text: str) -> None:
     result = CliRunner().invoke(app, ["start", VERSION, "--parameters", text])
     assert isinstance(result.exception, SettingsInvalid)
-    assert "--parameters is no JSON" in str(result.exception)
+    assert "--parameters is not " in str(result.exception)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)

@@ -13,8 +13,10 @@ from kubernetes.config import kube_config
 from pipeline.errors import RequestRefused, RunFailed
 from pipeline.kfp_server import Json
 from scripts.kubernetes_api import RUN_LABEL, Cluster
+from scripts.outcome import look_up
 from scripts.wait import Pace, Watch
 from tests.cluster import node, stand_ins
+from tests.cluster.images import PYTHON
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.test_node import pod
 
@@ -215,3 +217,24 @@ def test_a_pod_that_a_quota_refuses(pods: Pods, run: str, hard: Json, state: str
         pods.kubectl("delete", "resourcequota", "full")
     assert found.state == state
     assert why in str(found)
+
+
+@pytest.mark.usefixtures("tekton")
+def test_what_the_tasks_of_a_run_say_is_found(
+    kubectl: Kubectl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A task that has failed at its second attempt has results, too."""
+
+    def task(name: str, script: str, *results: str, **more: Any) -> Json:
+        steps = [{"name": name, "image": PYTHON, "script": script}]
+        return {"name": name, "taskSpec": {"results": [{"name": each} for each in results], "steps": steps}, **more}
+
+    start = task("start", "printf 6f1c3c2e > $(results.run-id.path)", "run-id")
+    fails = "printf 'train-model: out of memory' > $(results.why.path); exit 1"
+    wait = task("wait", fails, "why", runAfter=["start"], retries=1)
+    spec = {"pipelineSpec": {"tasks": [start, wait, task("promote", "true", runAfter=["wait"])]}}
+    kubectl.apply({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {"name": "push-1"}, "spec": spec})
+    kubectl.finished("pipelinerun/push-1")
+    monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", kubectl.kubeconfig)
+    monkeypatch.setenv("JUKEBOX_NAMESPACE", kubectl.namespace)
+    assert look_up("push-1") == ("train-model: out of memory", "6f1c3c2e"), capsys.readouterr().out
