@@ -380,6 +380,16 @@ def test_reasons_that_alternate_are_given_up_in_the_end(running: World, monkeypa
     assert failed.value.state == "stuck"
 
 
+def test_an_image_that_is_not_there_is_given_up_though_the_kubelet_says_so_only_once(
+    running: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    states = [("Pending", {**PULL, "message": "r/x: not found"}), *[("Pending", BACK_OFF)] * 50]
+    with pytest.raises(RunFailed, match=r"is stuck: make cannot start: ErrImagePull: r/x: not found\. Push the image"):
+        looks(running, *states, pace=Pace(stuck=1000, sure=20))
+
+
 def test_a_failure_that_only_the_workflow_tells_is_shown(running: World) -> None:
     """Fact 2, for a service account that is missing: no pod, no log."""
     message = 'pods "x" is forbidden: error looking up service account ada-jukebox/nope'
