@@ -30,9 +30,14 @@ MISSING = re.compile(
 )
 KEY = re.compile(r"couldn't find key (\S+) in (\S+) (\S+)|references non-existent (?:secret|config) key: (\S+)")
 KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
+# What is not shown of a log; the numbers are bounds on how long one character is looked at.
+PRIVATE_NAME = r"\w{0,30}(?:password|passwd|secret|token|access_key|credential)\w{0,30}"
+PRIVATE = re.compile(
+    rf"(\b(?:bearer|basic) |{PRIVATE_NAME}[\"']?(?:=|: ?(?=[\"']))[\"']?)[^\s\"',;&]{{4,}}", re.IGNORECASE
+)
 QUOTA = re.compile(r"exceeded quota: ([^,]+), requested: (.+), used: (.+), limited: (.+)")
 # Of a scheduler's words, the setting that they are about; each kind of pods has its own.
-TOO_SMALL = {"Insufficient memory": "memory", "Insufficient cpu": "cpu", "Insufficient nvidia.com/gpu": "gpus"}
+TOO_SMALL = re.compile(r"Insufficient (?:(memory)|(cpu)|([\w.-]+/[\w.-]+))")
 NOWHERE = {"node affinity/selector": "nodes", "untolerated taint": "taint", "volume node affinity": "nodes"}
 KILLED, LIMIT = 137, 400  # an exit code: 128 and SIGKILL; and the most characters of a text that is not ours
 
@@ -145,7 +150,7 @@ def cause_of_node(node: Resource) -> Cause:
         return Cause(name, step, "quota", text, fate)
     if node.get("phase") != "Pending":
         killed = "OOMKilled" in message or f"exit code {KILLED}" in message
-        text = _memory(step, "", "") if killed else _short(message)
+        text = _memory(step, "", "", sure="OOMKilled" in message) if killed else _short(message)
         return Cause(name, step, "failed", _plain(text), Fate.FAILED)
     text, fate = _lacking(message)
     return Cause(name, step, "refused", _plain(text), fate)
@@ -157,8 +162,9 @@ def _containers(pod: Resource) -> list[Resource]:
 
 
 def cleaned(text: str) -> str:
-    """Return the text without what a URL in it may keep secret."""
-    return re.sub(r"\w+://[^\s\"']+", lambda url: redact(url[0]), text)
+    """Return the text without what is secret in a URL, in a header, or in what is assigned to a name that says so."""
+    text = re.sub(r"\w{1,20}://[^\s\"']+", lambda url: redact(url[0]), text)
+    return PRIVATE.sub(r"\1…", text)
 
 
 def _plain(text: str) -> str:
@@ -233,9 +239,9 @@ def _place(pod: Resource, step: str, message: str) -> str:
     """What to do about a pod for which there is no node."""
     if _is_driver(step):
         return ""
-    for words, size in TOO_SMALL.items():
-        if words in message:
-            return f"Lower {'train' if step == 'train-model' else 'step'}-{size} in {SETTINGS}, or add such a node."
+    if found := TOO_SMALL.search(message):
+        size = found[1] or found[2] or "gpus"
+        return f"Lower {'train' if step == 'train-model' else 'step'}-{size} in {SETTINGS}, or add such a node."
     claims = any("persistentVolumeClaim" in volume for volume in pod.get("spec", {}).get("volumes", ()))
     kind = "train-" if step == "train-model" else "store-" if claims else ""
     for words, setting in NOWHERE.items():

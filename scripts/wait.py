@@ -11,6 +11,7 @@ import typer
 
 from pipeline.errors import (
     AccessDenied,
+    ClusterAway,
     ClusterRefuses,
     JukeboxError,
     RequestRefused,
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 LOG_LINES = 30
+LINE = 1000  # characters of each
 READ_LINES = 300  # of a pod's log: its step's last lines come before what its launcher says of its end
 SHORT = 400  # characters of why a run failed, for where there is room for a line
 # Argo's name for a whole workflow: what `jukebox compile` calls the pipeline, and five characters.
@@ -45,8 +47,10 @@ NOT_OURS = re.compile(
 )
 LOGGED_ERROR = re.compile(r"[\d-]+ [\d:,]+ ERROR (.+)")
 LAST_WORDS = "Component failed to execute successfully"
-# What Argo says of a step that ended with an error, and of those that hold it: nothing.
-EMPTY_WORDS = re.compile(r"(main: )?Error \(exit code (?!137\))\d+\)$|child '|No more retries left|^$")
+# What Argo says of a step that ended with an error, of those that hold it, and of a pod that is coming up: nothing.
+EMPTY_WORDS = re.compile(
+    r"(main: )?Error \(exit code (?!137\))\d+\)$|child '|No more retries left|PodInitializing$|ContainerCreating$|^$"
+)
 # Argo's node of a pod that the cluster refuses: it stays Pending, and Argo tries again and again.
 NO_POD = re.compile(r"forbidden|exceeded quota|denied")
 
@@ -384,8 +388,10 @@ class Watch:
             problem: ServerUnavailable = error
         except ServerUnavailable as error:
             problem = error
-        if "cluster" not in self._said:
-            self._once("cluster", f"What hinders a pod of the run will not be seen: {problem}")
+        kind = type(problem).__name__
+        if kind not in self._said:
+            until = " until it does" if isinstance(problem, ClusterAway) else ""
+            self._once(kind, f"What hinders a pod of the run will not be seen{until}: {problem}")
         return None
 
     def _lasts(self, what: str) -> float:
@@ -427,7 +433,7 @@ def tail(log: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     # Nothing but the launcher spoke: a driver, or a step that was killed.
     lines = lines or log.splitlines()
-    return cleaned("\n".join(f"  {line}" for line in lines[-LOG_LINES:]))
+    return cleaned("\n".join(f"  {line[:LINE]}" for line in lines[-LOG_LINES:]))
 
 
 def _said(log: str) -> str:

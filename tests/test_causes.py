@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scripts.causes import Fate, cause_of_node, causes_of_pod, has_failed, has_started, step_of_node
+from scripts.causes import Fate, cause_of_node, causes_of_pod, cleaned, has_failed, has_started, step_of_node
 from scripts.kubernetes_api import Resource
 
 DIGEST = "sha256:" + "a" * 64
@@ -148,6 +148,8 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
         ),
         (pod("fetch-data", **unschedulable("1 Insufficient cpu.")), "Lower step-cpu in", Fate.LASTS),
         (pod(**unschedulable("1 Insufficient nvidia.com/gpu.")), "Lower train-gpus in", Fate.LASTS),
+        (pod(**unschedulable("1 Insufficient amd.com/gpu.")), "Lower train-gpus in", Fate.LASTS),
+        (pod(**unschedulable("1 Insufficient ephemeral-storage.")), "Insufficient ephemeral-storage.", Fate.LASTS),
         (
             pod("publish-model", CLAIMED, **unschedulable("1 node(s) didn't match Pod's node affinity/selector.")),
             "See store-nodes in",
@@ -380,6 +382,7 @@ def test_why_there_is_no_pod(message: str, text: str, fate: Fate) -> None:
             "main: OOMKilled (exit code 137)",
             "train-model: out of memory (exit code 137). Raise train-memory in",
         ),
+        ("Error (exit code 137)", "train-model: killed, most likely for its memory (exit code 137). Raise "),
         ("pod deleted", "train-model: pod deleted"),
     ],
 )
@@ -394,6 +397,24 @@ def test_what_a_url_keeps_secret_is_not_shown() -> None:
     assert "https://r/v2/?…" in said
     assert "pass" not in said
     assert "abc" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Authorization: Bearer eyJhbGciOi.J9-x_y", "Authorization: Bearer …"),
+        ("AWS_SECRET_ACCESS_KEY=abcd/efgh+1 and more", "AWS_SECRET_ACCESS_KEY=… and more"),
+        ('{"password": "hunter22", "rows": 3}', '{"password": "…", "rows": 3}'),
+        ("db_password='hunter22'", "db_password='…'"),
+        # What is no secret is left as it is.
+        ('secret "jukebox-s3" not found', 'secret "jukebox-s3" not found'),
+        ("requests.memory=4Gi", "requests.memory=4Gi"),
+        ("the token has expired", "the token has expired"),
+        ("SettingsInvalid: token: expected a file", "SettingsInvalid: token: expected a file"),
+    ],
+)
+def test_a_secret_in_a_log_is_not_shown(text: str, shown: str) -> None:
+    assert cleaned(text) == shown
 
 
 def test_a_text_that_does_not_end_is_cut_and_one_line() -> None:
