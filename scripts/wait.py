@@ -52,7 +52,7 @@ EMPTY_WORDS = re.compile(
     r"(main: )?Error \(exit code (?!137\))\d+\)$|child '|No more retries left|PodInitializing$|ContainerCreating$|^$"
 )
 # Argo's node of a pod that the cluster refuses: it stays Pending, and Argo tries again and again.
-NO_POD = re.compile(r"forbidden|exceeded quota|denied")
+NO_POD = re.compile(r"forbidden|exceeded quota|denied|webhook")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from scripts.start import run_id_of, start
 from scripts.wait import Pace, Watch, was_terminated
 from tests.kfp.execution import Look
 from tests.kfp.service import Answer
-from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
+from tests.kfp.world import AUDIENCE_TOKEN, DATA_VERSION, NAMESPACE, World, compiled
 
 pytest_plugins = ("tests.kfp.fixtures",)
 RUN = run_id_of("uid-1")
@@ -668,6 +668,16 @@ def test_the_pods_of_a_server_for_one_user_are_elsewhere(
     assert "What hinders a pod of the run will not be seen. The server is for a single user" in result.output
     assert isinstance(result.exception, RunFailed)
     assert result.exception.state == "timeout"
+
+
+def test_the_token_for_kubeflows_server_is_read_again(kubeflow: World, tmp_path: Path) -> None:
+    kfp = kubeflow.kfp(0)
+    assert kfp.run(RUN) is None
+    kubeflow.cluster.tokens["a-newer-token"] = kubeflow.cluster.tokens.pop(AUDIENCE_TOKEN)
+    with pytest.raises(AccessDenied, match="answers 401"):
+        kfp.experiment("jukebox")
+    (tmp_path / "token").write_text("a-newer-token\n")
+    assert kfp.experiment("jukebox") is None
 
 
 def test_the_clusters_token_is_read_again(running: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
