@@ -2,13 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Literal
 
 import pandera.polars as pa
 import polars as pl
 
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, Feature
+from pipeline.schema import (
+    COUNTRY,
+    COUNTRY_CODE,
+    DATE,
+    FEATURE_NAMES,
+    FEATURES,
+    ID,
+    MOST_CHARTS,
+    MOST_SONGS,
+    RANK,
+    Feature,
+)
 
 PRESENT = "neither null nor NaN"
 FIRST_DAY = date(2000, 1, 1)  # before there were streaming charts; 1970 is what a missing or misread time becomes
@@ -27,6 +38,10 @@ class Limits:
     """Countries, at least: a softmax over one has nothing to decide."""
     days: int = 2
     """Days, at least: the later ones are the test."""
+    most_songs: int = MOST_SONGS
+    """Songs, and ids in the rankings, at most."""
+    most_charts: int = MOST_CHARTS
+    """Charts, pairs of a country and a day, at most."""
     orphans: float = 0.01
     """Share of the rankings whose id has no song, at most: they are lost for training. The real charts have none."""
     duplicates: float = 0.001
@@ -71,16 +86,18 @@ _SONG_ID, _ID = f"songs.{ID}", f"rankings.{ID}"
 _COUNTRY, _DATE, _RANK = f"rankings.{COUNTRY}", f"rankings.{DATE}", f"rankings.{RANK}"
 _FEATURES = tuple(f"songs.{name}" for name in FEATURE_NAMES)
 
+_OTHER_TABLE = "Look whether this is the right table; pipeline/schema.py has the limits, which stand for memory."
+_TO_LEARN_FROM = "Give more days and more songs that differ; pipeline/splits.py says which are held out."
+
 RULES: dict[str, Rule] = {
     "songs-readable": Rule("Write or fetch the files anew.", "the files can be read"),
     "rankings-readable": Rule("Write or fetch the files anew.", "the files can be read"),
+    "songs-size": Rule(_OTHER_TABLE, "the steps can hold the songs in memory"),
+    "rankings-size": Rule(_OTHER_TABLE, "the steps can hold the charts and their songs in memory"),
     "songs-columns": Rule("Name the columns as the contract does.", "all columns are there"),
     "rankings-columns": Rule("Name the columns as the contract does.", "all columns are there"),
     "songs-types": Rule("Convert the columns where they are written.", "all columns have their types"),
-    "rankings-types": Rule(
-        "Convert the columns where they are written; a day is a Date or a Datetime, not a text.",
-        "all columns have their types",
-    ),
+    "rankings-types": Rule("Convert the columns where they are written.", "all columns have their types"),
     "songs-complete": Rule(
         "Fill in what is missing, or leave such songs out.",
         "each song has an id and all features",
@@ -119,8 +136,14 @@ RULES: dict[str, Rule] = {
     ),
     "dates": Rule(
         "Correct the days; often a unit was misread.",
-        "no day is in the future or before 2000",
+        "no day is after tomorrow or before 2000",
         needs=(_DATE,),
+    ),
+    "days-ahead": Rule(
+        "At UTC+14 it may be tomorrow already; elsewhere, look at the clock and the time zone of what writes the days.",
+        "no day is ahead of UTC",
+        needs=(_DATE,),
+        severity="warning",
     ),
     "ranks": Rule(
         "Correct the ranks, or leave such rows out.",
@@ -143,6 +166,8 @@ RULES: dict[str, Rule] = {
     "enough-songs": Rule("Give more days or countries.", needs=(_ID, _COUNTRY, _SONG_ID)),
     "enough-countries": Rule("Give more countries.", needs=(_COUNTRY,)),
     "enough-days": Rule("Give more days.", needs=(_COUNTRY, _DATE)),
+    "enough-to-train": Rule(_TO_LEARN_FROM, needs=(_ID, _COUNTRY, _DATE, _SONG_ID, *_FEATURES)),
+    "enough-to-validate": Rule(_TO_LEARN_FROM, needs=(_ID, _COUNTRY, _DATE, _SONG_ID, *_FEATURES)),
     "charts-complete": Rule("Look what dropped the rows.", needs=(_COUNTRY, _DATE, _RANK), severity="warning"),
     "days-consecutive": Rule("Fetch the missing days, if there are any.", needs=(_COUNTRY, _DATE), severity="warning"),
     "freshness": Rule("Look whether the charts are still collected.", needs=(_COUNTRY, _DATE), severity="warning"),
@@ -161,7 +186,7 @@ RULES: dict[str, Rule] = {
 }
 
 # Columns of the charts that count rankings which break a rule.
-COUNTS = ("ids_missing", "ranks_missing", "ranks_outside")
+COUNTS = ("ranks_missing", "ranks_outside")
 
 
 def _feature(feature: Feature) -> pa.Column:
@@ -189,14 +214,6 @@ SONG_ROWS = pa.DataFrameSchema(
         **{feature.name: _feature(feature) for feature in FEATURES},
     }
 )
-RANKING_ROWS = pa.DataFrameSchema(  # the columns and their types alone: the rows are reduced first
-    {
-        ID: pa.Column(pl.String),
-        COUNTRY: pa.Column(pl.String, nullable=True),
-        DATE: pa.Column(pl.Date),
-        RANK: pa.Column(pl.Float64),
-    }
-)
 ENTRY_ROWS = pa.DataFrameSchema({ID: pa.Column(pl.String)})
 TOTAL_ROWS = pa.DataFrameSchema(
     {
@@ -214,17 +231,19 @@ TOTAL_ROWS = pa.DataFrameSchema(
 
 
 def chart_rows(today: date) -> pa.DataFrameSchema:
-    """A row a country and day, with what its rankings have."""
+    """A row a country and day, with what its rankings have; ``today`` is that of UTC."""
     code = pa.Check.str_matches(
-        "^[A-Z]{2}$", name="country-codes", description="two capital letters, or null for the Global chart"
+        f"^{COUNTRY_CODE}$", name="country-codes", description="two capital letters, or null for the Global chart"
     )
-    day = pa.Check.in_range(FIRST_DAY, today, name="dates", description=f"a day from {FIRST_DAY} to {today}")
+    tomorrow = today + timedelta(days=1)
+    day = pa.Check.in_range(FIRST_DAY, tomorrow, name="dates", description=f"a day from {FIRST_DAY} to {tomorrow}")
+    ahead = pa.Check.ne(tomorrow, name="days-ahead", description=f"a day up to {today}, which it is now in UTC")
     present = pa.Check.eq(0, name="rankings-complete", description=PRESENT)
     inside = pa.Check.eq(0, name="ranks", description=f"a whole number from 1 to {CHART_PLACES}")
     return pa.DataFrameSchema(
         {
             COUNTRY: pa.Column(pl.String, code, nullable=True),
-            DATE: pa.Column(pl.Date, day),
+            DATE: pa.Column(pl.Date, [day, ahead]),
             "ranks_missing": pa.Column(pl.Int64, present, title=RANK),
             "ranks_outside": pa.Column(pl.Int64, inside, title=RANK),
         }

@@ -15,6 +15,12 @@ COUNTRY = "country"
 DATE = "snapshot_date"
 RANK = "daily_rank"
 
+COUNTRY_CODE = "[A-Z]{2}"  # ISO 3166-1 alpha-2
+# More than this is another table: since 2000, songs of the charts, and charts of 72 countries. The steps hold a row of
+# each in memory, and with these they stay below 2 GiB.
+MOST_SONGS = 1_000_000
+MOST_CHARTS = 2_000_000
+
 # The names of the served model's one input, float32[batch, 13], and one output, float32[batch, countries].
 INPUT = "features"
 OUTPUT = "probabilities"

@@ -168,7 +168,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("a link to no file", "songs-readable", "songs cannot be read", damage=_dangling_link),
     Corruption("a file that was cut off", "rankings-readable", "rankings cannot be read", damage=_cut_off),
     Corruption("a file with spoilt pages", "rankings-readable", "rankings cannot be read", damage=_overwritten),
-    Corruption("parts of different types", "rankings-readable", RANK, damage=_parts_that_differ),
+    Corruption("parts of different types", "rankings-types", "in part-00001.parquet", damage=_parts_that_differ),
     Corruption("songs and rankings swapped (songs)", "songs-columns", "swapped", _swapped),
     Corruption("songs and rankings swapped (rankings)", "rankings-columns", "swapped", _swapped),
     # columns

@@ -1,27 +1,29 @@
 """Validate data: does it keep its contract, and how far is it from what the champion was trained on.
 
-The songs, some ten thousand, are checked row by row. The rankings, millions, are first reduced in two streaming scans
-to a row a chart (a country and a day) and a row a song, which are checked in their place. Then totals are held against
+The songs, some ten thousand, are checked row by row. The rankings, millions, are first reduced, a batch at a time, to a
+row a chart (a country and a day) and a row a song, which are checked in their place. Then totals are held against
 limits. All that is wrong is named at once; an error stops the pipeline, a warning does not.
 """
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandera.polars as pa
 import polars as pl
+from numpy.typing import NDArray
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 
 from pipeline.data_profile import describe, shift
 from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
 from pipeline.log import log
+from pipeline.parts import Batch, Parts, Sums, TooMany, Unusable
 from pipeline.rules import (
     CHART_PLACES,
     COUNTS,
@@ -29,7 +31,6 @@ from pipeline.rules import (
     FIRST_DAY,
     LIMITS,
     PRESENT,
-    RANKING_ROWS,
     RULES,
     SONG_ROWS,
     TOTAL_ROWS,
@@ -39,15 +40,20 @@ from pipeline.rules import (
     feature_rows,
     shift_rows,
 )
-from pipeline.schema import COUNTRY, DATE, FEATURES, ID, RANK, RANKINGS, SONGS
+from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
+from pipeline.splits import SPLITS, first_later_day, hashes, split_of
 
 EXAMPLES = 5
 SENTENCES = 13  # as many as there are features
 SHOWN_NAMES = 40
 LONGEST_TEXT = 60
-READ_ERRORS = (pl.exceptions.PolarsError, OSError)
 ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<|[`"})
-KINDS = {pl.String: "a text", pl.Float64: "a number", pl.Date: "a Date or a Datetime"}
+SORTED = 1 << 22  # rankings whose songs are compared at once, 8 bytes each
+PLACES = [f"places_{word}" for word in range(-(-CHART_PLACES // 64))]  # uint64, a bit a place
+KNOWN_ID = pl.when(pl.col(ID) != "").then(ID).alias(ID)  # an empty id is a missing one
+
+Ints = NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 def validate_data(
@@ -68,18 +74,20 @@ def validate_data(
     ``shift``, by quantity, null without a reference. A check is left out where another one says that its columns
     cannot be used.
 
-    Integers of any width, floats and booleans are numbers; a Date or a Datetime of any unit is a day; a text is
-    neither.
+    Integers of any width, floats, decimals and booleans are numbers; a Date, a Datetime of any unit and an ISO date
+    that is stored as text are days; dictionary-encoded and binary text is text. ``today`` is that of UTC: a chart of
+    tomorrow, which it is already at UTC+14, is a warning, a later one an error.
 
     Raises DataInvalid, which names all failed checks of severity error; the report is written before.
     """
     found = _Found()
-    song_rows = _songs(songs, found)
-    charts, entries = _rankings(rankings, found)
+    song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
+    charts, entries = _used("rankings", rankings, RANKINGS, found, lambda parts: _reduced(parts, limits))
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
-    sound = charts.filter(pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, today))
+    tomorrow = today + timedelta(days=1)
+    sound = charts.filter(pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow))
     charted = song_rows.unique(subset=ID, keep="first", maintain_order=True).join(
-        entries.filter(pl.col("of_countries") > 0).select(ID, rows="of_countries"), on=ID
+        entries.filter(pl.col("of_countries") > 0).select(ID, "first", rows="of_countries"), on=ID
     )
     profile = {"songs": len(song_rows), **describe(charted, sound)}
 
@@ -90,7 +98,8 @@ def validate_data(
     countries = sound.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort("rows", COUNTRY)
     median = float(np.median(countries["rows"])) if len(countries) else 0.0
     _check_named(country_rows(limits, median), countries, found)
-    _check_totals(_totals(song_rows, charts, entries, profile, today, limits), found)
+    totals = _totals(song_rows, charts, entries, profile, today, limits)
+    _check_totals({**totals, **_learnable(charted, charts)}, found)
     moved = None
     if reference is None:
         found.notes["shift"] = "there is no champion to compare the data with"
@@ -179,6 +188,9 @@ class _Found:
     unusable: set[str] = field(default_factory=set)
 
     def add(self, rule: str, text: str, count: int = 1, examples: pl.DataFrame | None = None) -> None:
+        """Note a failed check; a KeyError where RULES does not have it, for nobody would ever hear of it."""
+        if rule not in RULES:
+            raise KeyError(f"the check {rule!r} has failed ({text}), and is not in RULES: one of the two is misspelt")
         self.violations.append(_Violation(rule, text, count, pl.DataFrame() if examples is None else examples))
 
     def checks(self) -> list[dict[str, Any]]:
@@ -230,102 +242,190 @@ def _complaint(errors: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _songs(folder: Path, found: _Found) -> pl.DataFrame:
+def _used(
+    table: str,
+    folder: Path,
+    contract: Mapping[str, type[pl.DataType]],
+    found: _Found,
+    reduce: Callable[[Parts], Result],
+) -> Result:
+    """What ``reduce`` makes of the table. A column that cannot be used is null, a table that cannot be is empty."""
+    try:
+        parts = Parts(folder, contract)
+        while True:
+            try:
+                result = reduce(parts)
+            except Unusable as error:
+                if not error.column:
+                    raise
+                # A value in the middle: the column is of another type than it seemed.
+                parts.faults[error.column] = error
+            else:
+                _tell(table, parts, found)
+                return result
+    except Unusable as error:
+        found.add(f"{table}-readable", f"{table} cannot be read: {error}")
+    except TooMany as error:
+        found.add(f"{table}-size", f"{table} has {error}")
+    found.unusable.update(f"{table}.{name}" for name in contract)
+    return reduce(Parts(None, contract))
+
+
+def _tell(table: str, parts: Parts, found: _Found) -> None:
+    """Note which columns cannot be used, and why."""
+    found.unusable.update(f"{table}.{name}" for name in parts.faults)
+    missing = [name for name in parts.faults if name not in parts.types]
+    if missing:
+        found.add(f"{table}-columns", _missing(table, missing, parts.types), len(missing))
+    for name, fault in parts.faults.items():
+        if name not in missing:
+            found.add(f"{table}-{fault.rule}", str(fault))
+
+
+def _songs(songs: Parts, limits: Limits) -> pl.DataFrame:
     """A row a song: ID, name, artists and the features, float64; a column that cannot be used is null throughout."""
-    try:
-        return _read(folder, "songs", SONG_ROWS, found).collect(engine="streaming")
-    except READ_ERRORS as error:
-        return _unreadable(folder, "songs", SONG_ROWS, found, error).collect()
+    if songs.rows > limits.most_songs:
+        raise TooMany(f"{songs.rows:,} rows, expected are at most {limits.most_songs:,}")
+    empty = pl.DataFrame(schema=songs.columns)
+    return pl.concat([empty, *songs.frames(list(songs.columns))]).with_columns(KNOWN_ID)
 
 
-def _rankings(folder: Path, found: _Found) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rankings as ``charts``, a row a country and day, and ``entries``, a row a song."""
-    try:
-        return _reduced(_read(folder, "rankings", RANKING_ROWS, found))
-    except READ_ERRORS as error:
-        return _reduced(_unreadable(folder, "rankings", RANKING_ROWS, found, error))
+def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rankings as ``charts``, a row a country and day, and ``entries``, a row a song.
 
+    ``charts``: COUNTRY, DATE and, int64, ``rows``, COUNTS, ``repeated`` (rows whose id the chart has already) and
+    ``doubled`` (rows whose rank, a valid one, the chart has already); ``last_place``, float64. ``entries``: ID and,
+    int64, ``rows`` and ``of_countries``; ``first``, the first day in the chart of a country.
 
-def _reduced(rankings: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    rank = pl.col(RANK)
-    charts = rankings.group_by(COUNTRY, DATE).agg(
-        pl.len().alias("rows"),
-        pl.col(ID).is_null().sum().alias("ids_missing"),
-        rank.is_null().sum().alias("ranks_missing"),
-        (~rank.is_between(1, CHART_PLACES) | (rank % 1 != 0)).sum().alias("ranks_outside"),
-        rank.max().alias("last_place"),
-        rank.n_unique().alias("places"),
-        # Hashes take a third of the memory. Two of the ids of a chart share one in about one of 10^16 charts.
-        pl.col(ID).hash().n_unique().alias("songs"),
+    Raises TooMany where there are more charts or ids than ``limits`` allow.
+    """
+    coded = _Coded(rankings)
+    charts = Sums(
+        [COUNTRY, DATE],
+        [pl.col("rows", *COUNTS).sum(), pl.col("last_place").max(), pl.col(PLACES).bitwise_or()],
+        limits.most_charts,
+        "pairs of a country and a day",
     )
-    entries = rankings.group_by(ID).agg(
-        pl.len().cast(pl.Int64).alias("rows"),
-        pl.col(COUNTRY).is_not_null().sum().cast(pl.Int64).alias("of_countries"),
+    entries = Sums(
+        [ID], [pl.col("rows", "of_countries").sum(), pl.col("first").min()], limits.most_songs, "different ids"
     )
-    charts_frame, entries_frame = pl.collect_all([charts, entries], engine="streaming")
-    counts = ("rows", *COUNTS, "places", "songs")
-    charts_frame = charts_frame.cast(dict.fromkeys(counts, pl.Int64)).with_columns(
-        # What is missing was counted as one more.
-        pl.col("places") - (pl.col("ranks_missing") > 0),
-        pl.col("songs") - (pl.col("ids_missing") > 0),
+    spans: list[tuple[Batch, int, int]] = []  # each batch with its first and its last day
+    for batch in (None, *rankings.batches):  # a batch of no rows first, which gives the sums their types
+        frame = coded.read(batch, (ID, COUNTRY, DATE, RANK))
+        charts.add(_of_charts(frame))
+        entries.add(_of_entries(frame))
+        days = frame[DATE].drop_nulls().to_numpy()
+        if batch and len(days):
+            spans.append((batch, int(days.min()), int(days.max())))
+    places = pl.sum_horizontal(pl.col(PLACES).bitwise_count_ones())
+    in_order = charts.total().sort(DATE, COUNTRY, nulls_last=True)
+    charts_frame = coded.texts(in_order).select(
+        COUNTRY,
+        pl.col(DATE).cast(pl.Date),
+        pl.col("rows", *COUNTS).cast(pl.Int64),
+        "last_place",
+        repeated=pl.Series(_repeated(coded, in_order, spans)),
+        doubled=pl.col("rows").cast(pl.Int64) - pl.col("ranks_missing") - pl.col("ranks_outside") - places,
+    )
+    entries_frame = coded.texts(entries.total()).select(
+        ID, pl.col("rows", "of_countries").cast(pl.Int64), pl.col("first").cast(pl.Date)
     )
     return charts_frame.sort(COUNTRY, DATE), entries_frame.sort(ID)
 
 
-def _read(folder: Path, table: str, schema: pa.DataFrameSchema, found: _Found) -> pl.LazyFrame:
-    """The columns of the contract, each of the schema's type; one that cannot be used is null throughout."""
-    frame = pl.scan_parquet(folder / "*.parquet")
-    types = frame.collect_schema()
-    columns = _types(schema)
-    frame = frame.with_columns(
-        _converted(name, types[name], wanted) for name, wanted in columns.items() if name in types
-    )
-    missing = []
-    for error in _errors(schema, frame):  # of a lazy frame pandera looks at the columns and their types alone
-        if error.reason_code is SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME:
-            missing.append(column := str(error.failure_cases))
+class _Coded:
+    """The rankings with numbers in the place of texts, which take less memory and are faster to compare."""
+
+    def __init__(self, rankings: Parts) -> None:
+        self._rankings = rankings
+        # Polars forgets the numbers of a categorical type as soon as there is no series of it.
+        self._numbered = {name: pl.Series(dtype=pl.Categorical(pl.Categories.random(name))) for name in (ID, COUNTRY)}
+
+    def read(self, batch: Batch | None, columns: Sequence[str]) -> pl.DataFrame:
+        """The columns of the batch: ID and COUNTRY as uint32, DATE as int32 days since 1970; None is one of no rows."""
+        if batch is None:
+            frame = pl.DataFrame(schema={name: self._rankings.columns[name] for name in columns})
         else:
-            column = error.schema.name
-            found.add(f"{table}-types", f"{column} is {types[column]}, expected is {KINDS[columns[column]]}")
-        found.unusable.add(f"{table}.{column}")
-    if missing:
-        found.add(f"{table}-columns", _missing(table, missing, types), len(missing))
-    return frame.select(
-        pl.lit(None, wanted).alias(name) if f"{table}.{name}" in found.unusable else name
-        for name, wanted in columns.items()
+            frame = self._rankings.read(batch, columns)
+        return frame.with_columns(KNOWN_ID).with_columns(
+            *(pl.col(name).cast(numbered.dtype).to_physical() for name, numbered in self._numbered.items()),
+            pl.col(DATE).to_physical(),
+        )
+
+    def texts(self, sums: pl.DataFrame) -> pl.DataFrame:
+        """The columns ID or COUNTRY, where they are, as text again."""
+        return sums.with_columns(
+            pl.col(name).cat.to(numbered.dtype).cast(pl.String)
+            for name, numbered in self._numbered.items()
+            if name in sums.columns
+        )
+
+
+def _of_charts(frame: pl.DataFrame) -> pl.DataFrame:
+    """A row a chart of a batch; a bit of PLACES is a place that is taken."""
+    rank = pl.col(RANK)
+    outside = ~rank.is_between(1, CHART_PLACES) | (rank % 1 != 0)
+    place = frame.select(pl.when(~outside).then(rank - 1).fill_null(-1).cast(pl.Int64)).to_series().to_numpy()
+    bit = np.uint64(1) << (place % 64).astype(np.uint64)
+    words = {name: np.where(place // 64 == word, bit, np.uint64(0)) for word, name in enumerate(PLACES)}
+    return (
+        frame.with_columns(**{name: pl.Series(values) for name, values in words.items()})
+        .group_by(COUNTRY, DATE)
+        .agg(
+            pl.len().alias("rows"),
+            rank.is_null().sum().alias("ranks_missing"),
+            outside.sum().alias("ranks_outside"),
+            rank.max().alias("last_place"),
+            pl.col(PLACES).bitwise_or(),
+        )
     )
 
 
-def _unreadable(
-    folder: Path, table: str, schema: pa.DataFrameSchema, found: _Found, error: BaseException
-) -> pl.LazyFrame:
-    """An empty table, with the reason noted."""
-    reason = "there is no *.parquet file"
-    if any(folder.glob("*.parquet")):
-        reason = str(error).replace(f"{folder}/", "").splitlines()[0]
-    found.add(f"{table}-readable", f"{table} cannot be read: {reason}")
-    columns = _types(schema)
-    found.unusable.update(f"{table}.{name}" for name in columns)
-    return pl.LazyFrame(schema=columns)
+def _of_entries(frame: pl.DataFrame) -> pl.DataFrame:
+    """A row a song of a batch."""
+    of_country = pl.col(COUNTRY).is_not_null()
+    return frame.group_by(ID).agg(
+        pl.len().alias("rows"),
+        of_country.sum().alias("of_countries"),
+        pl.col(DATE).filter(of_country).min().alias("first"),
+    )
 
 
-def _types(schema: pa.DataFrameSchema) -> dict[str, type[pl.DataType]]:
-    return {name: column.dtype.type for name, column in schema.columns.items()}
+def _repeated(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> Ints:
+    """How many rows of each chart repeat a song of it, int64[charts]; ``charts`` are in the order of their days.
 
-
-def _converted(name: str, found: pl.DataType, wanted: type[pl.DataType]) -> pl.Expr:
-    """The column in the wanted type where it means the same, else as it is."""
-    column = pl.col(name)
-    if wanted == pl.Float64 and (found.is_numeric() or found == pl.Boolean):
-        return column.cast(pl.Float64).fill_nan(None)
-    if wanted == pl.Date and isinstance(found, (pl.Date, pl.Datetime)):
-        # A misread unit makes years that Python cannot show.
-        return column.cast(pl.Date, strict=False).clip(date.min, date.max)
-    if wanted == pl.String and found == pl.Null:
-        return column.cast(pl.String)
-    if name == ID and found == pl.String:
-        return pl.when(column != "").then(column).alias(name)
-    return column
+    The pairs of a chart and a song are compared for as many charts at once as have SORTED rows. For each such bucket
+    the batches are read again, but only those whose days meet it: once in all where the rows are in the order of
+    their days, as they mostly are.
+    """
+    rows = charts["rows"].to_numpy().astype(np.int64)
+    days = charts[DATE].drop_nulls().to_numpy()
+    passed = np.cumsum(rows)
+    repeated = np.zeros(len(charts), dtype=np.int64)
+    begin = 0
+    while begin < len(days):
+        before = passed[begin] - rows[begin]
+        end = min(len(days), max(begin + 1, int(np.searchsorted(passed, before + SORTED, side="right"))))
+        bucket = charts[begin:end].select(COUNTRY, DATE, chart=pl.int_range(pl.len()))
+        size = int(passed[end - 1] - before)
+        shares = -(-size // SORTED)  # more than one where a single chart is as large
+        for share in range(shares):
+            pairs = np.empty(size, dtype=np.int64)
+            found = 0
+            for batch, first, last in spans:
+                if first <= days[end - 1] and last >= days[begin]:
+                    frame = coded.read(batch, (ID, COUNTRY, DATE)).filter(pl.col(ID) % shares == share)
+                    frame = frame.join(bucket, on=[COUNTRY, DATE], nulls_equal=True)
+                    pairs[found : found + len(frame)] = (
+                        frame.select(pl.col("chart") * 2**32 + pl.col(ID)).to_series().to_numpy()
+                    )
+                    found += len(frame)
+            pairs = pairs[:found]
+            pairs.sort()
+            again = pairs[1:][pairs[1:] == pairs[:-1]] >> 32
+            repeated[begin:end] += np.bincount(again, minlength=end - begin)
+        begin = end
+    return repeated
 
 
 def _missing(table: str, missing: Sequence[str], found: Mapping[str, pl.DataType]) -> str:
@@ -453,8 +553,8 @@ def _totals(
         DATE,
         "rows",
         "last_place",
-        repeated=pl.col("rows") - pl.col("ids_missing") - pl.col("songs"),
-        doubled=pl.col("rows") - pl.col("ranks_missing") - pl.col("places"),
+        "repeated",
+        "doubled",
     )
     repeated = dated.filter(pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
     doubled = dated.filter(pl.col("doubled") > 0).select(COUNTRY, DATE, "rows", "doubled")
@@ -494,9 +594,31 @@ def _totals(
         missing = (last - first).days + 1 - profile["days"]
         totals["days-consecutive"] = _Total(missing, f"days between {first} and {last} have no chart", at_most=0)
         totals["freshness"] = _Total(
-            (today - last).days, f"days from the last chart, {last}, to {today}", at_most=limits.age
+            max(0, (today - last).days), f"days from the last chart, {last}, to {today}", at_most=limits.age
         )
     return totals
+
+
+def _learnable(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, _Total]:
+    """Whether preprocess_data will have songs to train on and to validate with."""
+    days = charts.drop_nulls([COUNTRY, DATE])[DATE].unique().sort().to_physical().to_numpy()
+    later = first_later_day(days)
+    features = pl.col(FEATURE_NAMES).cast(pl.Float32)
+    songs = (
+        charted.drop_nulls([ID, "first"])
+        .with_columns(features)
+        .filter(pl.all_horizontal(pl.col(FEATURE_NAMES).is_finite()))
+    )
+    first = songs["first"].to_physical().to_numpy()
+    early = np.full(len(first), True) if later is None else first < later
+    split = split_of(hashes(songs.select(FEATURE_NAMES).to_numpy()), early)
+    train, validation = SPLITS.index("train"), SPLITS.index("validation")
+    return {
+        "enough-to-train": _Total(
+            int((early & (split[:, 0] == train)).sum()), "songs to train on, not held out", at_least=1
+        ),
+        "enough-to-validate": _Total(int((split[:, 0] == validation).sum()), "songs to validate with", at_least=1),
+    }
 
 
 def _of_features(songs: pl.DataFrame) -> pl.DataFrame:
