@@ -30,6 +30,12 @@ def test_a_step_tells_its_begin_its_end_its_time_and_its_memory() -> None:
     assert last.endswith("MiB")
 
 
+def test_the_memory_of_a_step_is_not_that_of_what_started_it() -> None:
+    ballast = b"x" * (300 << 20)
+    mib = int(run("pass").stdout.split()[-2])
+    assert mib < 200 < len(ballast) >> 20
+
+
 def test_what_a_user_can_mend_is_told_without_a_traceback() -> None:
     done = run("raise DataInvalid('two rows are wrong: mend them')")
     assert done.returncode == 1
