@@ -8,11 +8,14 @@ without a name, tempo 0, loudness above 0 dB, ids that share one recording, the 
 newest day first.
 """
 
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.io.plugins import register_io_source
 
 from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 
@@ -36,15 +39,21 @@ ARTISTS = (
 
 
 def generate(
-    folder: Path, *, rows: int, last_day: date, countries: int = DEFAULT_COUNTRIES, seed: int = 0
+    folder: Path,
+    *,
+    rows: int,
+    last_day: date,
+    countries: int = DEFAULT_COUNTRIES,
+    places: int = CHART_LENGTH,
+    seed: int = 0,
 ) -> tuple[Path, Path]:
     """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the two paths.
 
-    The same arguments give the same bytes. ``countries`` is 2 to 72; each country and the Global chart has 50 places
-    a day, so ``rows`` decides how many days there are (at least two).
+    The same arguments give the same bytes. ``countries`` is 2 to 72; each country and the Global chart has ``places``
+    a day, so ``rows`` decides how many days there are (at least two). Memory grows with the songs, not with the rows.
     """
     rng = np.random.default_rng(seed)
-    days = max(2, round(rows / ((countries + 1) * CHART_LENGTH)))
+    days = max(2, round(rows / ((countries + 1) * places)))
     songs_count = 40 * countries + 40 * days
     tastes = _tastes(rng, countries)
     home = rng.integers(countries, size=songs_count)
@@ -72,32 +81,37 @@ def generate(
     songs_path, rankings_path = folder / "songs.parquet", folder / "rankings.parquet"
     songs.write_parquet(songs_path)
 
-    affinity = -1.6 * ((place[None] - tastes[:, None]) ** 2).sum(axis=2) + 1.5 * reach
+    affinity = np.empty((countries + 1, songs_count))
+    for country, taste in enumerate(tastes):
+        affinity[country] = -1.6 * ((place - taste) ** 2).sum(axis=1) + 1.5 * reach
     affinity[home, np.arange(songs_count)] += 4
     # Everywhere a little: that is what the Global chart adds up.
-    affinity = np.vstack([affinity, np.logaddexp.reduce(affinity, axis=0)])
+    affinity[-1] = np.logaddexp.reduce(affinity[:-1], axis=0)
     index = pl.Series(ids, dtype=pl.String)
     codes = pl.Series([*COUNTRIES[:countries], None], dtype=pl.String)
-    charts = []
-    for day in range(days - 1, -1, -1):
-        age = day - debut
-        market = np.flatnonzero((age >= 0) & (age < 90))
-        score = affinity[:, market] - 0.06 * age[market] + rng.gumbel(0, 0.7, (countries + 1, len(market)))
-        best = np.argpartition(-score, CHART_LENGTH, axis=1)[:, :CHART_LENGTH]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(score, best, axis=1), axis=1), axis=1)
-        charts.append(
-            pl.DataFrame(
+
+    def charts(*_: Any) -> Iterator[pl.DataFrame]:
+        """The charts of a day, the newest first."""
+        for day in range(days - 1, -1, -1):
+            age = day - debut
+            market = np.flatnonzero((age >= 0) & (age < 90))
+            score = affinity[:, market] - 0.06 * age[market] + rng.gumbel(0, 0.7, (countries + 1, len(market)))
+            best = np.argpartition(-score, places, axis=1)[:, :places]
+            best = np.take_along_axis(best, np.argsort(-np.take_along_axis(score, best, axis=1), axis=1), axis=1)
+            yield pl.DataFrame(
                 {
                     ID: index.gather(market[best].ravel()),
-                    COUNTRY: codes.gather(np.repeat(np.arange(countries + 1), best.shape[1])),
+                    COUNTRY: codes.gather(np.repeat(np.arange(countries + 1), places)),
                     DATE: pl.repeat(last_day - timedelta(days=days - 1 - day), best.size, eager=True).cast(
                         pl.Datetime("ns")
                     ),
-                    RANK: np.tile(np.arange(1, best.shape[1] + 1), countries + 1),
+                    RANK: np.tile(np.arange(1, places + 1), countries + 1),
                 }
             )
-        )
-    pl.concat(charts).write_parquet(rankings_path)
+
+    types: list[pl.DataType] = [pl.String(), pl.String(), pl.Datetime("ns"), pl.Int64()]
+    schema = pl.Schema(zip((ID, COUNTRY, DATE, RANK), types, strict=True))
+    register_io_source(charts, schema=schema).sink_parquet(rankings_path, maintain_order=True)
     return songs_path, rankings_path
 
 

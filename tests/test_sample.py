@@ -62,6 +62,13 @@ def test_each_chart_has_fifty_places_on_each_day(rankings: pl.DataFrame) -> None
     assert charts[RANK].to_list() == [list(range(1, CHART_LENGTH + 1))] * len(charts)
 
 
+def test_charts_may_be_longer(tmp_path: Path) -> None:
+    _, path = generate(tmp_path, rows=4_000, last_day=LAST_DAY, countries=9, places=200)
+    charts = pl.read_parquet(path).group_by(DATE, COUNTRY).agg(pl.col(RANK).sort(), pl.col(ID).n_unique())
+    assert charts[RANK].to_list() == [list(range(1, 201))] * 20
+    assert charts[ID].unique().to_list() == [200]
+
+
 def test_the_days_end_with_the_last_and_the_newest_stand_first(rankings: pl.DataFrame) -> None:
     days = rankings[DATE].dt.date()
     assert days.is_sorted(descending=True)
