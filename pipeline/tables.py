@@ -3,15 +3,15 @@
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from pipeline.casts import File, ParquetFile, Types, convert, look, type_of
+from pipeline.csv_files import inspect
 from pipeline.errors import DataInvalid, DataUnavailable
-
-Columns = dict[str, pl.DataType]
 
 PARQUET = b"PAR1"
 GZIP = b"\x1f\x8b"
@@ -19,20 +19,37 @@ NOT_DATA = {
     b"<": "an HTML or XML page, such as a login or an error page: check the URL and its credentials",
     b"{": "JSON",
     b"[": "JSON",
-    b"PK\x03\x04": "a ZIP archive: unpack it",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook: unpack it, or save its sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook: save its sheet as CSV",
     b"version https://git-lfs": "a Git LFS pointer: use the URL of the file that it stands for",
+    b"-----BEGIN ": "a key or a certificate",
+    b"ARROW1": "an Arrow file: write it as Parquet",
+    b"ORC": "an ORC file: write it as Parquet",
+    b"Obj\x01": "an Avro file: write it as Parquet",
+    b"SQLite format 3": "an SQLite database: export its table as Parquet",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file: unpack it, or pack it with gzip",
+    b"BZh": "a bzip2 file: unpack it, or pack it with gzip",
+    b"\xfd7zXZ": "an xz file: unpack it, or pack it with gzip",
+    codecs.BOM_UTF16_LE: "text in UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "text in UTF-16: save it as UTF-8",
 }
-DATETIMES = ("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.fZ")
-# In ten million rows `replace("", None)` takes 2.7 GB for this, and `when` 0.4 GB.
-EMPTY_AS_NULL = pl.when(pl.all() != "").then(pl.all())
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+# Later steps read a row group at once. It is as many rows as other writers put in one, so that their files are kept.
+LARGEST_GROUP = 1 << 20  # rows
+
+
+@dataclass(frozen=True)
+class Counts:
+    """``records`` were counted in the files of a table before they were converted, ``rows`` in what was written."""
+
+    records: int
+    rows: int
 
 
 def unpack(path: Path, source: str, *, max_bytes: int) -> None:
-    """Unpack the file in place where it is gzip, and make sure that it looks like Parquet or CSV.
+    """Unpack the file in place if it is gzip, and make sure that it may be Parquet or CSV.
 
-    Raises ``DataUnavailable``, which says what was found, where it does not, or has more than
-    ``max_bytes``.
+    Raises ``DataUnavailable``, which says what was found, if it is something else, or has more than ``max_bytes``. Its
+    content is not told: it may be a secret.
     """
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
@@ -53,37 +70,37 @@ def unpack(path: Path, source: str, *, max_bytes: int) -> None:
     _require_data(path, source)
 
 
-def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Mapping[str, type[pl.DataType]]) -> int:
-    """Turn files, each a source and where it lies, into ``part-00000.parquet``, …; return their rows.
+def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -> Counts:
+    """Turn files, each a source and where it lies, into ``part-00000.parquet``, …; return how many rows they have.
 
-    Parquet is kept as it is. Of CSV, an empty field is null, and a column of ``schema`` gets its type
-    where all its values in all files can be read as such. It stays text otherwise, and so does a column
-    that ``schema`` lacks.
+    Parquet files that have the same columns, in which those of ``schema`` have its types, are kept as they are; an
+    integer or a float of another width and a day of another unit are of its type. Of other files the columns of
+    ``schema`` are taken and get its types, part by part, by the rules of ``pipeline.casts``. If all files lack one of
+    these columns, the other columns that they share are taken as well, so that validation can tell which one was
+    renamed.
 
-    Raises ``DataUnavailable`` where a file is damaged, ``DataInvalid`` where files differ in their
-    columns.
+    Raises ``DataUnavailable`` if a file is damaged, ``DataInvalid`` if a record or a value cannot be read, which is
+    named with its line, or if some of the files lack a column.
     """
-    csv: dict[Path, pl.LazyFrame] = {}
-    unreadable: set[str] = set()
-    for source, path in files:
-        if not _is_parquet(path):
-            with _readable(source):
-                csv[path] = pl.scan_csv(path, infer_schema=False).with_columns(EMPTY_AS_NULL)
-                unreadable |= _unreadable_columns(csv[path], schema)
-    readable = {column: dtype for column, dtype in schema.items() if column not in unreadable}
-    first = None
-    for number, (source, path) in enumerate(files):
-        part = folder / f"part-{number:05}.parquet"
-        with _readable(source):
-            if path in csv:
-                csv[path].with_columns(_typed(csv[path], readable)).sink_parquet(part)
-                path.unlink()
-            else:
-                path.replace(part)
-            columns = pl.read_parquet_schema(part)
-        first = first or (source, columns)
-        _require_same_columns(first, (source, columns))
-    return int(pl.scan_parquet(folder / "part-*.parquet").select(pl.len()).collect().item())
+    parts = [look(source, path) if _is_parquet(path) else inspect(source, path, schema) for source, path in files]
+    columns = _shared_columns(parts, schema)
+    kept = _fit(parts, schema)
+    types = {name: dtype for name, dtype in schema.items() if name in columns}
+    others = [name for name in columns if name not in schema] if len(types) < len(schema) else []
+    for number, part in enumerate(parts):
+        target = folder / f"part-{number:05}.parquet"
+        if kept:
+            part.path.replace(target)
+            continue
+        rows = convert(part, target, types, others)
+        if rows != part.records:
+            raise DataInvalid(
+                f"{part.source} has {part.records:,} records, and {rows:,} rows were read from it: two readers do not "
+                "read it alike; write the file anew, as RFC 4180 or as Parquet"
+            )
+        part.path.unlink()
+    rows = int(pl.scan_parquet(folder / "part-*.parquet").select(pl.len()).collect().item())
+    return Counts(sum(part.records for part in parts), rows)
 
 
 def _is_parquet(path: Path) -> bool:
@@ -98,56 +115,48 @@ def _require_data(path: Path, source: str) -> None:
         text = file.read(1 << 16).removeprefix(codecs.BOM_UTF8).lstrip()
     if not text:
         raise DataUnavailable(f"{source} is empty: expected Parquet or CSV; check that its upload has ended")
-    known = next((what for begin, what in NOT_DATA.items() if text.startswith(begin)), None)
-    if known or b"," not in text.partition(b"\n")[0] or b"\0" in text:
-        raise DataUnavailable(
-            f"{source} begins with {text[:40].decode(errors='replace')!r}: expected Parquet, or CSV with a "
-            f"header and commas in UTF-8; this is {known or 'something else'}"
+    if known := next((what for begin, what in NOT_DATA.items() if text.startswith(begin)), None):
+        raise DataUnavailable(f"{source} is {known}; expected is Parquet, or CSV with a header in UTF-8")
+
+
+def _shared_columns(parts: Sequence[File], schema: Mapping[str, object]) -> list[str]:
+    """The columns that all parts have: those of ``schema``, which some must not lack, and others of equal type."""
+    for name in schema:
+        lacking = [part for part in parts if name not in part.columns]
+        if lacking and len(lacking) < len(parts):
+            having = next(part for part in parts if name in part.columns)
+            raise DataInvalid(
+                f"{lacking[0].source} has no column {name!r}, and {having.source}, another file of the table, has it; "
+                "write the files alike"
+            )
+    first, *more = parts
+    return [
+        name
+        for name in dict.fromkeys(first.columns)
+        if name
+        and all(
+            name in part.columns and (name in schema or type_of(part, name) == type_of(first, name)) for part in more
         )
+    ]
 
 
-@contextmanager
-def _readable(source: str) -> Iterator[None]:
-    try:
-        yield
-    except pl.exceptions.PolarsError as error:
-        raise DataUnavailable(
-            f"{source} is damaged or cut off: it cannot be read ({str(error).splitlines()[0]}); write it anew"
-        ) from error
+def _fit(parts: Sequence[File], schema: Types) -> bool:
+    """Tell whether the parts are Parquet that needs nothing done."""
+    files = [part for part in parts if isinstance(part, ParquetFile)]
+    return (
+        len(files) == len(parts)
+        # Later steps read by Polars, which does not know all time zones.
+        and not any(getattr(found, "time_zone", None) for found in files[0].columns.values())
+        and all(dict(file.columns) == dict(files[0].columns) and file.largest_group <= LARGEST_GROUP for file in files)
+        and all(_is_of(files[0].columns[name], wanted) for name, wanted in schema.items() if name in files[0].columns)
+    )
 
 
-def _typed(table: pl.LazyFrame, schema: Mapping[str, type[pl.DataType]]) -> list[pl.Expr]:
-    """Return the columns of ``table``, which are text, as their types; null where a value is no such."""
-    names = table.collect_schema().names()
-    return [_parsed(pl.col(name), dtype).alias(name) for name, dtype in schema.items() if name in names]
-
-
-def _parsed(text: pl.Expr, dtype: type[pl.DataType]) -> pl.Expr:
-    if dtype == pl.Boolean:
-        return text.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
-    if dtype == pl.Datetime:
-        return pl.coalesce(text.str.to_datetime(layout, strict=False, time_unit="us") for layout in DATETIMES)
-    if dtype == pl.Int64:
-        # Other tools write the whole numbers of a column with nulls as 5.0.
-        number = text.cast(pl.Float64, strict=False)
-        whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
-        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
-    return text.cast(dtype, strict=False)
-
-
-def _unreadable_columns(table: pl.LazyFrame, schema: Mapping[str, type[pl.DataType]]) -> set[str]:
-    """Return the columns in which a value would be lost."""
-    lost = [(typed.is_null() & pl.col(typed.meta.output_name()).is_not_null()).any() for typed in _typed(table, schema)]
-    row = table.select(lost).collect(engine="streaming").to_dicts()
-    return {name for name, is_lost in row[0].items() if is_lost} if row else set()
-
-
-def _require_same_columns(first: tuple[str, Columns], other: tuple[str, Columns]) -> None:
-    differing = {name for name, _ in first[1].items() ^ other[1].items()}
-    if differing:
-        name = min(differing)
-        first_has, other_has = first[1].get(name, "no such column"), other[1].get(name, "no such column")
-        raise DataInvalid(
-            f"{first[0]} and {other[0]} are files of one table but differ in {len(differing)} columns, such "
-            f"as {name!r}: {first_has} in the one, {other_has} in the other; write them alike"
-        )
+def _is_of(found: pl.DataType, wanted: type[pl.DataType]) -> bool:
+    if wanted == pl.Int64:
+        return found.is_integer() and found != pl.Int128
+    if wanted == pl.Float64:
+        return found.is_numeric() and found != pl.Int128
+    if wanted == pl.Datetime:
+        return found == pl.Date or (isinstance(found, pl.Datetime) and found.time_zone is None)
+    return found == wanted

@@ -16,7 +16,7 @@ from pipeline.errors import DataUnavailable, SettingsInvalid
 from pipeline.log import log
 from pipeline.schema import RANKINGS, SONGS
 from pipeline.sources import Item, copy, find, place, redact
-from pipeline.tables import to_parquet, unpack
+from pipeline.tables import Counts, to_parquet, unpack
 
 # Ten million ranking rows are about one gigabyte of CSV: a URI that names far more is a mistake.
 MAX_BYTES = 10 * 1024**3
@@ -30,13 +30,14 @@ class Fetched:
     ``sha256``, ``etag`` and ``bytes`` are those of the one file as it lies at its source. Of several
     files ``sha256`` is the digest of their sorted lines ``<sha256>  <name>``, which is what ``sha256sum *
     | LC_ALL=C sort | sha256sum`` prints in their folder, ``etag`` the same over their ETags, and
-    ``bytes`` the sum. ``etag`` is empty where the source has none. ``rows`` and ``files`` count what is
-    in the folder.
+    ``bytes`` the sum. ``etag`` is empty where the source has none. ``records`` were counted in the files
+    before they were converted; ``rows``, as many, and ``files`` count what is in the folder.
     """
 
     source: str
     etag: str
     sha256: str
+    records: int
     rows: int
     bytes: int
     files: int
@@ -89,13 +90,13 @@ def fetch_data(
     """Fetch the two tables into folders of ``part-00000.parquet``, … and return what was fetched.
 
     The folders appear whole or not at all, and fetched data that is already there is replaced. For how
-    CSV is read see ``to_parquet``. ``max_bytes`` limits each of the two tables, at its source and
+    files are read see ``to_parquet``. ``max_bytes`` limits each of the two tables, at its source and
     unpacked.
 
-    Raises ``DataUnavailable`` where the data cannot be fetched, is neither Parquet nor CSV, has not the
-    given sha256 (see ``Fetched``) or is not what ``data_version`` names; ``DataInvalid`` where files of
-    one table have different columns; ``SettingsInvalid`` where ``data_version`` is none, or a folder
-    holds something else.
+    Raises ``DataUnavailable`` if the data cannot be fetched, is neither Parquet nor CSV, has not the
+    given sha256 (see ``Fetched``) or is not what ``data_version`` names; ``DataInvalid`` if a record or a
+    value of a file cannot be read, or files of one table do not fit together; ``SettingsInvalid`` if
+    ``data_version`` is none, or a folder holds something else.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", data_version):
         raise SettingsInvalid(
@@ -116,8 +117,8 @@ def fetch_data(
                 (songs, [file.item for file in songs_files]),
                 (rankings, [file.item for file in rankings_files]),
             )
-            songs_rows = to_parquet([(file.item.source, file.path) for file in songs_files], songs_staged, SONGS)
-            rankings_rows = to_parquet(
+            songs_counts = to_parquet([(file.item.source, file.path) for file in songs_files], songs_staged, SONGS)
+            rankings_counts = to_parquet(
                 [(file.item.source, file.path) for file in rankings_files], rankings_staged, RANKINGS
             )
             _reveal(songs_staged, songs_folder)
@@ -126,7 +127,7 @@ def fetch_data(
         raise DataUnavailable(
             f"the data cannot be written to {songs_folder} and {rankings_folder}: {error.strerror or error}"
         ) from error
-    return _fetched(songs, songs_files, songs_rows), _fetched(rankings, rankings_files, rankings_rows)
+    return _fetched(songs, songs_files, songs_counts), _fetched(rankings, rankings_files, rankings_counts)
 
 
 def _identified(item: Item, sha256: str) -> Item:
@@ -204,17 +205,18 @@ def _digest_of_all(digests: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
-def _fetched(uri: str, files: Sequence[_Downloaded], rows: int) -> Fetched:
+def _fetched(uri: str, files: Sequence[_Downloaded], counts: Counts) -> Fetched:
     etags = [(file.item.etag, file.item.name) for file in files]
     fetched = Fetched(
         source=redact(uri),
         etag=_digest_of_all(etags) if all(etag for etag, _ in etags) else "",
         sha256=_digest_of_all([(file.sha256, file.item.name) for file in files]),
-        rows=rows,
+        records=counts.records,
+        rows=counts.rows,
         bytes=sum(file.size for file in files),
         files=len(files),
     )
-    log.info("fetched %s: %d rows, %d bytes, sha256 %s", fetched.source, rows, fetched.bytes, fetched.sha256)
+    log.info("fetched %s: %d rows, %d bytes, sha256 %s", fetched.source, fetched.rows, fetched.bytes, fetched.sha256)
     return fetched
 
 

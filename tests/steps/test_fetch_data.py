@@ -95,7 +95,7 @@ class TestWhatArrives:
         for name, table in (("songs", SONGS), ("rankings", RANKINGS)):
             assert pl.scan_parquet(target / name / "*.parquet").collect().equals(table)
         content = (source / "songs.parquet").read_bytes()
-        assert songs == Fetched(str(source / "songs.parquet"), "", sha256(content), 3, len(content), 1)
+        assert songs == Fetched(str(source / "songs.parquet"), "", sha256(content), 3, 3, len(content), 1)
         assert rankings.rows == 2
 
     def test_a_folder_of_many_kinds_of_files_is_one_table(self, fetch: Fetch, source: Path, target: Path) -> None:
@@ -140,6 +140,7 @@ class TestWhatArrives:
             "source": songs.source,
             "etag": '"abc"',
             "sha256": sha256(parquet(SONGS)),
+            "records": 3,
             "rows": 3,
             "bytes": len(parquet(SONGS)),
             "files": 1,
@@ -156,7 +157,7 @@ class TestWhatArrives:
         _, rankings = fetch(rankings=uri.format(bucket))
         assert pl.scan_parquet(target / "rankings" / "*.parquet").collect().equals(RANKINGS)
         etag = f'"{hashlib.md5(content).hexdigest()}"'
-        assert rankings == Fetched(uri.format(bucket), etag, sha256(content), 2, len(content), 1)
+        assert rankings == Fetched(uri.format(bucket), etag, sha256(content), 2, 2, len(content), 1)
 
     @pytest.mark.skipif(not REAL.is_dir(), reason="the real rows are not here")
     def test_the_real_rows_arrive(self, fetch: Fetch) -> None:
@@ -309,7 +310,7 @@ class TestWhatIsRefused:
         url = server.serve(
             "/a.parquet", Answer(b"<!doctype html><title>Sign in</title>", headers={"Content-Type": "text/html"})
         )
-        with pytest.raises(DataUnavailable, match=r"/a\.parquet begins with '<!doctype html>.*login"):
+        with pytest.raises(DataUnavailable, match=r"/a\.parquet is an HTML or XML page, such as a login"):
             fetch(rankings=url)
 
     def test_too_many_bytes_in_one_file_or_in_all(self, fetch: Fetch, source: Path) -> None:
