@@ -320,17 +320,24 @@ def _find_s3(uri: str, rest: str) -> list[Item]:
         raise DataUnavailable(f"{uri} names no bucket: expected s3://bucket/key")
     client = s3_client()
     with _s3_errors(uri):
-        if wildcard := WILDCARD.search(key):
-            fixed = key[: wildcard.start()]
-            folder = fixed[: fixed.rfind("/") + 1]
-            pattern = key[len(folder) :].split("/")
-            listed = _list_s3(client, bucket, folder, prefix=fixed)
-            return [item for item in listed if _matches(item.name.split("/"), pattern)]
-        if key and not key.endswith("/"):
-            if item := _head_s3(client, bucket, key):
-                return [item]
-            key += "/"
-        return [item for item in _list_s3(client, bucket, key, prefix=key, delimiter="/") if _is_data(item.name)]
+        # What is there by this name is no pattern.
+        if key and not key.endswith("/") and (item := _head_s3(client, bucket, key)):
+            return [item]
+        folder = key.rstrip("/") + "/" if key else ""
+        items = [item for item in _list_s3(client, bucket, folder, delimiter="/") if _is_data(item.name)]
+        if items or not WILDCARD.search(key):
+            return items
+        pattern = key.split("/")
+        folder = next(
+            folder
+            for number in range(len(pattern) - 1, -1, -1)
+            if not WILDCARD.search(folder := "".join(f"{part}/" for part in pattern[:number]))
+            or client.list_objects_v2(Bucket=bucket, Prefix=folder, MaxKeys=1).get("Contents")
+        )
+        rest = key[len(folder) :]
+        prefix = WILDCARD.split(rest)[0]
+        listed = _list_s3(client, bucket, folder, prefix=prefix)
+        return [item for item in listed if _matches(item.name.split("/"), rest.split("/"))]
 
 
 def _head_s3(client: "S3Client", bucket: str, key: str) -> Item | None:
@@ -345,8 +352,10 @@ def _head_s3(client: "S3Client", bucket: str, key: str) -> Item | None:
     return _s3_item(client, bucket, key, PurePosixPath(key).name, head["ETag"], head["ContentLength"])
 
 
-def _list_s3(client: "S3Client", bucket: str, folder: str, *, prefix: str, delimiter: str = "") -> Iterator[Item]:
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
+def _list_s3(client: "S3Client", bucket: str, folder: str, *, prefix: str = "", delimiter: str = "") -> Iterator[Item]:
+    """Give what lies in the folder, the names of which begin with ``prefix``."""
+    pages = client.get_paginator("list_objects_v2")
+    for page in pages.paginate(Bucket=bucket, Prefix=folder + prefix, Delimiter=delimiter):
         for found in page.get("Contents", []):
             key = found["Key"]
             # Consoles make an empty object that stands for a folder.

@@ -256,6 +256,8 @@ FILES = (
     "sub/deep/f.csv",
     "subset.csv",
     "x[1].csv",
+    "y[1]/g.csv",
+    "y1/h.csv",
 )
 
 
@@ -359,9 +361,14 @@ class TestNames:
         assert names("./sub") == ["d.parquet"]
         assert names("s*/*.parquet") == ["sub/d.parquet"]
 
-    def test_a_name_with_brackets_is_a_file_first(self, tree: Path) -> None:
-        assert names(f"{tree}/x[1].csv") == ["x[1].csv"]
-        assert names(f"{tree.as_uri()}/x%5B1%5D.csv") == ["x[1].csv"]
+    def test_what_is_there_by_a_name_is_no_pattern(self, root: str) -> None:
+        """Given a name with brackets, then it is not another one that it would match as a pattern."""
+        quote = "y%5B1%5D" if root.startswith("file") else "y[1]"
+        assert names(f"{root}/x[1].csv") == ["x[1].csv"]
+        for folder in ("y[1]", "y[1]/", quote):
+            assert names(f"{root}/{folder}") == ["g.csv"]
+        assert [item.source.rpartition("/y")[2] for item in find(f"{root}/y[1]/*.csv")] == ["[1]/g.csv"]
+        assert [item.source.rpartition("/y")[2] for item in find(f"{root}/y[1-2]/*.csv")] == ["1/h.csv"]
 
     @pytest.mark.parametrize("odd", ODD)
     @pytest.mark.parametrize("relative", [False, True])
