@@ -22,6 +22,7 @@ def fetch_data(
     cache: str,  # noqa: ARG001 part of what the server's cache knows the step by
     songs: Output[Dataset],
     rankings: Output[Dataset],
+    report: Output[Artifact],
 ) -> None:
     """Fetch songs and rankings, checked against the version of the data that the run was started for."""
     from pathlib import Path
@@ -29,6 +30,8 @@ def fetch_data(
     from pipeline.log import step
 
     with step("fetch-data"):
+        import json
+
         from pipeline.steps.fetch_data import fetch_data as run
 
         fetched = run(
@@ -42,6 +45,8 @@ def fetch_data(
         )
         for artifact, table in zip((songs, rankings), fetched, strict=True):
             artifact.metadata.update(table.as_metadata(), data_version=data_version)
+        tables = {name: table.as_metadata() for name, table in zip(("songs", "rankings"), fetched, strict=True)}
+        Path(report.path).write_text(json.dumps(tables, indent=1))
 
 
 @_component

@@ -20,7 +20,7 @@ from pipeline.sources import redact
 
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000
-DOCUMENTS = ("validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
+DOCUMENTS = ("tables", "validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
 # What the page is made of: the id and the title of each section, and what it cannot do without.
 SECTIONS = (
     ("verdict", "Verdict", "verdict"),
@@ -75,8 +75,8 @@ class Headline:
 def render_report(documents: Mapping[str, Any], run: Run) -> str:
     """Return the page about a run; the same input gives the same bytes.
 
-    ``documents`` holds the parsed JSON of those of validation, preprocessing, training, evaluation, verdict, parity
-    and lineage that the run wrote. Credentials in URLs, also in errors, are left out.
+    ``documents`` holds the parsed JSON of those of the fetched tables, validation, preprocessing, training, evaluation,
+    verdict, parity and lineage that the run wrote. Credentials in URLs, also in errors, are left out.
 
     Raises graphlib.CycleError where the steps depend on one another in a circle, jinja2.UndefinedError where a
     document lacks a field.
@@ -126,6 +126,13 @@ def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
         f"{title} · {_markdown(lineage['run']['name'])}",
         f"Published: {_markdown(uri)}",
         _markdown(lineage["verdict"]["summary"]),
+        *(
+            # A version from before records were counted has no such figure.
+            f"{name}: {number(table.get('records', table['rows']))} records read, {number(table['rows'])} rows "
+            f"written, {number(table['bytes'])} bytes, sha256 {table['sha256']}"
+            for name, table in lineage["data"].items()
+            if name in ("songs", "rankings")
+        ),
     )
     return "\n\n".join(paragraphs) + "\n"
 

@@ -49,6 +49,7 @@ from scripts.sample import ROWS
 
 # Where a step leaves the documents that the page is made of: task, output, and a file in it where it is a folder.
 DOCUMENTS = {
+    "tables": ("fetch-data", "report", ""),
     "validation": ("validate-data", "report", ""),
     "preprocessing": ("preprocess-data", "examples", "preprocessing.json"),
     "training": ("train-model", "report", ""),

@@ -81,6 +81,7 @@ def documents(*, countries: int = 72, champion: int | None = 2, seed: int = 0) -
         "verdict": verdict,
         "parity": _parity(rng, countries),
     }
+    found["tables"] = _tables(found["validation"]["profile"])
     found["lineage"] = _lineage(found, number=1 if champion is None else champion + 1)
     return found
 
@@ -349,10 +350,17 @@ def _parity(rng: np.random.Generator, countries: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
+def _tables(profile: dict[str, Any]) -> dict[str, Any]:
     def table(source: str, rows: int, size: int, digit: str) -> dict[str, Any]:
-        return {"source": source, "sha256": digit * 64, "rows": rows, "bytes": size}
+        return {"source": source, "sha256": digit * 64, "records": rows, "rows": rows, "bytes": size, "files": 1}
 
+    return {
+        "songs": table("s3://charts/songs/*.parquet", profile["songs"], 1_204_118, "3"),
+        "rankings": table("https://data.example.org/rankings.parquet", profile["rankings"], 18_774_201, "c"),
+    }
+
+
+def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
     champion = found["verdict"]["champion"]
     profile = found["validation"]["profile"]
     return {
@@ -365,8 +373,7 @@ def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
         },
         "data": {
             "version": "7e" * 32,
-            "songs": table("s3://charts/songs/*.parquet", profile["songs"], 1_204_118, "3"),
-            "rankings": table("https://data.example.org/rankings.parquet", profile["rankings"], 18_774_201, "c"),
+            **found["tables"],
             "profile": profile,
         },
         "hyperparameters": found["training"]["hyperparameters"],

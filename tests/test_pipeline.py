@@ -205,6 +205,7 @@ def test_the_dashboard_shows_metrics_plots_pages_and_models(compiled: Compiled) 
     assert found == {
         ("fetch-data", "songs", "Dataset"),
         ("fetch-data", "rankings", "Dataset"),
+        ("fetch-data", "report", "Artifact"),
         ("validate-data", "report", "Artifact"),
         ("validate-data", "summary", "Markdown"),
         ("validate-data", "metrics", "Metrics"),

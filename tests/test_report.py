@@ -472,8 +472,24 @@ def test_the_summary_says_what_was_published_where_and_how_good_it_is() -> None:
     lineage = documents(countries=5)["lineage"]
     lineage["run"]["name"] = "<run>"
     assert summary_markdown(lineage, "s3://models/jukebox/3") == (
-        "**jukebox 0.0.2, version 3** · \\<run\\>\n\nPublished: s3://models/jukebox/3\n\nPassed: all 4 checks hold.\n"
+        "**jukebox 0.0.2, version 3** · \\<run\\>\n\nPublished: s3://models/jukebox/3\n\nPassed: all 4 checks hold.\n\n"
+        f"songs: 14,245 records read, 14,245 rows written, 1,204,118 bytes, sha256 {'3' * 64}\n\n"
+        f"rankings: 1,129,882 records read, 1,129,882 rows written, 18,774,201 bytes, sha256 {'c' * 64}\n"
     )
+
+
+def test_the_page_tells_how_many_records_were_read_and_how_many_rows_were_written() -> None:
+    found = documents(countries=3)
+    found["tables"]["rankings"]["records"] += 1
+    page = Page(render_without_pictures(found, run()))
+    assert [cell.strip() for cell in page.row("rankings")[1:]] == ["1", "18,774,201", "1,129,883", "1,129,882"]
+    assert "3" * 64 in page.text("data")
+
+
+def test_a_version_from_before_records_were_counted_has_a_summary() -> None:
+    lineage = documents(countries=3)["lineage"]
+    del lineage["data"]["songs"]["records"]
+    assert "songs: 14,245 records read" in summary_markdown(lineage, "s3://models/jukebox/3")
 
 
 @pytest.mark.parametrize(
