@@ -136,6 +136,49 @@ def test_the_proxy_of_the_settings_is_not_that_of_this_machine(
     assert "validate-data: failed" in outcome.printed
 
 
+def spark_csv(table: pl.DataFrame, path: Path) -> None:
+    """Write CSV as Spark does by default: a quote in a quoted field is escaped by a backslash."""
+
+    def field(value: object) -> str:
+        text = "" if value is None else str(value)
+        return '"' + text.replace('"', '\\"') + '"' if any(mark in text for mark in '",\n') else text
+
+    lines = [table.columns, *table.iter_rows()]
+    path.write_text("".join(",".join(map(field, line)) + "\n" for line in lines))
+
+
+def test_a_table_of_spark_is_read_whole(small: tuple[str, str], tmp_path: Path) -> None:
+    """Given names with quotes in them, then each record of the CSV files is trained on, and the page says so."""
+    songs, rankings = map(pl.read_parquet, small)
+    inches = pl.int_range(pl.len()) % (len(songs) // 30) == 5
+    songs = songs.with_columns(name=pl.when(inches).then(pl.format('{} (7" Mix)', "name")).otherwise("name"))
+    named = rankings.join(songs.select("spotify_id", "name"), on="spotify_id", how="left", maintain_order="left")
+    for name, table in (("songs", songs), ("rankings", named)):
+        spark_csv(table, tmp_path / f"{name}.csv")
+    assert (tmp_path / "songs.csv").read_text().count('\\"') >= 30
+    uris = ("--songs", str(tmp_path / "songs.csv"), "--rankings", str(tmp_path / "rankings.csv"))
+    outcome = jukebox_run(tmp_path / "build", *uris, "--epochs", "3")
+    assert outcome.code == 0, outcome.printed
+    data: dict[str, dict[str, object]] = outcome.lineage(1)["data"]  # type: ignore[assignment]
+    for name, table in (("songs", songs), ("rankings", rankings)):
+        assert data[name]["records"] == data[name]["rows"] == len(table)
+        assert outcome.report.count(f'<td class="n">{len(table):,}</td>') >= 2
+    fetched = pl.read_parquet(tmp_path / "build" / "latest" / "fetch-data" / "songs")
+    assert fetched["name"].to_list() == songs["name"].to_list()
+
+
+def test_a_line_that_cannot_be_read_stops_the_run_and_is_named(small: tuple[str, str], tmp_path: Path) -> None:
+    songs, rankings = small
+    table = pl.read_parquet(rankings).head(3)
+    lines = table.write_csv().splitlines()
+    (tmp_path / "rankings.csv").write_text("\n".join([*lines[:2], '"' + lines[2], lines[3]]))
+    outcome = jukebox_run(tmp_path / "build", "--songs", songs, "--rankings", str(tmp_path / "rankings.csv"))
+    assert outcome.code == 1
+    assert "rankings.csv, line 3: a quote is not closed" in outcome.printed
+    assert "rankings.csv, line 3: a quote is not closed" in outcome.report
+    assert "Traceback" not in outcome.printed
+
+
 def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, str], tmp_path: Path) -> None:
     songs, rankings = small
     renamed = tmp_path / "renamed.parquet"
