@@ -13,8 +13,8 @@ def to_json(value: Any, **options: Any) -> str:
     """Return ``value`` as JSON; ``options`` are those of ``json.dumps``. Raises NotFinite, which names the place."""
     for place, number in _not_finite(value):
         raise NotFinite(
-            f"{place} is {number}, expected was a finite number: JSON has no other, so nothing is written. "
-            "Look in the log for what has made it; a training needs a lower learning_rate then"
+            f"{place} is {number}, expected was a finite number: JSON has no other, so nothing is written; look in "
+            "the log for what has made it"
         )
     return json.dumps(value, allow_nan=False, **options)
 

@@ -59,7 +59,7 @@ DOCUMENTS = {
     "lineage": ("publish-model", "published", ""),
 }
 # Lines that are shown of what a step has printed before a signal ended it, and of a defect's traceback.
-LAST_WORDS, LAST_TRACEBACK = 5, 15
+LAST_WORDS, LAST_TRACEBACK = 3, 15
 # What stops a run, and the exit code then: 128 + SIGINT, as a shell has it.
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130
