@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from pipeline.kfp_server import from_cache
 from tests.kfp.admission import refusal, review
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed
@@ -269,3 +270,10 @@ def test_the_review_of_a_version_adds_its_owner() -> None:
     [patch] = json.loads(base64.b64decode(answer["response"]["patch"]))
     for key in ("labels", "ownerReferences"):
         assert patch["value"][key] == version["metadata"][key]
+
+
+@pytest.mark.parametrize(("scenario", "steps"), [("05-cache-hit", ["make", "train"]), ("07-retry", [])])
+def test_the_steps_from_the_cache_are_told_from_those_that_ran(scenario: str, steps: list[str]) -> None:
+    runs = [found["response"]["body"] for name, found in recordings(scenario) if "settled" in name]
+    assert runs
+    assert [from_cache(run) for run in runs] == [steps] * len(runs)
