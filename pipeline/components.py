@@ -270,7 +270,6 @@ def publish_model(
     commit: str,
     image: str,
     prod_flag: bool,
-    keep_versions: int,
     cluster_domain: str,
     namespace: str,
     published: Output[Model],
@@ -306,7 +305,6 @@ def publish_model(
             commit=commit,
             image=image,
             prod_flag=prod_flag,
-            keep=keep_versions,
             cluster_domain=cluster_domain,
             namespace=namespace,
         )

@@ -11,6 +11,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── GateRefused              the model is not good enough to be published
     ├── ParityBroken             the ONNX model does not do what the Keras model does
     ├── StoreBroken              the model store cannot be read or written
+    │   └── VersionBroken        a version in it is not whole, or not there
     ├── SettingsInvalid          the settings file or an option is wrong
     ├── RunFailed                a run has not succeeded
     ├── BuildFailed              the training image cannot be built, or not be pushed
@@ -63,6 +64,10 @@ class ParityBroken(JukeboxError):
 
 class StoreBroken(JukeboxError):
     """The model store cannot be read or written."""
+
+
+class VersionBroken(StoreBroken):
+    """A version in the model store is not whole, or not there; the store itself can be used."""
 
 
 class SettingsInvalid(JukeboxError):

@@ -62,7 +62,6 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         champion_version: int = 0,
         gate_mode: str = "enforce",
         thresholds: dict = {},  # noqa: B006
-        keep_versions: int = int(settings.keep_versions),
         prod_flag: bool = False,
         commit: str = "",
         cache: str = "",
@@ -84,7 +83,6 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             champion_version: Number of the version to compare with; 0: the newest in the store.
             gate_mode: enforce, warn or off.
             thresholds: gain_over_baseline, champion_tolerance, top5_floor, calibration_ceiling.
-            keep_versions: How many versions stay in the store, besides those in use.
             prod_flag: Whether the version may be proposed for production.
             commit: Git commit of the pipeline's source.
             cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
@@ -152,7 +150,6 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             commit=commit,
             image=image,
             prod_flag=prod_flag,
-            keep_versions=keep_versions,
             cluster_domain=cluster_domain,
             namespace=settings.namespace,
         )

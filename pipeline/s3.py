@@ -65,6 +65,7 @@ def explain(error: Exception) -> str:
 
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the data connection"
 _ENDPOINT = "check AWS_S3_ENDPOINT of the data connection, and that the server runs and can be reached from here"
+_FULL = "there is no room left; raise the bucket's quota, or delete what nobody needs"
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket; check its name, or create it",
     "NoSuchKey": "there is no such object; check its name",
@@ -74,6 +75,9 @@ _ADVICE = {
     "InvalidAccessKeyId": f"the access key is unknown; {_KEYS}",
     "SignatureDoesNotMatch": f"the secret key is wrong; {_KEYS}",
     "ExpiredToken": "the session has ended; renew the keys",
+    "QuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+    "XMinioAdminBucketQuotaExceeded": _FULL,
     "NoCredentialsError": f"there are no credentials; {_KEYS}",
     "PartialCredentialsError": f"half of the credentials is missing; {_KEYS}",
     "EndpointConnectionError": _ENDPOINT,

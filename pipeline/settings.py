@@ -44,7 +44,6 @@ _EXPECTED = {
     "store-nodes": _NODES,
     "store-taint": _TAINT,
     "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
-    "keep-versions": (r"[1-9][0-9]*", "a whole number from 1"),
     "step-cpu": _CPU,
     "step-memory": _MEMORY,
     "train-cpu": _CPU,
@@ -81,7 +80,6 @@ class Settings:
     model_name: str
     model_store: str
     model_storage_pvc: str
-    keep_versions: str
     s3_secret: str
     step_cpu: str
     step_memory: str

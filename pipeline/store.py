@@ -2,15 +2,23 @@
 
 A version is ``<root>/<model>/<number>/`` and holds ``model.onnx`` and what belongs to it; without that file
 it is incomplete and counts for nothing. The model server reads the same place: it takes every folder that is
-named by a positive integer and ignores names with a dot in front, where the store keeps its books:
+named by a positive integer and ignores names with a dot in front, where the store keeps the rest:
 
-    .claims/<number>    which run has this number. Claims are never deleted: numbers grow for ever, also after
-                        the newest version was deleted, and a run that is tried again finds its number
+    .failed/<number>/   a version that failed its checks: it has a number, and is served by nobody
+    .claims/<number>    which run has this number, and what of the staged is its version. Claims are never deleted:
+                        numbers grow for ever, also after the newest version was deleted, and a run that is tried
+                        again finds its version
     .runs/<digest>      that a run, by the digest of its name, may have a claim
-    .staging/           what is being published: worthless as soon as the version of that number stands
+    .staging/           what is about to be published: worthless as soon as its number is claimed for something else
     .deleted/           what is being deleted
 
-A file ``<number>.pinned`` beside the versions keeps that version from being pruned; its content is free.
+Who claims a number publishes with that: the version is complete by then and only has to be moved to its place, which
+whoever comes next does for a process that was killed. A run that comes too late for the number that it was judged for
+is judged again, for the next one. So versions are judged one after the other, in the order of their numbers, however
+many runs publish at once; nobody waits, and nobody publishes beside one that it has not seen.
+
+Nothing is deleted but what somebody names. A file ``<number>.pinned`` beside the versions says that a version must
+stay; its content is free.
 """
 
 import errno
@@ -21,24 +29,29 @@ import re
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from pipeline.errors import SettingsInvalid, StoreBroken
+from pipeline.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.s3 import explain, s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MODEL = "model.onnx"
+FAILED = ".failed"
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _PIN = re.compile(r"([1-9][0-9]*)\.pinned")
+# What is staged for a number: a version, a version that failed, or a claim.
+_APART, _CLAIM = ".failed", ".claim"
+_STAGED = re.compile(r"[1-9][0-9]*(-.*)?")
+_TAKEN = re.compile(r"(\.claims/|\.failed/)?([1-9][0-9]*)(/|$)")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 # RFC 1123.
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -68,6 +81,10 @@ def open_store(root: str, model_name: str) -> "ModelStore":
     return _S3Store(s3_client(), bucket, "/".join([*filter(None, prefix.split("/")), model_name]))
 
 
+class Failed(dict[str, bytes]):
+    """The files of a version that failed its checks: it is kept where nobody serves it."""
+
+
 class ModelStore(ABC):
     """The versions of one model; get one from ``open_store``.
 
@@ -77,72 +94,126 @@ class ModelStore(ABC):
     def __init__(self, location: str) -> None:
         self._location = location
 
-    @abstractmethod
     def versions(self) -> list[int]:
-        """Return the numbers of the complete versions, ascending."""
+        """Return the numbers of the complete versions that passed, ascending."""
+        return sorted(self._complete(""))
+
+    def failed(self) -> list[int]:
+        """Return the numbers of the complete versions that failed their checks, ascending."""
+        return sorted(self._complete(f"{FAILED}/"))
 
     @abstractmethod
     def pinned(self) -> set[int]:
         """Return the numbers that have a file ``<number>.pinned``, whether or not the version exists."""
 
-    @abstractmethod
     def read(self, number: int, name: str) -> bytes:
-        """Return the file ``name`` of version ``number``."""
+        """Return the file ``name`` of version ``number``, whether it passed or not; raises VersionBroken without it."""
+        for place in _places(number):
+            content = self._get(f"{place}/{name}")
+            if content is not None:
+                return content
+        raise VersionBroken(
+            f"cannot read the model store: there is no {self.uri(number)}/{name}; "
+            "the version does not exist or was deleted; see which ones do"
+        )
 
     def newest(self) -> int | None:
-        """Return the highest complete version, or None where there is none."""
+        """Return the highest complete version that passed, or None where there is none."""
         return max(self.versions(), default=None)
 
     def uri(self, number: int) -> str:
-        """Return where version ``number`` is: an absolute path, or an s3:// URI."""
-        return f"{self._location}/{number}"
+        """Return where version ``number`` is, or would be: an absolute path, or an s3:// URI."""
+        passed, failed = _places(number)
+        return f"{self._location}/{failed if number in self.failed() else passed}"
 
     def publish(self, run: str, build: Callable[[int], Mapping[str, bytes]]) -> int:
         """Publish the files that ``build`` makes for the version's number; return the number.
 
-        ``run`` identifies the run. A run that publishes again, after it was killed or even at the same time,
-        gets the same number, and a version that stands already is left alone: ``build`` is not called. Other
-        runs get other numbers. A reader sees all of the version or none of it.
+        ``build`` is called when all versions before that number can be read, and again, for a higher number, if
+        another run publishes meanwhile. What it raises ends this, and nothing is published. If it returns ``Failed``,
+        the version is kept apart from those that are served.
+
+        ``run`` identifies the run. A run that publishes again, after it was killed or even at the same time, gets the
+        same number, and a version that stands already is left alone. Other runs get other numbers. A reader sees all
+        of the version or none of it.
         """
-        number = self._claimed(run)
-        if number not in self.versions():
-            files = build(number)
-            if not files.get(MODEL):
-                raise ValueError(f"a version needs a {MODEL}, found {sorted(files)}")
-            self._write(number, files)
-        self._sweep(number)
-        return number
-
-    def prune(self, keep: int, in_use: Collection[int]) -> list[int]:
-        """Delete all versions but the newest ``keep``, those ``in_use`` and the pinned; return the deleted.
-
-        A reader sees all of a version or none of it. What a killed process has left half deleted goes too.
-        Raises ``ValueError`` where ``keep`` is less than 1: the newest version is never deleted.
-        """
-        if keep < 1:
-            raise ValueError(f"cannot keep {keep} versions: expected at least 1")
-        versions = self.versions()
-        spared = {*versions[-keep:], *in_use, *self.pinned()}
-        deleted = [number for number in versions if number not in spared and self._hide(number)]
-        self._purge()
-        return deleted
-
-    def _claimed(self, run: str) -> int:
-        """Return the number of ``run``; claim the next free one where it has none."""
-        # Looked up before the run is registered: where this is its first attempt, all that other attempts claim for
-        # it lies above, and is met further down.
-        number = max((*self._claims(), *self.versions()), default=0) + 1
+        # Looked up before the run is registered: if this is its first attempt, all that other attempts claim for it
+        # lies above, and is met further down.
+        known = self._highest()
         if not self._register(hashlib.sha256(run.encode()).hexdigest()):
             # Claims are made in the order of their numbers. A listing may miss what is claimed meanwhile, but this
             # one misses nothing below the highest of the one before.
-            for claim in sorted(self._claims(), reverse=True):
-                if self._claimant(claim) == run:
-                    return claim
-        while not self._claim(number, run):
-            if self._claimant(number) == run:
-                break
-            number += 1
-        return number
+            for number in sorted(self._claims(), reverse=True):
+                if self._stands(number, run):
+                    return number
+        while True:
+            number = self._highest() + 1
+            for other in range(known + 1, number):
+                if self._stands(other, run):
+                    return other
+            known = number - 1
+            self._finish()
+            files = build(number)
+            if not files.get(MODEL):
+                raise ValueError(f"a version needs a {MODEL}, found {sorted(files)}")
+            staged = f"{number}-{uuid4().hex}" + (_APART if isinstance(files, Failed) else "")
+            try:
+                ours = self._stage(staged, files) and self._claim(number, f"{run}\n{staged}")
+            except StoreBroken:
+                with suppress(StoreBroken):
+                    self._drop(staged)
+                raise
+            self._finish()
+            if ours:
+                return number
+
+    def delete(self, number: int) -> None:
+        """Delete version ``number``, whether it passed or not; also what a killed process has left half deleted.
+
+        A reader sees all of the version or none of it. This works on a full disk.
+        """
+        # Not any, which would end with the first: a version may stand in both places, copied by hand.
+        if not sum([self._remove(place) for place in _places(number)]):
+            raise StoreBroken(f"there is no {self.uri(number)} to delete; see which versions there are")
+
+    def _highest(self) -> int:
+        return max(self._taken(), default=0)
+
+    def _stands(self, number: int, run: str) -> bool:
+        """Whether the number is that of ``run``, with its version: somebody may have deleted that."""
+        claim = self._claimed(number)
+        if claim is None or claim.partition("\n")[0] != run:
+            return False
+        self._finish()
+        return number in self._complete("") | self._complete(f"{FAILED}/")
+
+    def _finish(self) -> None:
+        """Move what is claimed to its place, whoever has claimed it, and delete what is staged in vain.
+
+        What is staged for a number that nobody has claimed is left alone: that may happen now.
+        """
+        for staged in self._staged():
+            number = int(staged.partition("-")[0])
+            claim = self._claimed(number)
+            if claim is None:
+                continue
+            if claim.endswith(f"\n{staged}"):
+                passed, failed = _places(number)
+                self._move(staged, failed if staged.endswith(_APART) else passed)
+            else:
+                self._drop(staged)
+
+    @abstractmethod
+    def _complete(self, folder: str) -> set[int]:
+        """Return the numbers in ``folder`` (empty, or ``.failed/``) that have a model."""
+
+    @abstractmethod
+    def _taken(self) -> set[int]:
+        """Return the numbers that are claimed or have any file."""
+
+    @abstractmethod
+    def _get(self, name: str) -> bytes | None:
+        """Return the content of a file by its path below the model's folder, or None where there is none."""
 
     @abstractmethod
     def _register(self, run: str) -> bool:
@@ -153,32 +224,37 @@ class ModelStore(ABC):
         """Return the claimed numbers."""
 
     @abstractmethod
-    def _claimant(self, number: int) -> str:
-        """Return the run that has claimed ``number``."""
+    def _claimed(self, number: int) -> str | None:
+        """Return the claim of ``number``: the run and, on a second line, the name of what it has staged."""
 
     @abstractmethod
-    def _claim(self, number: int, run: str) -> bool:
-        """Claim ``number`` for ``run`` in one atomic operation; return False where it is taken."""
+    def _claim(self, number: int, text: str) -> bool:
+        """Claim ``number`` in one atomic operation; return False where it is taken."""
 
     @abstractmethod
-    def _write(self, number: int, files: Mapping[str, bytes]) -> None:
-        """Make the version appear at once, unless another attempt of the same run has."""
+    def _staged(self) -> list[str]:
+        """Return the names of what is staged, each beginning with its number."""
 
     @abstractmethod
-    def _sweep(self, number: int) -> None:
-        """Delete what is staged for a version that stands, whoever has left it there.
-
-        That endangers nobody's work: who is still staging for this number then finds that the version stands,
-        or that the number is taken.
-        """
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        """Make files last under this name; return False where its number was claimed meanwhile."""
 
     @abstractmethod
-    def _hide(self, number: int) -> bool:
-        """Make a version vanish at once; return False where it is seen that another process has done so."""
+    def _move(self, staged: str, place: str) -> None:
+        """Make what is staged appear at its place at once, unless another process has."""
 
     @abstractmethod
-    def _purge(self) -> None:
-        """Delete what hidden versions still occupy."""
+    def _drop(self, staged: str) -> None:
+        """Delete what is staged, while others may look at it or still write it."""
+
+    @abstractmethod
+    def _remove(self, place: str) -> bool:
+        """Make a version vanish at once, then delete its files; return False where there are none."""
+
+
+def _places(number: int) -> tuple[str, str]:
+    """Where a version is that passed, and where one that failed."""
+    return str(number), f"{FAILED}/{number}"
 
 
 class _FolderStore(ModelStore):
@@ -192,17 +268,25 @@ class _FolderStore(ModelStore):
         super().__init__(str(folder))
         self._folder = folder
 
-    def versions(self) -> list[int]:
-        with self._explained("read"):
-            return sorted(n for n in _numbers(self._folder) if (self._folder / str(n) / MODEL).is_file())
-
     def pinned(self) -> set[int]:
         with self._explained("read"):
             return {int(match[1]) for name in _names(self._folder) if (match := _PIN.fullmatch(name))}
 
-    def read(self, number: int, name: str) -> bytes:
+    def _complete(self, folder: str) -> set[int]:
+        parent = self._folder / folder
         with self._explained("read"):
-            return (self._folder / str(number) / name).read_bytes()
+            return {number for number in _numbers(parent) if (parent / str(number) / MODEL).is_file()}
+
+    def _taken(self) -> set[int]:
+        with self._explained("read"):
+            return {n for name in ("", FAILED, ".claims") for n in _numbers(self._folder / name)}
+
+    def _get(self, name: str) -> bytes | None:
+        with self._explained("read"):
+            try:
+                return (self._folder / name).read_bytes()
+            except FileNotFoundError:
+                return None
 
     def _register(self, run: str) -> bool:
         with self._explained("write to"):
@@ -217,64 +301,89 @@ class _FolderStore(ModelStore):
         with self._explained("read"):
             return set(_numbers(self._folder / ".claims"))
 
-    def _claimant(self, number: int) -> str:
+    def _claimed(self, number: int) -> str | None:
+        claim = self._get(f".claims/{number}/run")
+        return None if claim is None else claim.decode()
+
+    def _claim(self, number: int, text: str) -> bool:
+        staged = f"{number}-{uuid4().hex}{_CLAIM}"
+        try:
+            return self._stage(staged, {"run": text.encode()}) and self._rename(staged, f".claims/{number}")
+        finally:
+            shutil.rmtree(self._folder / ".staging" / staged, ignore_errors=True)
+
+    def _staged(self) -> list[str]:
         with self._explained("read"):
-            return (self._folder / ".claims" / str(number) / "run").read_text("utf-8")
+            return [name for name in _names(self._folder / ".staging") if _STAGED.fullmatch(name)]
 
-    def _claim(self, number: int, run: str) -> bool:
-        return self._put(number, {"run": run.encode()}, self._folder / ".claims" / str(number))
-
-    def _write(self, number: int, files: Mapping[str, bytes]) -> None:
-        if not self._put(number, files, self._folder / str(number)) and number not in self.versions():
-            raise StoreBroken(
-                f"{self.uri(number)} holds files but no {MODEL}, so version {number} cannot be put there; "
-                "delete or move that folder, then run this step again"
-            )
-
-    def _put(self, number: int, files: Mapping[str, bytes], target: Path) -> bool:
-        """Make the folder ``target`` with ``files`` appear at once; return False where it is taken."""
-        staged = self._folder / ".staging" / f"{number}-{uuid4().hex}"
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        folder = self._folder / ".staging" / staged
         with self._explained("write to"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged.parent.mkdir(exist_ok=True)
             try:
-                staged.mkdir()
+                folder.mkdir(parents=True)
                 for name, content in files.items():
-                    with (staged / name).open("wb") as file:
+                    with (folder / name).open("wb") as file:
                         file.write(content)
                         file.flush()
                         # Renamed before its content is on the disk, it could be empty after a power cut.
                         os.fsync(file.fileno())
-                _sync(staged)
-                staged.rename(target)
+                _sync(folder)
+            except FileNotFoundError:
+                return False  # another run has the number by now, and what was staged for it has been dropped
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        return True
+
+    def _move(self, staged: str, place: str) -> None:
+        if self._rename(staged, place):
+            return
+        if not (self._folder / place / MODEL).is_file() and staged in self._staged():
+            raise StoreBroken(
+                f"{self._folder / place} holds files but no {MODEL}, so a version cannot be put there; "
+                "delete or move that folder, then run this step again"
+            )
+        self._drop(staged)
+
+    def _rename(self, staged: str, place: str) -> bool:
+        """Make what is staged appear at once; return False where the place is taken, or another process did this."""
+        source, target = self._folder / ".staging" / staged, self._folder / place
+        with self._explained("write to"):
+            try:
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target)
             except OSError as error:
-                shutil.rmtree(staged, ignore_errors=True)
-                # ENOENT: the number's version stands by now, and what was staged for it has been swept.
                 if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
                     return False
                 raise
             _sync(target.parent)
         return True
 
-    def _sweep(self, number: int) -> None:
+    def _drop(self, staged: str) -> None:
         with self._explained("delete from"):
-            for name in _names(self._folder / ".staging"):
-                if name.startswith(f"{number}-"):
-                    self._move_away(self._folder / ".staging" / name)
+            self._vanish(self._folder / ".staging" / staged)
         self._purge()
 
-    def _hide(self, number: int) -> bool:
+    def _remove(self, place: str) -> bool:
         with self._explained("delete from"):
-            return self._move_away(self._folder / str(number))
+            found = self._vanish(self._folder / place)
+        self._purge()
+        return found
 
-    def _move_away(self, folder: Path) -> bool:
+    def _vanish(self, folder: Path) -> bool:
         """Make a folder vanish at once, while others may read or fill it; return False where it was not there."""
         deleted = self._folder / ".deleted"
-        deleted.mkdir(exist_ok=True)
         try:
+            deleted.mkdir(exist_ok=True)
             folder.rename(deleted / uuid4().hex)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # No room for a name. Without its model a version counts for nothing.
+            (folder / MODEL).unlink(missing_ok=True)
+            shutil.rmtree(folder)
         return True
 
     def _purge(self) -> None:
@@ -296,7 +405,10 @@ class _FolderStore(ModelStore):
 
 
 _WRITABLE = "mount it writable, and let this process' user write there"
-_SPACE = "make the claim larger, or keep fewer versions"
+_SPACE = (
+    "make the claim larger, or delete versions that nothing serves, the ones below .failed first: "
+    "`jukebox delete-version NUMBER`, which needs no space itself"
+)
 _ADVICE = {
     errno.EROFS: _WRITABLE,
     errno.EACCES: _WRITABLE,
@@ -304,7 +416,6 @@ _ADVICE = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.ENOTDIR: "a file stands where a folder is expected; name another folder, or move the file away",
-    errno.ENOENT: "the version does not exist or was pruned; see which ones do",
 }
 
 
@@ -331,8 +442,7 @@ def _sync(folder: Path) -> None:
 class _S3Store(ModelStore):
     """Objects are put one by one, ``model.onnx`` last, and deleted in the opposite order.
 
-    Two attempts of a run may write the same version, and their files must not mix: whoever is the first to
-    put them, packed into the object ``.staging/<number>``, decides, and every attempt unpacks that object.
+    A version is staged as one object, into which its files are packed; whoever moves it to its place unpacks that.
     """
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
@@ -341,20 +451,16 @@ class _S3Store(ModelStore):
         self._bucket = bucket
         self._prefix = prefix
 
-    def versions(self) -> list[int]:
-        names = (name.removesuffix(f"/{MODEL}") for name in self._list("") if name.endswith(f"/{MODEL}"))
-        return sorted(int(name) for name in names if _NUMBER.fullmatch(name))
-
     def pinned(self) -> set[int]:
         return {int(match[1]) for name in self._list("") if (match := _PIN.fullmatch(name))}
 
-    def read(self, number: int, name: str) -> bytes:
-        content = self._get(f"{number}/{name}")
-        if content is None:
-            raise StoreBroken(
-                f"cannot read the model store: there is no {self.uri(number)}/{name}; {_ADVICE[errno.ENOENT]}"
-            )
-        return content
+    def _complete(self, folder: str) -> set[int]:
+        found = (name.removeprefix(folder) for name in self._list(folder))
+        models = (name.removesuffix(f"/{MODEL}") for name in found if name.endswith(f"/{MODEL}"))
+        return {int(name) for name in models if _NUMBER.fullmatch(name)}
+
+    def _taken(self) -> set[int]:
+        return {int(match[2]) for name in self._list("") if (match := _TAKEN.match(name))}
 
     def _register(self, run: str) -> bool:
         if not self._put_new(f".runs/{run}", b""):
@@ -366,36 +472,37 @@ class _S3Store(ModelStore):
     def _claims(self) -> set[int]:
         return self._numbers(".claims/")
 
-    def _claimant(self, number: int) -> str:
-        return (self._get(f".claims/{number}") or b"").decode()
+    def _claimed(self, number: int) -> str | None:
+        claim = self._get(f".claims/{number}")
+        return None if claim is None else claim.decode()
 
-    def _claim(self, number: int, run: str) -> bool:
-        return self._put_new(f".claims/{number}", run.encode())
+    def _claim(self, number: int, text: str) -> bool:
+        return self._put_new(f".claims/{number}", text.encode())
 
-    def _write(self, number: int, files: Mapping[str, bytes]) -> None:
-        staging = f".staging/{number}"
-        ours = _pack(files)
-        packed = ours if self._put_new(staging, ours) else self._get(staging)
-        # An attempt deletes that object once the model is there: if ours came after that, the version stands.
-        if packed is None or number in self.versions():
-            return
-        unpacked = _unpack(packed)
-        for name in sorted(unpacked, key=lambda name: name == MODEL):
-            self._put(f"{number}/{name}", unpacked[name])
+    def _staged(self) -> list[str]:
+        names = (name.removeprefix(".staging/") for name in self._list(".staging/"))
+        return [name for name in names if _STAGED.fullmatch(name)]
 
-    def _sweep(self, number: int) -> None:
-        self._delete([f".staging/{number}"])
-
-    def _hide(self, number: int) -> bool:
-        self._put(f".deleted/{number}", b"")
-        self._delete([f"{number}/{MODEL}"])
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        self._put(f".staging/{staged}", _pack(files))
         return True
 
-    def _purge(self) -> None:
-        hidden = self._numbers(".deleted/")
-        # The model of one may still stand: another process is about to delete it, or was killed before it could.
-        for number in hidden.difference(self.versions()):
-            self._delete([*self._list(f"{number}/"), f".deleted/{number}"])
+    def _move(self, staged: str, place: str) -> None:
+        packed = self._get(f".staging/{staged}")
+        if packed is None:
+            return  # another process has done this
+        unpacked = _unpack(packed)
+        for name in sorted(unpacked, key=lambda name: name == MODEL):
+            self._put(f"{place}/{name}", unpacked[name])
+        self._drop(staged)
+
+    def _drop(self, staged: str) -> None:
+        self._delete([f".staging/{staged}"])
+
+    def _remove(self, place: str) -> bool:
+        names = self._list(f"{place}/")
+        self._delete(sorted(names, key=lambda name: name != f"{place}/{MODEL}"))
+        return bool(names)
 
     def _numbers(self, prefix: str) -> set[int]:
         names = (name.removeprefix(prefix) for name in self._list(prefix))

@@ -135,7 +135,6 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("gate_mode", "STRING", "enforce"),
         ("champion_version", "NUMBER_INTEGER", 0),
         ("thresholds", "STRUCT", {}),
-        ("keep_versions", "NUMBER_INTEGER", 5),
         ("songs_sha256", "STRING", ""),
         ("rankings_sha256", "STRING", ""),
         ("commit", "STRING", ""),
@@ -148,10 +147,10 @@ def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind
 
 
 def test_data_and_store_are_those_of_the_settings(settings: Settings) -> None:
-    ours = replace(settings, songs="https://host/s.csv", rankings="s3://b/r", model_store="/store", keep_versions="9")
+    ours = replace(settings, songs="https://host/s.csv", rankings="s3://b/r", model_store="/store")
     parameters = Compiled(ours).parameters()
-    found = {name: parameters[name]["defaultValue"] for name in ("songs", "rankings", "model_store", "keep_versions")}
-    assert found == {"songs": "https://host/s.csv", "rankings": "s3://b/r", "model_store": "/store", "keep_versions": 9}
+    found = {name: parameters[name]["defaultValue"] for name in ("songs", "rankings", "model_store")}
+    assert found == {"songs": "https://host/s.csv", "rankings": "s3://b/r", "model_store": "/store"}
 
 
 def test_every_parameter_reaches_a_step(compiled: Compiled) -> None:

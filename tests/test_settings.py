@@ -73,7 +73,6 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"train_memory": "1.5Gi"}, "train-memory is '1.5Gi', expected bytes"),
         ({"train_memory": "-1Gi"}, "train-memory is '-1Gi', expected bytes"),
         ({"train_gpus": "0.5"}, "train-gpus is '0.5', expected a whole number"),
-        ({"keep_versions": "0"}, "keep-versions is '0', expected a whole number from 1"),
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
         (
             {"kfp_endpoint": "ml-pipeline:8888"},
@@ -108,8 +107,8 @@ def test_a_wrong_value_is_named_with_what_it_should_be(write: Write, changes: di
 
 def test_all_wrong_values_are_named_at_once(write: Write) -> None:
     with pytest.raises(SettingsInvalid) as raised:
-        read_settings(write(namespace=None, step_cpu="two", keep_versions=5))
-    for key in ("namespace", "step-cpu", "keep-versions"):
+        read_settings(write(namespace=None, step_cpu="two", model_name=5))
+    for key in ("namespace", "step-cpu", "model-name"):
         assert key in str(raised.value)
 
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import store as store_module
-from pipeline.errors import SettingsInvalid, StoreBroken
+from pipeline.errors import GateRefused, SettingsInvalid, StoreBroken
 from pipeline.s3 import s3_client
-from pipeline.store import ModelStore, open_store
+from pipeline.store import Failed, ModelStore, open_store
 from tests.s3_server import S3Server
 
 if TYPE_CHECKING:
@@ -42,6 +44,16 @@ def files(text: str) -> dict[str, bytes]:
 
 def building(text: str) -> Callable[[int], Mapping[str, bytes]]:
     return lambda number: files(f"{text} as {number}")
+
+
+def judging(root: str, text: str) -> Callable[[int], Mapping[str, bytes]]:
+    """Build as one that looks at all versions before."""
+
+    def build(number: int) -> Mapping[str, bytes]:
+        assert set(range(1, number)) <= set(open_store(root, "jukebox").versions()), "judged beside one that it missed"
+        return building(text)(number)
+
+    return build
 
 
 def whole(store: ModelStore, number: int, texts: list[str]) -> bool:
@@ -97,20 +109,23 @@ def names(root: str) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def by_hand(root: str, *, put: str = "", delete: str = "") -> None:
-    """Put an empty file into the store, or delete all below a folder of it, without asking it."""
+def by_hand(root: str, *, put: str = "", text: str = "", delete: str = "") -> None:
+    """Put a file into the store, or delete all below a folder of it, without asking it."""
     if root.startswith("s3://"):
         bucket, prefix = root.removeprefix("s3://").split("/", 1)
         if put:
-            shared_client().put_object(Bucket=bucket, Key=f"{prefix}/jukebox/{put}", Body=b"")
+            shared_client().put_object(Bucket=bucket, Key=f"{prefix}/jukebox/{put}", Body=text.encode())
         for name in names(root) if delete else []:
             if name.startswith(f"{delete}/"):
                 shared_client().delete_object(Bucket=bucket, Key=f"{prefix}/jukebox/{name}")
         return
     if put:
         path = Path(root, "jukebox", put)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        if put.endswith("/"):
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
     if delete:
         folder = Path(root, "jukebox", delete)
         for path in folder.iterdir():
@@ -130,8 +145,8 @@ def leftovers(root: str) -> list[str]:
 def test_a_store_that_nobody_has_written_to_is_empty(store: ModelStore) -> None:
     assert store.versions() == []
     assert store.newest() is None
+    assert store.failed() == []
     assert store.pinned() == set()
-    assert store.prune(1, []) == []
 
 
 def test_a_published_version_can_be_read_where_its_uri_says(store: ModelStore, root: str) -> None:
@@ -181,13 +196,59 @@ def test_numbers_grow_after_the_newest_version_was_deleted_by_hand(store: ModelS
     assert store.publish("d", building("d")) == 4
 
 
-def test_a_run_whose_version_was_deleted_publishes_it_under_the_same_number(store: ModelStore, root: str) -> None:
+def test_a_run_whose_version_was_deleted_publishes_another(store: ModelStore, root: str) -> None:
     for run in "ab":
         store.publish(run, building(run))
     by_hand(root, delete="1")
 
-    assert store.publish("a", building("again")) == 1
-    assert whole(store, 1, ["again"])
+    # What it is judged against was published after the number 1 was given.
+    assert store.publish("a", building("again")) == 3
+    assert whole(store, 3, ["again"])
+    assert store.publish("a", building("once more")) == 3
+    assert store.versions() == [2, 3]
+
+
+def failing(text: str) -> Callable[[int], Mapping[str, bytes]]:
+    return lambda number: Failed(files(f"{text} as {number}"))
+
+
+def test_a_version_that_failed_has_a_number_and_is_where_no_server_looks(store: ModelStore, root: str) -> None:
+    assert store.publish("good", building("good")) == 1
+    assert store.publish("bad", failing("bad")) == 2
+    assert store.publish("bad", failing("again")) == 2
+    assert store.publish("next", building("next")) == 3
+
+    assert (store.versions(), store.failed(), store.newest()) == ([1, 3], [2], 3)
+    assert visible(root) == {"1", "3"}
+    assert whole(store, 2, ["bad"])
+    assert store.uri(2) == f"{root}/jukebox/.failed/2"
+    assert leftovers(root) == []
+
+
+def test_what_building_raises_ends_it_and_costs_no_number(store: ModelStore, root: str) -> None:
+    def refuse(number: int) -> Mapping[str, bytes]:
+        raise GateRefused("worse")
+
+    with pytest.raises(GateRefused, match="worse"):
+        store.publish("a", refuse)
+    assert leftovers(root) == []
+    assert store.publish("b", building("b")) == 1
+    assert store.publish("a", building("a")) == 2
+
+
+def test_a_store_that_was_written_by_an_older_release_goes_on(store: ModelStore, root: str) -> None:
+    """Its claims hold nothing but the run, it was killed amid a version, and another run had claimed before that."""
+    by_hand(root, put="1/model.onnx")
+    for number, run in enumerate(("first", "killed"), 1):
+        by_hand(root, put=f".claims/{number}" if root.startswith("s3") else f".claims/{number}/run", text=run)
+    by_hand(root, put=".staging/2" if root.startswith("s3") else ".staging/2-0123/model.onnx")
+    by_hand(root, put=f".runs/{sha256(b'first').hexdigest()}" + ("" if root.startswith("s3") else "/"))
+    by_hand(root, put=f".runs/{sha256(b'killed').hexdigest()}" + ("" if root.startswith("s3") else "/"))
+
+    assert store.publish("first", building("first")) == 1
+    assert store.publish("killed", building("killed")) == 3
+    assert store.versions() == [1, 3]
+    assert leftovers(root) == []
 
 
 def test_numbers_grow_past_versions_that_were_copied_into_the_store(store: ModelStore, root: str) -> None:
@@ -201,52 +262,52 @@ def test_what_is_no_number_is_no_version(store: ModelStore, root: str) -> None:
         by_hand(root, put=f"{name}/model.onnx")
 
     assert store.versions() == []
-    assert store.publish("a", building("a")) == 1
+    assert store.publish("a", building("a")) == 3, "the folder 2 is there, though no version"
 
 
 def test_a_version_without_a_model_is_incomplete(store: ModelStore, root: str) -> None:
     by_hand(root, put="3/labels.json")
 
     assert store.versions() == []
+    assert store.publish("a", building("a")) == 4
 
 
 def test_a_version_that_is_not_there_is_said_so(store: ModelStore) -> None:
     store.publish("a", building("a"))
 
-    with pytest.raises(StoreBroken, match=r"jukebox/2/model\.onnx.*does not exist or was pruned"):
+    with pytest.raises(StoreBroken, match=r"jukebox/2/model\.onnx.*does not exist or was deleted"):
         store.read(2, "model.onnx")
     with pytest.raises(StoreBroken, match=r"jukebox/1/weights"):
         store.read(1, "weights")
 
 
-def test_prune_spares_the_newest_those_in_use_and_the_pinned(store: ModelStore, root: str) -> None:
-    for run in "abcdefg":
+def test_a_version_is_deleted_and_its_number_is_never_given_again(store: ModelStore, root: str) -> None:
+    for run in "abc":
         store.publish(run, building(run))
+    store.publish("bad", failing("bad"))
+
+    store.delete(3)
+    store.delete(4)
+
+    assert (store.versions(), store.failed()) == ([1, 2], [])
+    assert visible(root) == {"1", "2"}
+    assert leftovers(root) == []
+    assert store.publish("d", building("d")) == 5
+
+
+def test_deleting_what_is_not_there_is_said_so(store: ModelStore) -> None:
+    store.publish("a", building("a"))
+
+    with pytest.raises(StoreBroken, match=r"there is no .*/jukebox/7 to delete"):
+        store.delete(7)
+    assert store.versions() == [1]
+
+
+def test_pins_are_files_beside_the_versions(store: ModelStore, root: str) -> None:
     by_hand(root, put="2.pinned")
     by_hand(root, put="99.pinned")
 
     assert store.pinned() == {2, 99}
-    assert store.prune(2, in_use=[4, 50]) == [1, 3, 5]
-    assert store.versions() == [2, 4, 6, 7]
-    assert all(whole(store, number, [run]) for number, run in [(2, "b"), (4, "d"), (6, "f"), (7, "g")])
-    assert visible(root) == {
-        "2",
-        "4",
-        "6",
-        "7",
-        "2.pinned",
-        "99.pinned",
-    }
-    assert store.prune(2, in_use=[4, 50]) == []
-
-
-@pytest.mark.parametrize("keep", [0, -1])
-def test_prune_refuses_to_keep_nothing(store: ModelStore, keep: int) -> None:
-    store.publish("a", building("a"))
-
-    with pytest.raises(ValueError, match=f"{keep} versions: expected at least 1"):
-        store.prune(keep, [])
-    assert store.versions() == [1]
 
 
 RUNS = st.integers(0, 6).map(lambda number: f"run-{number}")
@@ -256,7 +317,8 @@ OPERATIONS = st.lists(
         st.tuples(st.just("publish"), RUNS),
         st.tuples(st.just("pin"), NUMBERS),
         st.tuples(st.just("delete by hand"), NUMBERS),
-        st.tuples(st.just("prune"), st.integers(1, 4), st.sets(NUMBERS, max_size=2)),
+        st.tuples(st.just("fail"), RUNS),
+        st.tuples(st.just("delete"), NUMBERS),
     ),
     max_size=14,
 )
@@ -266,29 +328,28 @@ def obeys_the_contract(root: str, operations: list[tuple[Any, ...]]) -> None:
     """Compare the store with the simplest thing that does the same: a dict and a counter."""
     store = open_store(root, "jukebox")
     numbers: dict[str, int] = {}
-    standing: set[int] = set()
-    pins: set[int] = set()
+    passed: dict[int, bool] = {}  # of the versions that stand
+    given, pins = 0, set[int]()
     for operation, *arguments in operations:
-        if operation == "publish":
+        if operation in ("publish", "fail"):
             (run,) = arguments
-            expected = numbers.setdefault(run, len(numbers) + 1)
-            assert store.publish(run, building(run)) == expected
-            standing.add(expected)
+            if numbers.get(run) not in passed:
+                given += 1
+                numbers[run] = given
+                passed[given] = operation == "publish"
+            assert store.publish(run, (building if operation == "publish" else failing)(run)) == numbers[run]
         elif operation == "pin":
             pins.add(arguments[0])
             by_hand(root, put=f"{arguments[0]}.pinned")
-        elif operation == "delete by hand" and arguments[0] in standing:
-            standing.remove(arguments[0])
-            by_hand(root, delete=str(arguments[0]))
-        elif operation == "prune":
-            keep, in_use = arguments
-            doomed = set(sorted(standing)[:-keep]) - in_use - pins
-            assert store.prune(keep, in_use) == sorted(doomed)
-            standing -= doomed
-        assert store.versions() == sorted(standing)
-        assert store.newest() == max(standing, default=None)
+        elif operation == "delete by hand" and arguments[0] in passed:
+            by_hand(root, delete=str(arguments[0]) if passed.pop(arguments[0]) else f".failed/{arguments[0]}")
+        elif operation == "delete" and arguments[0] in passed:
+            del passed[arguments[0]]
+            store.delete(arguments[0])
+        assert store.versions() == sorted(number for number in passed if passed[number])
+        assert store.failed() == sorted(number for number in passed if not passed[number])
         assert store.pinned() == pins
-    assert all(whole(store, number, list(numbers)) for number in standing)
+    assert all(whole(store, number, list(numbers)) for number in passed)
     assert leftovers(root) == []
 
 
@@ -330,20 +391,21 @@ def publish_killed(base: str) -> None:
     _killed_at_each_change(Path(base), lambda root: None, _publish_first)
 
 
-def prune_killed(base: str) -> None:
-    def publish_two(root: str) -> None:
-        for run in "ab":
-            open_store(root, "jukebox").publish(run, building(run))
-
-    _killed_at_each_change(Path(base), publish_two, _prune)
+def delete_killed(base: str) -> None:
+    _killed_at_each_change(Path(base), _publish_two, _delete)
 
 
 def _publish_first(root: str) -> None:
     open_store(root, "jukebox").publish("run", building("first"))
 
 
-def _prune(root: str) -> None:
-    open_store(root, "jukebox").prune(1, in_use=[])
+def _publish_two(root: str) -> None:
+    for run in "ab":
+        open_store(root, "jukebox").publish(run, building(run))
+
+
+def _delete(root: str) -> None:
+    open_store(root, "jukebox").delete(1)
 
 
 def _killed_at_each_change(base: Path, prepare: Callable[[str], None], work: Callable[[str], None]) -> None:
@@ -394,7 +456,8 @@ def test_publish_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path)
         stood = store.versions()
 
         assert store.publish("run", building("second")) == 1
-        assert whole(store, 1, ["first" if stood else "second"])
+        # Once it is claimed it is the first attempt's, also where that was killed before it had moved it to its place.
+        assert whole(store, 1, ["first"] if stood else ["first", "second"])
         assert leftovers(str(root)) == []
         assert list((root / "jukebox" / ".staging").iterdir()) == []
         assert store.publish("next", building("next")) == 2
@@ -402,8 +465,23 @@ def test_publish_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path)
     assert {whole(open_store(str(root), "jukebox"), 1, ["first"]) for root in roots} == {True, False}
 
 
-def test_prune_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -> None:
-    in_a_process("prune_killed", str(tmp_path))
+def test_who_publishes_after_one_that_was_killed_sees_what_that_had_claimed(tmp_path: Path) -> None:
+    in_a_process("publish_killed", str(tmp_path))
+
+    numbers = []
+    for root in map(str, tmp_path.iterdir()):
+        store = open_store(root, "jukebox")
+        number = store.publish("other", judging(root, "other"))
+        assert store.publish("run", judging(root, "second")) == 3 - number
+        assert whole(store, number, ["other"])
+        assert whole(store, 3 - number, ["first", "second"])
+        assert leftovers(root) == []
+        numbers.append(number)
+    assert set(numbers) == {1, 2}
+
+
+def test_delete_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -> None:
+    in_a_process("delete_killed", str(tmp_path))
 
     roots = list(tmp_path.iterdir())
     assert len(roots) > 5
@@ -412,9 +490,10 @@ def test_prune_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -
         assert store.versions() in ([1, 2], [2])
         assert all(whole(store, number, ["a", "b"]) for number in store.versions())
 
-        store.prune(1, in_use=[])
-        assert store.versions() == [2]
-        assert visible(str(root)) == {"2"}
+        store.delete(2)
+        if 1 in store.versions():
+            store.delete(1)
+        assert visible(str(root)) == set()
         assert list((root / "jukebox" / ".deleted").iterdir()) == []
 
 
@@ -484,31 +563,47 @@ def test_publish_killed_at_each_write_to_s3_and_run_again(
         makers += [maker for maker in ("first", "second") if whole(store, 1, [maker])]
         assert leftovers(root) == []
         assert store.publish("next", building("next")) == 2
-    # The run registered twice, the claim, the staged object: once that is there, the files are the first attempt's.
+    # The run registered twice, the staged object, the claim: once that is there, the files are the first attempt's.
     # Then the three files, and the staged object's deletion.
     assert makers == 4 * ["second"] + 5 * ["first"]
 
 
-def test_prune_killed_at_each_write_to_s3_and_run_again(
+def test_who_publishes_after_one_that_was_killed_sees_what_that_had_claimed_in_s3(
+    on_s3: None, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = []
+    for root in killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first):
+        store = open_store(root, "jukebox")
+        number = store.publish("other", judging(root, "other"))
+        assert store.publish("run", judging(root, "second")) == 3 - number
+        assert whole(store, number, ["other"])
+        assert whole(store, 3 - number, ["first", "second"])
+        assert leftovers(root) == []
+        numbers.append(number)
+    # The run registered twice, the staged object, the claim.
+    assert numbers == 4 * [1] + 5 * [2]
+
+
+def test_delete_killed_at_each_write_to_s3_and_run_again(
     on_s3: None, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def publish_two() -> str:
         root = fresh(bucket)
-        for run in "ab":
-            open_store(root, "jukebox").publish(run, building(run))
+        _publish_two(root)
         return root
 
     roots = 0
-    for root in killed_at_each_write(monkeypatch, publish_two, _prune):
+    for root in killed_at_each_write(monkeypatch, publish_two, _delete):
         roots += 1
         store = open_store(root, "jukebox")
         assert store.versions() in ([1, 2], [2])
         assert all(whole(store, number, ["a", "b"]) for number in store.versions())
 
-        store.prune(1, in_use=[])
+        if "1" in visible(root):  # what is left of it, too
+            store.delete(1)
         assert store.versions() == [2]
         assert visible(root) == {"2"}
-    assert roots == 6  # two to hide it, three to delete what is left, and none
+    assert roots == 4  # the model, what is left, and none
 
 
 # Another run, and another attempt of the same run, publish from begin to end right before the k-th write, for every k.
@@ -539,13 +634,13 @@ def overtaken(root: str, call: int, interrupting: Interrupting) -> bool:
 
     def overtake() -> None:
         store = open_store(root, "jukebox")
-        numbers.append(store.publish("other", building("other")))
-        numbers.append(store.publish("run", building("first")))
+        numbers.append(store.publish("other", judging(root, "other")))
+        numbers.append(store.publish("run", judging(root, "first")))
         seen.extend(store.read(numbers[1], name) for name in NAMES)
 
     interruption = Interruption(call, overtake)
     with interrupting(interruption):
-        number = open_store(root, "jukebox").publish("run", building("second"))
+        number = open_store(root, "jukebox").publish("run", judging(root, "second"))
     if not interruption.done:
         return False
     store = open_store(root, "jukebox")
@@ -653,21 +748,22 @@ def test_many_threads_publish_into_a_bucket_at_once(s3_root: str) -> None:
     unique_dense_and_whole(s3_root, results)
 
 
-def test_prune_beside_prune_deletes_each_version_once(root: str) -> None:
+def test_delete_beside_delete_leaves_nothing(root: str) -> None:
     store = open_store(root, "jukebox")
     for number in range(1, 8):
         store.publish(f"run {number}", lambda number: {"model.onnx": b"m", "labels.json": b"l"})
     barrier = threading.Barrier(3)
 
-    def prune(_: int) -> list[int]:
+    def delete(_: int) -> None:
         mine = open_store(root, "jukebox")
         barrier.wait()
-        return mine.prune(2, [])
+        for number in range(1, 6):
+            with suppress(StoreBroken):  # another was faster
+                mine.delete(number)
 
     with ThreadPoolExecutor(3) as pool:
-        deleted = list(pool.map(prune, range(3)))
+        list(pool.map(delete, range(3)))
 
-    assert {number for numbers in deleted for number in numbers} == set(range(1, 6))
     assert store.versions() == [6, 7]
     assert visible(root) == {"6", "7"}
 
@@ -680,8 +776,9 @@ def test_a_reader_never_sees_half_a_version(root: str) -> None:
         store = open_store(root, "jukebox")
         try:
             for each in range(versions):
-                store.publish(f"run {each}", building("w"))
-                store.prune(1, [])
+                number = store.publish(f"run {each}", building("w"))
+                if number > 1:
+                    store.delete(number - 1)
         finally:
             finished.set()
 
@@ -699,7 +796,7 @@ def test_a_reader_never_sees_half_a_version(root: str) -> None:
                     assert whole(store, number, ["w"])
                     seen += 1
                 except StoreBroken:
-                    # Between our looking and our reading it was pruned, and then it is not half there.
+                    # Between our looking and our reading it was deleted, and then it is not half there.
                     assert number not in store.versions()
                     assert root.startswith("s3") or not (folder / str(number)).exists()
         return seen
@@ -783,6 +880,39 @@ def test_a_full_disk_leaves_nothing_behind_and_the_run_can_be_tried_again(
     assert store.publish("run", building("run")) == 2
 
 
+@pytest.fixture(params=["size=256k", "size=256k,nr_inodes=24"], ids=["bytes", "names"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own that has room for a few versions, or for the names of a few."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", request.param, "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a file system of one's own needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_can_be_freed(small_disk: Path) -> None:
+    store = open_store(str(small_disk), "jukebox")
+    full_disk = pytest.raises(StoreBroken, match=r"No space left on device; .*`jukebox delete-version NUMBER`")
+    with full_disk:
+        deque(store.publish(f"run {number}", building("a")) for number in itertools.count())
+    full = store.versions()
+    assert full
+    assert all(whole(store, number, ["a"]) for number in full)
+    with suppress(OSError):  # not a name, and not a byte more
+        for number in itertools.count():
+            (small_disk / str(number)).write_bytes(b"1" * 4096)
+
+    store.delete(1)
+
+    assert store.versions() == full[1:]
+    assert visible(str(small_disk)) == {str(number) for number in full[1:]}
+    for path in small_disk.glob("[0-9]*"):
+        path.unlink()
+    assert store.publish("next", building("next")) > max(full)
+
+
 def test_a_file_is_on_the_disk_before_its_version_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: dict[int, int] = {}
     sync = os.fsync
@@ -814,11 +944,20 @@ def test_the_model_server_may_read_what_was_published(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), "jukebox")
     by_hand(str(tmp_path), put="1/notes.txt")
 
-    with pytest.raises(StoreBroken, match=r"jukebox/1 holds files but no model\.onnx.*delete or move"):
-        open_store(str(tmp_path), "jukebox").publish("run", building("a"))
-    assert [path.name for path in (tmp_path / "jukebox" / "1").iterdir()] == ["notes.txt"]
+    def meanwhile(number: int) -> Mapping[str, bytes]:
+        by_hand(str(tmp_path), put=f"{number}/notes.txt")
+        return files("a as 2")
+
+    with pytest.raises(StoreBroken, match=r"jukebox/2 holds files but no model\.onnx.*delete or move"):
+        store.publish("run", meanwhile)
+    for number in (1, 2):
+        assert [path.name for path in (tmp_path / "jukebox" / str(number)).iterdir()] == ["notes.txt"]
+    by_hand(str(tmp_path), delete="2")
+    assert store.publish("run", building("again")) == 2
+    assert whole(store, 2, ["a"])
 
 
 def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(tmp_path: Path) -> None:
@@ -912,7 +1051,8 @@ def test_a_claim_whose_answer_was_lost_is_still_the_runs(s3_root: str, client: "
         if url.path.endswith("/.claims/1") and not lost:
             lost.append(url)
             _, bucket, key = url.path.split("/", 2)
-            shared_client().put_object(Bucket=bucket, Key=key, Body=b"run")
+            shared_client().put_object(Bucket=bucket, Key=key, Body=request.body.read())
+            request.body.seek(0)
             return answer(503, "SlowDown")
         return None
 

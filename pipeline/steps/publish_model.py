@@ -51,20 +51,17 @@ def publish_model(
     commit: str,
     image: str,
     prod_flag: bool,
-    keep: int,
     cluster_domain: str,
     namespace: str,
 ) -> Published:
-    """Put the model into the store with its labels, its card and its lineage, and delete versions of no use.
+    """Put the model into the store with its labels, its card and its lineage; nothing is ever deleted.
 
     ``model`` is the ONNX file, ``preprocessing`` the folder that preprocess_data wrote, the other paths are the
     JSON files of the steps. ``data`` says for "songs" and for "rankings" where they are from (source, sha256,
     rows, bytes). A run that is tried again gets the version that it has published before.
 
-    ``keep`` versions stay, besides the pinned ones, the one that the model was judged against and its own.
-
     Raises GateRefused or ParityBroken where the verdict or the verification says no, SettingsInvalid where
-    ``model_name``, ``version``, ``keep`` or ``store`` is none, StoreBroken where the store cannot be used.
+    ``model_name``, ``version`` or ``store`` is none, StoreBroken where the store cannot be used.
     """
     documents = {
         name: json.loads(path.read_text("utf-8"))
@@ -84,8 +81,6 @@ def publish_model(
         raise ParityBroken("nothing is published, since the ONNX model differs from the Keras model: see parity.json")
     if not _VERSION.fullmatch(version):
         raise SettingsInvalid(f"the version is {version!r}: expected a semantic version; use one such as 0.0.2")
-    if keep < 1:
-        raise SettingsInvalid(f"the number of versions to keep is {keep}: expected at least 1; correct it")
     champion = judged["champion"] and judged["champion"]["version"]
 
     def build(number: int) -> dict[str, bytes]:
@@ -124,8 +119,7 @@ def publish_model(
 
     models = open_store(store, model_name)
     number = models.publish(f"{run_name}/{run_id}", build)
-    deleted = models.prune(keep, {number, champion} - {None})
-    log.info("published %s; deleted %s", models.uri(number), deleted or "nothing")
+    log.info("published %s", models.uri(number))
     return Published(number, models.uri(number), json.loads(models.read(number, "lineage.json")))
 
 

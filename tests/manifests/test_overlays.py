@@ -69,7 +69,6 @@ FORK = {
     "model-name": "songbird",
     "model-store": "s3://nest/store",
     "model-storage-pvc": "nest",
-    "keep-versions": "7",
     "storage-class": "cephfs",
     "storage-size": "77Gi",
     "s3-host": "objects.example.org",

@@ -58,7 +58,6 @@ def publish(tmp_path: Path, found: dict[str, Any]) -> Publish:
             "commit": "0d4f6a8c",
             "image": "registry.example.org/training@sha256:abab",
             "prod_flag": False,
-            "keep": 3,
             "cluster_domain": "apps.example.org",
             "namespace": "ada-jukebox",
         }
@@ -158,29 +157,12 @@ def test_another_run_gets_another_version(publish: Publish, other: dict[str, str
     assert publish(**other).number == 2
 
 
-def test_old_versions_go_but_the_one_it_was_judged_against_stays(
-    publish: Publish, found: dict[str, Any], tmp_path: Path
-) -> None:
-    for run in "abcd":
+def test_publishing_deletes_nothing(publish: Publish, tmp_path: Path) -> None:
+    for run in "abcdefgh":
         publish(run_name=run)
-    store = open_store(str(tmp_path / "store"), "jukebox")
-    assert store.versions() == [2, 3, 4]
-    (tmp_path / "store" / "jukebox" / "3.pinned").touch()
 
-    judged_against(found, champion=2)
-    published = publish(run_name="e", keep=1)
-
-    assert store.versions() == [2, 3, 5]
-    assert published.lineage["champion"] == 2
-    assert "version 2" in words(card(published))
-
-
-def test_a_late_retry_keeps_its_own_version(publish: Publish, tmp_path: Path) -> None:
-    for run in "abc":
-        publish(run_name=run, keep=1)
-
-    assert publish(run_name="a", keep=1).number == 1
-    assert open_store(str(tmp_path / "store"), "jukebox").versions() == [1, 3]
+    assert publish(run_name="a").number == 1
+    assert open_store(str(tmp_path / "store"), "jukebox").versions() == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_a_verdict_that_says_no_publishes_nothing(publish: Publish, found: dict[str, Any], tmp_path: Path) -> None:
@@ -227,7 +209,6 @@ def test_a_model_that_the_verification_refused_is_not_published(
         ({"version": "1.0.٣"}, "semantic version"),
         ({"version": ""}, "semantic version"),
         ({"model_name": "Juke Box"}, "'Juke Box': expected a DNS label"),
-        ({"keep": 0}, "0: expected at least 1"),
         ({"store": ""}, "expected a folder's path or s3://bucket/prefix"),
     ],
 )
