@@ -131,8 +131,9 @@ def intervals(evaluation: Mapping[str, Any], metric: str, title: str) -> Markup:
         ("champion", "champion", "D", INK),
         ("baseline", "baseline", "s", MUTED),
     ]
-    who = [entry for entry in who if evaluation[entry[0]]]
     splits = [split for split in ("unseen", "seen") if evaluation["model"][split]]
+    # A champion may know none of the countries of a split.
+    who = [entry for entry in who if evaluation[entry[0]] and all(evaluation[entry[0]][split] for split in splits)]
     with _draw(title, 48 + 26 * len(splits) * (len(who) + 1)) as drawing:
         axes = drawing.figure.add_subplot()
         names: list[str] = []

@@ -30,8 +30,7 @@ def fetch_data(
     from pipeline.log import step
 
     with step("fetch-data"):
-        import json
-
+        from pipeline.documents import write_json
         from pipeline.steps.fetch_data import fetch_data as run
 
         fetched = run(
@@ -46,7 +45,7 @@ def fetch_data(
         for artifact, table in zip((songs, rankings), fetched, strict=True):
             artifact.metadata.update(table.as_metadata(), data_version=data_version)
         tables = {name: table.as_metadata() for name, table in zip(("songs", "rankings"), fetched, strict=True)}
-        Path(report.path).write_text(json.dumps(tables, indent=1))
+        write_json(Path(report.path), tables)
 
 
 @_component
@@ -56,7 +55,7 @@ def validate_data(
     data_version: str,
     model_store: str,
     model_name: str,
-    champion_version: int,
+    champion_version: str,
     report: Output[Artifact],
     summary: Output[Markdown],
     metrics: Output[Metrics],
@@ -143,7 +142,7 @@ def evaluate_model(
     predictions: Input[Dataset],
     model_store: str,
     model_name: str,
-    champion_version: int,
+    champion_version: str,
     gate_mode: str,
     thresholds: dict,
     evaluation: Output[Artifact],
@@ -158,17 +157,20 @@ def evaluate_model(
     from pipeline.log import step
 
     with step("evaluate-model", examples, predictions):
-        from pipeline.champion import find_champion
+        from pipeline.champion import search
         from pipeline.documents import log_metrics
         from pipeline.report import evaluation_html
         from pipeline.steps.evaluate_model import evaluate_model as run
 
+        found = search(model_store, model_name, champion_version)
         result, decision = run(
             Path(examples.path),
             Path(predictions.path),
             Path(evaluation.path),
             Path(verdict.path),
-            champion=find_champion(model_store, model_name, champion_version),
+            champion=found.champion,
+            champion_version=champion_version,
+            damaged=found.damaged,
             mode=gate_mode,
             thresholds=thresholds,
         )
@@ -256,6 +258,7 @@ def publish_model(
     rankings: Input[Dataset],
     onnx_model: Input[Model],
     examples: Input[Dataset],
+    predictions: Input[Dataset],
     training: Input[Artifact],
     validation: Input[Artifact],
     evaluation: Input[Artifact],
@@ -268,6 +271,7 @@ def publish_model(
     run_id: str,
     run_name: str,
     commit: str,
+    commit_time: str,
     image: str,
     prod_flag: bool,
     cluster_domain: str,
@@ -291,6 +295,7 @@ def publish_model(
             store=model_store,
             model=Path(onnx_model.path),
             preprocessing=Path(examples.path),
+            predictions=Path(predictions.path),
             training=Path(training.path),
             validation=Path(validation.path),
             evaluation=Path(evaluation.path),
@@ -303,12 +308,15 @@ def publish_model(
             run_id=run_id,
             run_name=run_name,
             commit=commit,
+            commit_time=commit_time,
             image=image,
             prod_flag=prod_flag,
             cluster_domain=cluster_domain,
             namespace=namespace,
         )
-        published.metadata.update(uri=result.uri, number=result.number, version=version, framework="onnx")
+        published.metadata.update(
+            uri=result.uri, number=result.number, version=version, framework="onnx", passed=result.passed
+        )
         write_json(Path(published.path), result.lineage)
         Path(card.path).write_bytes(open_store(model_store, model_name).read(result.number, "model-card.html"))
         Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))

@@ -59,12 +59,13 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         cluster_domain: str = settings.cluster_domain,
         model_storage_pvc: str = settings.model_storage_pvc,
         model_store: str = settings.model_store,
-        champion_version: int = 0,
+        champion_version: str = "",
         gate_mode: str = "enforce",
         thresholds: dict = {},  # noqa: B006
         prod_flag: bool = False,
         commit: str = "",
         cache: str = "",
+        commit_time: str = "",
     ) -> None:
         """Train and save the jukebox model.
 
@@ -80,12 +81,13 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             cluster_domain: Domain of the cluster's routes, for the address on the model card.
             model_storage_pvc: Claim that holds the model store.
             model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
-            champion_version: Number of the version to compare with; 0: the newest in the store.
-            gate_mode: enforce, warn or off.
+            champion_version: Number of the version to compare with, or none; empty: the champion.
+            gate_mode: enforce, warn or off; what has not passed is kept at best, and never served.
             thresholds: gain_over_baseline, champion_tolerance, top5_floor, calibration_ceiling.
             prod_flag: Whether the version may be proposed for production.
             commit: Git commit of the pipeline's source.
             cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
+            commit_time: When that was made, ISO 8601; a newer commit's model is not succeeded. Empty: not asked.
         """
         run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         store = {"model_store": model_store, "model_name": model_name}
@@ -140,6 +142,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             **run,
             onnx_model=converted.outputs["onnx_model"],
             examples=examples,
+            predictions=predictions,
             training=training,
             validation=validated.outputs["report"],
             evaluation=evaluated.outputs["evaluation"],
@@ -148,6 +151,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             version=version,
             data_version=data_version,
             commit=commit,
+            commit_time=commit_time,
             image=image,
             prod_flag=prod_flag,
             cluster_domain=cluster_domain,

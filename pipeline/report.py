@@ -17,6 +17,7 @@ from pipeline import charts
 from pipeline.documents import to_json
 from pipeline.schema import FEATURES
 from pipeline.sources import redact
+from pipeline.store import FAILED
 
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000
@@ -35,7 +36,8 @@ SECTIONS = (
     ("lineage", "Lineage", "run"),
 )
 STRONGEST_CONFUSIONS = 14
-NOTHING_PUBLISHED = "Nothing was published; what is in use stays in use."
+IN_USE = "What is in use stays in use."
+NOTHING_PUBLISHED = f"Nothing was published. {IN_USE}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ def render_report(documents: Mapping[str, Any], run: Run) -> str:
         steps=tuple(replace(step, error=_shorten(_without_credentials(step.error))) for step in run.steps),
     )
     training, lineage = found["training"], found["lineage"]
+    if lineage:
+        # If the champion was another one by the time that it was published, the model was judged again.
+        found["verdict"] = lineage["verdict"]
     known = {step.name for step in run.steps}
     there = {**found, "steps": known, "run": run}
     return environment().get_template("report.html.j2").render(
@@ -118,13 +123,16 @@ def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -
 def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
     """Return what the dashboard shows of a run that has published: which version, where it is, and how good it is.
 
+    If the version did not pass, it says that nobody serves it.
+
     ``lineage`` is the version's lineage.json, ``uri`` its address.
     """
     model = lineage["model"]
     title = f"**{_markdown(model['name'])} {_markdown(model['version'])}, version {model['number']}**"
+    what = "Published" if lineage["verdict"]["passed"] else "Kept, and served by nobody"
     paragraphs = (
         f"{title} · {_markdown(lineage['run']['name'])}",
-        f"Published: {_markdown(uri)}",
+        f"{what}: {_markdown(uri)}",
         _markdown(lineage["verdict"]["summary"]),
         *(
             # A version from before records were counted has no such figure.
@@ -144,6 +152,13 @@ def headline(documents: Mapping[str, Any], run: Run) -> Headline:
     because = _how_good(evaluation) if evaluation else ""
     if lineage:
         model = lineage["model"]
+        verdict = lineage["verdict"]
+        if not verdict["passed"]:
+            title = f"Version {model['number']} is kept, and served by nobody"
+            failed = _listed(check["name"] for check in _failed(verdict["checks"]))
+            what = f"The model failed {failed}" if failed else "The gate was off, so the model was not judged"
+            kept = f"It lies in {run.store}/{model['name']}/{FAILED}/{model['number']}. {IN_USE}"
+            return Headline("warning", title, (f"{what}. {kept}", because))
         title = f"Version {model['number']} is published"
         if run.state == "failed":
             last = _listed(step.name for step in stopped_at) or "the run"
@@ -153,14 +168,8 @@ def headline(documents: Mapping[str, Any], run: Run) -> Headline:
             if model["prod_flag"]
             else "it is a candidate, which production does not serve"
         )
-        if verdict and not verdict["passed"]:
-            failed = _listed(check["name"] for check in _failed(verdict["checks"]))
-            what = f"The model failed {failed}, but the gate only warns, so it was published: {use}."
-            return Headline("warning", title, (what, because))
-        if verdict and not verdict["checks"]:
-            return Headline("warning", title, (f"The gate was off, so nothing was asked of the model: {use}.", because))
-        checks = f"all {len(verdict['checks'])} checks" if verdict else "the gate"
-        return Headline("succeeded", title, (f"The model passed {checks}: {use}.", because))
+        what = f"The model passed all {len(verdict['checks'])} checks: {use}."
+        return Headline("succeeded", title, (what, because))
     if verdict and not verdict["passed"] and verdict["mode"] == "enforce":
         refused = _failed(verdict["checks"])
         reasons = _listed(
@@ -197,13 +206,20 @@ def _how_good(evaluation: Mapping[str, Any]) -> str:
     songs = "songs it had never met" if split == "unseen" else "later days of songs it knows"
     text = f"On {songs}, its first guess was right for {percent(model['top1'])} of the chart rows"
     text += f" ({percent(baseline['top1'])} by always naming the commonest country)"
-    if champion := evaluation["champion"]:
-        difference = 100 * (model["top1"] - champion[split]["top1"])
-        than = f"version {champion['version']}, the champion ({percent(champion[split]['top1'])})"
-        if abs(difference) < 0.05:
-            return f"{text}, the same as {than}."
-        return f"{text}, {abs(difference):.1f} points {'more' if difference > 0 else 'less'} than {than}."
-    return f"{text}; there is no champion yet to compare it with."
+    champion = evaluation["champion"]
+    if not champion:
+        return f"{text}; {evaluation['not_compared'] or 'there is no champion yet to compare it with'}."
+    theirs, ours = champion[split], champion["model"][split]
+    if not theirs:
+        return f"{text}; on these, version {champion['version']} knows none of the countries."
+    difference = 100 * (ours["top1"] - theirs["top1"])
+    who = "the champion" if champion["is_best"] else "which it was to be compared with"
+    than = f"version {champion['version']}, {who} ({percent(theirs['top1'])})"
+    if champion["rows_left_out"]:
+        than += " on the rows of the countries that both know"
+    if abs(difference) < 0.05:
+        return f"{text}, the same as {than}."
+    return f"{text}, {abs(difference):.1f} points {'more' if difference > 0 else 'less'} than {than}."
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -13,13 +13,25 @@ CHUNK = 65_536
 
 def onnx_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """What ONNX Runtime answers: float32[examples, labels] for float32[examples, 13]."""
+    session = _session(model)
+    name = session.get_inputs()[0].name
+    return _in_chunks(lambda chunk: session.run(None, {name: chunk})[0], vectors)
+
+
+def onnx_properties(model: bytes) -> dict[str, str]:
+    """The metadata properties of the ONNX model; see ``convert_model``."""
+    properties: dict[str, str] = _session(model).get_modelmeta().custom_metadata_map
+    return properties
+
+
+def _session(model: bytes) -> Any:
     # Else it tells its maker of each session. It looks when it is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return _in_chunks(lambda chunk: session.run(None, {name: chunk})[0], vectors)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what a file lacks is said by who reads it
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def openvino_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

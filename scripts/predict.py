@@ -1,6 +1,7 @@
 """``jukebox predict``: try a published model on a song."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +12,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.champion import find_champion
+from pipeline.champion import Version, read_version
 from pipeline.documents import to_json
 from pipeline.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
-from pipeline.runtimes import onnx_probabilities
 from pipeline.schema import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
 from scripts.model_server import infer
@@ -29,7 +29,9 @@ def command(
         "build/latest/fetch-data/songs"
     ),
     model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")] = "build/models",
-    version: Annotated[int, typer.Option(min=0, help="Its number; 0: the newest.")] = 0,
+    version: Annotated[
+        int, typer.Option(min=0, help="Its number, also of one that failed; 0: the newest that passed.")
+    ] = 0,
     endpoint: Annotated[
         str,
         typer.Option(
@@ -57,20 +59,22 @@ def command(
         raise SettingsInvalid("--labels is given without --endpoint; leave it out: the model store has its own")
     model_name = read_settings().model_name
     found, others = _look_up(song, songs)
-    if missing := [name for name in FEATURE_NAMES if found[name] is None]:
-        raise DataInvalid(f"{found[ID]} has no {', '.join(missing)}; the model needs all features: take another song")
-    features = np.array([[float(found[name]) for name in FEATURE_NAMES]], dtype=np.float32)
     if endpoint:
+        features = _vector(found, FEATURE_NAMES)
         number, answer = infer(endpoint, model_name, version, features)
         if labels:
             countries = _read_labels(labels, answer.shape[1])
         else:
-            countries = _find_labels(model_store, model_name, number, features, answer)
+            model = _find_served(model_store, model_name, number, features, answer)
+            countries = model.labels
+            if model.features != [*FEATURE_NAMES]:
+                number, answer = infer(endpoint, model_name, number, _vector(found, model.features))
     else:
-        model = find_champion(model_store, model_name, version)
-        if model is None:
+        in_store = read_version(model_store, model_name, version)
+        if in_store is None:
             raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
-        number, countries, answer = model.version, model.labels, onnx_probabilities(model.onnx, features)
+        number, countries = in_store.version, in_store.labels
+        answer = in_store.probabilities(_vector(found, in_store.features))
     [probabilities] = answer
     title = f"{found['name']} by {found['artists']} ({found[ID]}), {model_name} version {number}"
     table = Table(box=None)
@@ -88,10 +92,17 @@ def command(
         console.print(f"{others} more with such a name; give an id to choose")
 
 
-def _find_labels(
+def _vector(song: Mapping[str, Any], features: Sequence[str]) -> NDArray[np.float32]:
+    """The features of a song in this order, float32[1, features]."""
+    if missing := [name for name in features if song.get(name) is None]:
+        raise DataInvalid(f"{song[ID]} has no {', '.join(missing)}; the model needs all features: take another song")
+    return np.array([[float(song[name]) for name in features]], dtype=np.float32)
+
+
+def _find_served(
     model_store: str, model_name: str, version: int, features: NDArray[np.float32], answer: NDArray[np.float32]
-) -> list[str]:
-    """Return the countries of the served version, from the store, if its model of that number answers the same.
+) -> Version:
+    """Return the served version, from the store, if its model of that number answers the same.
 
     The server itself does not name them: OpenVINO Model Server keeps the properties of an ONNX file to itself. And the
     number alone does not say that it is this version: a laptop's store counts from 1, and so does a cluster's.
@@ -101,16 +112,17 @@ def _find_labels(
         f"kubectl exec deployment/{model_name}-predictor -- cat /mnt/models/{version}/labels.json > labels.json"
     )
     try:
-        model = find_champion(model_store, model_name, version)
+        model = read_version(model_store, model_name, version)
     except StoreBroken as error:
         raise StoreBroken(f"the served version {version} needs its countries' names: {error}.\n{to_do}") from None
     if not (
         model
         and len(model.labels) == answer.shape[1]
-        and np.allclose(onnx_probabilities(model.onnx, features), answer, atol=SAME)
+        and len(model.features) == features.shape[1]
+        and np.allclose(model.probabilities(features), answer, atol=SAME)
     ):
         raise StoreBroken(f"the served version {version} answers otherwise than the one in {model_store}.\n{to_do}")
-    return model.labels
+    return model
 
 
 def _read_labels(file: Path, count: int) -> list[str]:

@@ -44,6 +44,7 @@ from pipeline.sample import generate
 from pipeline.settings import read_settings
 from pipeline.sources import WILDCARD, redact
 from pipeline.steps.fetch_data import resolve_data_version
+from pipeline.store import FAILED
 from scripts.compile_pipeline import pipeline_resources
 from scripts.sample import ROWS
 
@@ -481,7 +482,8 @@ def _how_killed(number: int, mib: int) -> str:
 def _conclude(finished: Finished, where: str, console: Console) -> None:
     """Print the table, what was decided and where to look."""
     run, documents = finished.run, finished.documents
-    if verdict := documents.get("verdict"):
+    lineage = documents.get("lineage")
+    if verdict := lineage["verdict"] if lineage else documents.get("verdict"):
         table = Table(title="Verdict", title_justify="left", title_style="bold")
         for column, justify in (("Check", "left"), ("Found", "right"), ("Asked for", "right"), ("", "left")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -497,10 +499,15 @@ def _conclude(finished: Finished, where: str, console: Console) -> None:
     for step in run.steps:
         if step.state == "failed":
             console.print(f"[bold red]{step.name} failed:[/] {escape(step.error)}", soft_wrap=True)
-    if lineage := documents.get("lineage"):
+    if lineage:
         model = lineage["model"]
-        published = f"Published {model['name']} {model['version']} as version {model['number']} in {run.store}"
-        console.print(published, markup=False, soft_wrap=True)
+        what = f"{model['name']} {model['version']} as version {model['number']}"
+        if lineage["verdict"]["passed"]:
+            console.print(f"Published {what} in {run.store}", markup=False, soft_wrap=True)
+        else:
+            kept = f"{run.store}/{model['name']}/{FAILED}/{model['number']}"
+            console.print(f"Kept {what} in {kept}, where nobody serves it", markup=False, soft_wrap=True)
+            console.print(f"Try it all the same: jukebox predict SONG --version {model['number']}")
     else:
         console.print("Nothing was published.")
     console.print(where, markup=False, soft_wrap=True)

@@ -168,7 +168,19 @@ def _evaluation(
         "labels": labels,
         "model": model,
         "baseline": baseline,
-        "champion": None if champion is None else {**before, "version": champion},
+        "champion": None
+        if champion is None
+        else {
+            **before,
+            "version": champion,
+            "is_best": True,
+            "model": dict(model),
+            "rows_left_out": 0,
+            "only_model": [],
+            "only_champion": [],
+        },
+        "not_compared": "",
+        "damaged": [],
         "calibration": [
             {
                 "low": float(low),
@@ -204,7 +216,14 @@ def _verdict(evaluation: dict[str, Any]) -> dict[str, Any]:
     if champion:
         loss = model["all"]["cross_entropy"] - champion["all"]["cross_entropy"]
         rows.insert(
-            1, ("champion-tolerance", loss, 0.05, "<=", f"nats by which it is worse than version {champion['version']}")
+            1,
+            (
+                "no-worse-than-champion",
+                loss,
+                0.05,
+                "<=",
+                f"nats by which it is worse than version {champion['version']}",
+            ),
         )
     checks = [
         {
@@ -221,7 +240,9 @@ def _verdict(evaluation: dict[str, Any]) -> dict[str, Any]:
         "passed": True,
         "mode": "enforce",
         "checks": checks,
-        "champion": champion and {"version": champion["version"]},
+        "champion": champion and {"version": champion["version"], "is_best": True, "compared": True},
+        "champion_version": "",
+        "thresholds": {},
         "summary": f"Passed: all {len(checks)} checks hold.",
     }
 
@@ -364,11 +385,13 @@ def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
     champion = found["verdict"]["champion"]
     profile = found["validation"]["profile"]
     return {
+        "schema": 1,
         "model": {"name": "jukebox", "version": "0.0.2", "number": number, "prod_flag": False, "use": "candidate"},
         "run": {
             "id": "5f0c8f6e-5d0b-4a53-9a55-2c0fd0a1b7e4",
             "name": "prod-train-save-3f9c1a7be02d",
             "commit": "0d4f6a8c2b1e3d5f7a9b0c2d4e6f8a1b3c5d7e9f",
+            "commit_time": "2026-03-14T08:59:01Z",
             "image": "registry.example.org/jukebox/training@sha256:" + "ab" * 32,
         },
         "data": {

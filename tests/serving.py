@@ -1,10 +1,11 @@
 """A small model, and the stand-in of the model server that serves it, as a process of its own."""
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,26 @@ VECTOR = [1.0] * len(FEATURE_NAMES)
 until = retry(stop=stop_after_delay(30), wait=wait_fixed(0.02), reraise=True)
 
 
-def model(weights: list[float]) -> bytes:
-    """An ONNX model that sees a song's energy alone."""
-    matrix = np.zeros((len(FEATURE_NAMES), len(weights)), dtype=np.float32)
-    matrix[FEATURE_NAMES.index("energy")] = weights
+def model(weights: list[float], features: Sequence[str] = FEATURE_NAMES) -> bytes:
+    """An ONNX model that sees a song's energy alone, among ``features``."""
+    return model_of({"energy": weights}, features)
+
+
+def model_of(weights: Mapping[str, list[float]], features: Sequence[str] = FEATURE_NAMES) -> bytes:
+    """An ONNX model: what 1 of each of these features adds to the labels' scores; it takes ``features``."""
+    labels = len(next(iter(weights.values())))
+    matrix = np.zeros((len(features), labels), dtype=np.float32)
+    for name, row in weights.items():
+        matrix[features.index(name)] = row
     graph = helper.make_graph(
         [helper.make_node("MatMul", [INPUT, "weights"], ["scores"]), helper.make_node("Softmax", ["scores"], [OUTPUT])],
         "energy",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", len(FEATURE_NAMES)])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", len(weights)])],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", len(features)])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", labels])],
         [numpy_helper.from_array(matrix, "weights")],
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(built, {"features": json.dumps(features)})
     onnx.checker.check_model(built)
     content: bytes = built.SerializeToString()
     return content

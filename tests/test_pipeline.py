@@ -133,12 +133,13 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("model_storage_pvc", "STRING", "jukebox-model-pvc"),
         ("prod_flag", "BOOLEAN", False),
         ("gate_mode", "STRING", "enforce"),
-        ("champion_version", "NUMBER_INTEGER", 0),
+        ("champion_version", "STRING", ""),
         ("thresholds", "STRUCT", {}),
         ("songs_sha256", "STRING", ""),
         ("rankings_sha256", "STRING", ""),
         ("commit", "STRING", ""),
         ("cache", "STRING", ""),
+        ("commit_time", "STRING", ""),
     ],
 )
 def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind: str, default: object) -> None:

@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,13 +10,13 @@ from kubernetes.config import kube_config
 
 from pipeline import server
 from pipeline.errors import DataInvalid, DataUnavailable, ModelServerRefuses, SettingsInvalid, StoreBroken
-from pipeline.schema import FEATURES, ID, OUTPUT
-from pipeline.store import open_store
+from pipeline.schema import FEATURE_NAMES, FEATURES, ID, OUTPUT
 from scripts.predict import command
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.cluster import Cluster
 from tests.kfp.world import NAMESPACE, TOKEN
 from tests.serving import Served, model, serving
+from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
 
@@ -23,14 +24,10 @@ LABELS = ["BR", "IS", "JP", "KR"]
 WEIGHTS = [0.1, 0.2, 3.0, 1.0]  # what an energy of 1 adds to a country's score
 
 
-def publish(root: Path, run: str, weights: list[float]) -> int:
-    files = {
-        "model.onnx": model(weights),
-        "labels.json": json.dumps(LABELS[: len(weights)]).encode(),
-        "lineage.json": b"{}",
-        "model-card.html": b"",
-    }
-    return open_store(str(root), "jukebox").publish(run, lambda number: files)
+def publish(root: Path, run: str, weights: list[float], **changed: Any) -> int:
+    return publish_version(
+        str(root), run, **{"onnx": model(weights), "labels": tuple(LABELS[: len(weights)]), **changed}
+    )
 
 
 @pytest.fixture
@@ -173,8 +170,32 @@ def test_a_store_without_a_model_says_how_to_get_one(predict: Predict, tmp_path:
 
 
 def test_a_version_that_does_not_exist_is_told(predict: Predict, store: Path) -> None:
-    with pytest.raises(StoreBroken, match=f"{store}/jukebox/7/model.onnx.*does not exist or was deleted"):
+    with pytest.raises(StoreBroken, match=f"{store}/jukebox/7/lineage.json.*does not exist or was deleted"):
         predict("Golden River", version=7)
+
+
+def test_a_version_that_failed_is_tried_if_it_is_named(predict: Predict, store: Path) -> None:
+    publish(store, "failed", WEIGHTS, passed=False, apart=True)
+    assert predict("Golden River")[0].endswith("jukebox version 2")
+    assert countries(predict("Golden River", version=3))[0] == "JP"
+
+
+def test_the_model_gets_the_features_in_its_own_order(predict: Predict, store: Path) -> None:
+    publish(store, "other order", WEIGHTS, onnx=model(WEIGHTS, FEATURE_NAMES[::-1]))
+    assert predict("Golden River", version=3)[1:] == predict("Golden River", version=1)[1:]
+
+
+def test_a_model_that_takes_what_songs_have_not_is_told(predict: Predict, store: Path) -> None:
+    publish(store, "more", WEIGHTS, onnx=model(WEIGHTS, [*FEATURE_NAMES, "timbre"]))
+    with pytest.raises(DataInvalid, match="id-river has no timbre"):
+        predict("Golden River")
+
+
+def test_a_version_whose_files_are_not_those_that_were_published_is_told(predict: Predict, store: Path) -> None:
+    (store / "jukebox" / "2" / "model.onnx").write_bytes(model(WEIGHTS))
+    with pytest.raises(StoreBroken, match=r"Version 2 .*is damaged: the sha256 of its model\.onnx.*delete-version 2"):
+        predict("Golden River")
+    assert countries(predict("Golden River", version=1))[0] == "JP"
 
 
 # A model server
@@ -214,6 +235,14 @@ def prediction(version: object = "1", **output: object) -> Answer:
 def test_a_model_server_answers_as_the_store_does(predict: Predict, served: Served) -> None:
     assert predict("Golden River", endpoint=served.url) == predict("Golden River")
     assert predict("Golden River", endpoint=f"{served.url}/", version=1) == predict("Golden River", version=1)
+
+
+def test_a_model_server_gets_the_features_in_the_order_of_its_model(
+    predict: Predict, store: Path, served: Served
+) -> None:
+    publish(store, "other order", WEIGHTS, onnx=model(WEIGHTS, FEATURE_NAMES[::-1]))
+    served.reaches(3)
+    assert predict("Golden River", endpoint=served.url, version=3) == predict("Golden River", version=3)
 
 
 def test_the_version_that_is_served_is_shown_also_where_the_store_has_a_newer(predict: Predict, store: Path) -> None:

@@ -270,8 +270,10 @@ def published(**changed: Any) -> tuple[dict[str, Any], Run]:
     found = documents(countries=5)
     found["verdict"] |= changed.get("verdict", {})
     found["lineage"]["model"] |= changed.get("model", {})
+    found["evaluation"]["champion"] |= changed.get("champion", {})
     for split in ("seen", "unseen", "all"):
         found["evaluation"]["champion"][split]["top1"] += changed.get("champion_gains", 0.0)
+    found["evaluation"] |= changed.get("evaluation", {})
     return found, changed.get("run", run())
 
 
@@ -295,10 +297,26 @@ FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
         (published(champion_gains=-0.1), "Version 3 is published", "points more than version 2"),
         (
             published(verdict={"passed": False, "mode": "warn", "checks": FAILING}),
-            "Version 3 is published",
-            "failed gain-over-baseline, but the gate only warns, so it was published",
+            "Version 3 is kept, and served by nobody",
+            "The model failed gain-over-baseline. It lies in s3://models/candidates/jukebox/.failed/3. What is in use",
         ),
-        (published(verdict={"mode": "off", "checks": []}), "Version 3 is published", "The gate was off"),
+        (
+            published(verdict={"passed": False, "mode": "off", "checks": []}),
+            "Version 3 is kept, and served by nobody",
+            "The gate was off, so the model was not judged. It lies in",
+        ),
+        (
+            published(champion={"rows_left_out": 4000, "only_model": ["XX"], "only_champion": ["YY"]}),
+            "Version 3 is published",
+            "on the rows of the countries that both know",
+        ),
+        (
+            published(
+                evaluation={"champion": None, "not_compared": "version 2 cannot be compared with it: it takes x"}
+            ),
+            "Version 3 is published",
+            "version 2 cannot be compared with it: it takes x.",
+        ),
         (
             published(run=run(stopped_at="publish-model")),
             "Version 3 is published",
@@ -340,6 +358,42 @@ def test_the_head_says_what_was_decided_and_why(given: tuple[dict[str, Any], Run
     assert title in page.text("")
     assert says in page.text("")
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+
+
+def test_what_the_comparison_leaves_out_is_said() -> None:
+    given = published(champion={"rows_left_out": 4321, "only_model": ["XX", "YY"], "only_champion": ["ZZ"]})
+    shown = Page(render_without_pictures(*given)).text("evaluation")
+    assert "4,321 rows are left out" in shown
+    assert "Version 2 does not know XX, YY." in shown
+    assert "This model does not know ZZ." in shown
+    assert "same rows as below" in shown
+
+
+def test_a_champion_that_knows_nothing_of_a_split_leaves_it_empty() -> None:
+    found, of_run = published(champion={"rows_left_out": 104_000, "only_model": ["XX"]})
+    found["evaluation"]["champion"]["unseen"] = found["evaluation"]["champion"]["model"]["unseen"] = None
+    page = Page(render_report(found, of_run))
+    assert "on these, version 2 knows none of the countries" in page.text("")
+
+
+def test_a_version_that_is_damaged_is_said_with_what_to_do() -> None:
+    said = "Version 4 (/models/jukebox/4) is damaged: its lineage.json holds no object."
+    found = published(evaluation={"damaged": [said]})
+    assert f"not the champion {said}" in Page(render_without_pictures(*found)).text("evaluation")
+
+
+def test_no_page_says_what_is_served_of_what_it_cannot_know() -> None:
+    for page in map(Page, (whole(), render_without_pictures(*published()))):
+        shown = " ".join(page.text(id_) for id_ in page.sections)
+        assert "serves now" not in shown
+        assert "served now" not in shown
+
+
+def test_the_page_shows_the_verdict_by_which_it_was_published() -> None:
+    """If the champion was another one by then, the model was judged again."""
+    found, run_ = published()
+    found["lineage"]["verdict"] = {**found["verdict"], "summary": "Good enough, also against version 9."}
+    assert "also against version 9" in Page(render_without_pictures(found, run_)).text("verdict")
 
 
 SHOWN_BY = {

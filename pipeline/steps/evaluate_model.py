@@ -2,23 +2,25 @@
 
 Everything is counted over chart rows: an example with 40 rows in MX and 10 in US asks 50 times, and the most probable
 country answers right 40 or 10 times. Beside the model stand the baseline, which always answers with the training
-rows' country frequencies, and the champion, the model that is served now, on the same rows.
+rows' country frequencies, and the champion, the version that it must be no worse than, on the rows of the countries
+that both know.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.champion import Champion
+from pipeline.champion import NO_WORSE, NONE, Champion
 from pipeline.documents import write_json
 from pipeline.errors import SettingsInvalid
 from pipeline.examples import TEST_SPLITS, read_description, read_predictions, read_split
 from pipeline.log import log
 from pipeline.options import GATE_MODES, Thresholds, parse
-from pipeline.runtimes import onnx_probabilities
+from pipeline.schema import FEATURE_NAMES
 
 Floats = NDArray[np.float64]
 
@@ -37,13 +39,49 @@ def evaluate_model(
     verdict: Path,
     *,
     champion: Champion | None = None,
+    champion_version: str = "",
+    damaged: Sequence[str] = (),
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compare the predictions that train_model wrote with what happened; write and return evaluation and verdict.
 
+    See ``judge`` for what they are made of and what it raises.
+    """
+    result, decision = judge(
+        examples,
+        predictions,
+        champion=champion,
+        champion_version=champion_version,
+        damaged=damaged,
+        mode=mode,
+        thresholds=thresholds,
+    )
+    write_json(evaluation, result)
+    write_json(verdict, decision)
+    log.info("%s", decision["summary"])
+    return result, decision
+
+
+def judge(
+    examples: Path,
+    predictions: Path,
+    *,
+    champion: Champion | None = None,
+    champion_version: str = "",
+    damaged: Sequence[str] = (),
+    mode: str = "enforce",
+    thresholds: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return evaluation and verdict.
+
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
     are over songs, not rows: a song's rows are all alike, and a hundred of them are no hundred observations.
+
+    ``champion`` is what ``pipeline.champion.search`` found for ``champion_version``, with what is ``damaged``. If the
+    two cannot be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps
+    ``champion_version``, ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off judges nothing,
+    so nothing passes.
 
     Raises HyperparametersInvalid for an unknown threshold, SettingsInvalid for an unknown mode.
     """
@@ -64,27 +102,36 @@ def evaluate_model(
         "model": _Answers(probabilities, counts),
         "baseline": _Answers(np.tile(frequencies, (len(counts), 1)), counts),
     }
+    result: dict[str, Any] = {"labels": labels, "champion": None, "not_compared": "", "damaged": [*damaged]}
+    if champion_version == NONE:
+        result["not_compared"] = "it was compared with no other version, as champion_version says"
+    for who, answer in answers.items():
+        result[who] = answer.by_split(sizes[0])
+    both = None
     if champion:
         vectors = np.concatenate([split.vectors for split in splits.values()])
-        theirs = onnx_probabilities(champion.onnx, vectors)
-        answers["champion"] = _Answers(_relabel(theirs, champion.labels, labels), counts)
-    result: dict[str, Any] = {"labels": labels, "champion": None}
-    for who, answer in answers.items():
-        result[who] = {
-            "seen": answer.metrics(slice(None, sizes[0])),
-            "unseen": answer.metrics(slice(sizes[0], None)),
-            "all": answer.metrics(slice(None)),
-        }
-    if champion:
-        result["champion"]["version"] = champion.version
+        found = _beside(champion, vectors, probabilities, counts, labels, sizes[0])
+        if isinstance(found, str):
+            result["not_compared"] = f"version {champion.version} cannot be compared with it: {found}"
+            log.warning("%s", result["not_compared"])
+        else:
+            both = found
+            result["champion"] = {
+                "version": champion.version,
+                "is_best": champion.is_best,
+                **both.describe(),
+            }
     model = answers["model"]
     result["calibration"] = model.calibration()
     result["confusion"] = confusion = model.confusion()
     result["countries"] = _per_country(confusion, model, labels)
-    decision = _decide(answers, sizes[0], result, limits, mode)
-    write_json(evaluation, result)
-    write_json(verdict, decision)
-    log.info("%s", decision["summary"])
+    decision = {
+        **_decide(answers, both, sizes[0], result, limits, mode),
+        "champion": champion
+        and {"version": champion.version, "is_best": champion.is_best, "compared": both is not None},
+        "champion_version": champion_version,
+        "thresholds": limits.model_dump(),
+    }
     return result, decision
 
 
@@ -102,6 +149,11 @@ class _Answers:
         self.best_five = np.argpartition(-probabilities, five - 1, axis=1)[:, :five]
         self.hits_five: Floats = np.take_along_axis(counts, self.best_five, axis=1).sum(axis=1).astype(np.float64)
         self.surprise: Floats = -(counts * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1)
+
+    def by_split(self, seen: int) -> dict[str, Any]:
+        """The metrics of the first ``seen`` examples, of the others, and of all."""
+        parts = {"seen": slice(None, seen), "unseen": slice(seen, None), "all": slice(None)}
+        return {name: self.metrics(part) for name, part in parts.items()}
 
     def metrics(self, part: slice) -> dict[str, Any] | None:
         rows = self.rows[part]
@@ -163,11 +215,70 @@ def interval(part: Floats, whole: Floats) -> list[float]:
     return [float(r - Z * deviation), float(r + Z * deviation)]
 
 
-def _relabel(probabilities: NDArray[Any], theirs: list[str], ours: list[str]) -> NDArray[Any]:
-    """Put the champion's columns in our order; a country that it does not know gets 0, one that we do not is lost."""
-    column = {label: index for index, label in enumerate(theirs)}
-    padded = np.pad(probabilities, ((0, 0), (0, 1)))
-    return padded[:, [column.get(label, len(theirs)) for label in ours]]
+@dataclass(frozen=True)
+class _Both:
+    """The model and the champion on the rows of the countries that both know; ``seen`` of the examples come first."""
+
+    model: _Answers
+    champion: _Answers
+    seen: int
+    rows_left_out: int
+    only_model: list[str]
+    only_champion: list[str]
+
+    def describe(self) -> dict[str, Any]:
+        """The champion's metrics by split, the model's on the same rows, and what is left out."""
+        return {
+            **self.champion.by_split(self.seen),
+            "model": self.model.by_split(self.seen),
+            "rows_left_out": self.rows_left_out,
+            "only_model": self.only_model,
+            "only_champion": self.only_champion,
+        }
+
+
+def _beside(
+    champion: Champion,
+    vectors: NDArray[np.float32],
+    probabilities: NDArray[np.float32],
+    counts: NDArray[np.uint32],
+    labels: list[str],
+    seen: int,
+) -> _Both | str:
+    """Put the champion beside the model, or say why that cannot be done.
+
+    A model cannot give any chance to a country that it does not know: each row of one would cost it 16.1 nats, and a
+    few of them outweigh all that it knows. So the question to both is the one that both can answer: given that it is
+    one of the countries that both know, which one. The probabilities are divided by their sum over these.
+    """
+    if missing := [name for name in champion.features if name not in FEATURE_NAMES]:
+        return f"it takes {', '.join(missing)}, which the examples do not have"
+    shared = [label for label in labels if label in champion.labels]
+    if len(shared) < 2:
+        return f"of the countries, both know {', '.join(shared) or 'none'}; there is nothing to tell apart"
+    ours, theirs = ([known.index(label) for label in shared] for known in (labels, champion.labels))
+    kept = counts[:, ours]
+    asked = kept.sum(axis=1) > 0
+    if not asked.any():
+        return "no test row is of a country that both know"
+    columns = [FEATURE_NAMES.index(name) for name in champion.features]
+    answered = champion.probabilities(np.ascontiguousarray(vectors[asked][:, columns]))
+    return _Both(
+        model=_Answers(_shares(probabilities[asked][:, ours]), kept[asked]),
+        champion=_Answers(_shares(answered[:, theirs]), kept[asked]),
+        seen=int(asked[:seen].sum()),
+        rows_left_out=int(counts.sum(dtype=np.int64) - kept.sum(dtype=np.int64)),
+        only_model=[label for label in labels if label not in champion.labels],
+        only_champion=[label for label in champion.labels if label not in labels],
+    )
+
+
+def _shares(probabilities: NDArray[np.float32]) -> Floats:
+    """Each row divided by its sum; where nothing is left for these countries, they are equally likely."""
+    values = probabilities.astype(np.float64)
+    sums = values.sum(axis=1, keepdims=True)
+    shares: Floats = np.divide(values, sums, out=np.full_like(values, 1 / values.shape[1]), where=sums > 0)
+    return shares
 
 
 def _per_country(confusion: list[list[int]], model: _Answers, labels: list[str]) -> list[dict[str, Any]]:
@@ -188,7 +299,12 @@ def _per_country(confusion: list[list[int]], model: _Answers, labels: list[str])
 
 
 def _decide(
-    answers: Mapping[str, _Answers], seen: int, result: Mapping[str, Any], limits: Thresholds, mode: str
+    answers: Mapping[str, _Answers],
+    both: _Both | None,
+    seen: int,
+    result: Mapping[str, Any],
+    limits: Thresholds,
+    mode: str,
 ) -> dict[str, Any]:
     checks: list[dict[str, Any]] = []
 
@@ -213,7 +329,6 @@ def _decide(
             }
         )
 
-    champion = result["champion"]
     if mode != "off":
         model, rows = result["model"], answers["model"].rows
         # Songs never seen are the honest test; without any, the later days of known ones have to do.
@@ -227,15 +342,15 @@ def _decide(
             f"nats of cross entropy below the country frequencies, on {split} songs",
             interval(gain, rows[part]),
         )
-        if champion:
-            loss = answers["model"].surprise - answers["champion"].surprise
+        if both:
+            loss = both.model.surprise - both.champion.surprise
             check(
-                "no-worse-than-champion",
-                ratio(loss, rows),
+                NO_WORSE,
+                ratio(loss, both.model.rows),
                 "<=",
                 limits.champion_tolerance,
-                f"nats of cross entropy above version {champion['version']}, on the same test rows",
-                interval(loss, rows),
+                f"nats of cross entropy above version {result['champion']['version']}, on the same test rows",
+                interval(loss, both.model.rows),
             )
         check("top5-floor", model["all"]["top5"], ">=", limits.top5_floor, "share of test rows, top-5")
         check(
@@ -246,10 +361,10 @@ def _decide(
             "expected calibration error over all test rows",
         )
     return {
-        "passed": all(c["passed"] for c in checks),
+        # Of no checks all pass, and nothing was judged.
+        "passed": bool(checks) and all(c["passed"] for c in checks),
         "mode": mode,
         "checks": checks,
-        "champion": champion,
         "summary": _in_words(checks, result, mode),
     }
 
@@ -260,12 +375,15 @@ def _in_words(checks: list[dict[str, Any]], result: Mapping[str, Any], mode: str
     failed = [c for c in checks if not c["passed"]]
     model = result["model"]["all"]
     champion = result["champion"]
-    against = (
-        f", cross entropy {model['cross_entropy']:.3f} against {champion['all']['cross_entropy']:.3f} of version "
-        f"{champion['version']}"
-        if champion
-        else ", and there is no champion yet"
-    )
+    if champion:
+        against = (
+            f", cross entropy {champion['model']['all']['cross_entropy']:.3f} against "
+            f"{champion['all']['cross_entropy']:.3f} of version {champion['version']}"
+        )
+        if champion["rows_left_out"]:
+            against += f", without {champion['rows_left_out']} rows of countries that it does not know"
+    else:
+        against = f", and {result['not_compared'] or 'there is no champion yet'}"
     found = f"top-1 {model['top1']:.1%}, top-5 {model['top5']:.1%}{against}"
     if not failed:
         return f"Good enough: {found}."

@@ -1,21 +1,31 @@
 """Gate: nothing that is not good enough goes on from here. It is the first thing that verify-model does."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import GateRefused
 from pipeline.log import log
 
 
 def gate(verdict: Path) -> None:
+    """Let a verdict decide; see ``decide``."""
+    decide(json.loads(verdict.read_text()))
+
+
+def decide(decision: Mapping[str, Any]) -> None:
     """Raise GateRefused with the reasons when the verdict says no and its mode is ``enforce``."""
-    decision = json.loads(verdict.read_text())
     if decision["passed"]:
         log.info("%s", decision["summary"])
     elif decision["mode"] == "enforce":
         raise GateRefused(
             f"{decision['summary']} Nothing is published. Train longer or on more data, or change what is asked for "
-            "(parameter thresholds); gate_mode 'warn' publishes all the same"
+            "(parameter thresholds); gate_mode 'warn' keeps the model, where nobody serves it"
         )
     else:
-        log.warning("%s Published all the same: the gate's mode is %s.", decision["summary"], decision["mode"])
+        log.warning(
+            "%s The gate's mode is %s: the model is kept, where nobody serves it.",
+            decision["summary"],
+            decision["mode"],
+        )

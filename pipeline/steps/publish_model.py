@@ -9,27 +9,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.champion import LABELS, LINEAGE, SCHEMA, read_lineage, search
 from pipeline.documents import to_json
-from pipeline.errors import ParityBroken, SettingsInvalid
+from pipeline.errors import CommitOutdated, ParityBroken, SettingsInvalid, VersionBroken
 from pipeline.log import log
 from pipeline.report import environment
 from pipeline.schema import FEATURES
-from pipeline.steps.gate import gate
-from pipeline.store import MODEL, open_store
+from pipeline.steps.evaluate_model import judge
+from pipeline.steps.gate import decide, gate
+from pipeline.store import MODEL, Failed, ModelStore, open_store
 
 # https://semver.org, version 2.0.0.
 _NUMBER = r"(0|[1-9]\d*)"
 _IDENTIFIERS = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIERS})?(\+{_IDENTIFIERS})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the model store: its number, where it is, and its lineage.json."""
+    """A version in the model store: its number, where it is, and its lineage.json.
+
+    One that has not passed has a number, too, but is where nobody serves it.
+    """
 
     number: int
     uri: str
     lineage: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the version may be served."""
+        return bool(self.lineage["verdict"]["passed"])
 
 
 def publish_model(
@@ -37,6 +48,7 @@ def publish_model(
     store: str,
     model: Path,
     preprocessing: Path,
+    predictions: Path,
     training: Path,
     validation: Path,
     evaluation: Path,
@@ -49,6 +61,7 @@ def publish_model(
     run_id: str,
     run_name: str,
     commit: str,
+    commit_time: str,
     image: str,
     prod_flag: bool,
     cluster_domain: str,
@@ -56,12 +69,18 @@ def publish_model(
 ) -> Published:
     """Put the model into the store with its labels, its card and its lineage; nothing is ever deleted.
 
-    ``model`` is the ONNX file, ``preprocessing`` the folder that preprocess_data wrote, the other paths are the
-    JSON files of the steps. ``data`` says for "songs" and for "rankings" where they are from (source, sha256,
-    rows, bytes). A run that is tried again gets the version that it has published before.
+    ``model`` is the ONNX file, ``preprocessing`` and ``predictions`` are the folders that preprocess_data and
+    train_model wrote, the other paths are the JSON files of the steps. ``data`` says for "songs" and for "rankings"
+    where they are from (source, sha256, rows, bytes). ``commit_time`` is when ``commit`` was made, in ISO 8601 with a
+    zone; if it is empty, nothing is asked of it. A run that is tried again gets the version that it has published
+    before.
 
-    Raises GateRefused or ParityBroken where the verdict or the verification says no, SettingsInvalid where
-    ``model_name``, ``version`` or ``store`` is none, StoreBroken where the store cannot be used.
+    If the champion is another one by now than when the model was judged, the model is judged again. A model that has
+    not passed, and that the gate's mode lets through all the same, is kept where nobody serves it.
+
+    Raises GateRefused or ParityBroken if the verdict or the verification says no, CommitOutdated if the model of a
+    newer commit is published already, SettingsInvalid if ``model_name``, ``version``, ``commit_time`` or ``store`` is
+    not a valid one, StoreBroken if the store cannot be used.
     """
     documents = {
         name: json.loads(path.read_text("utf-8"))
@@ -81,46 +100,128 @@ def publish_model(
         raise ParityBroken("nothing is published, since the ONNX model differs from the Keras model: see parity.json")
     if not _VERSION.fullmatch(version):
         raise SettingsInvalid(f"the version is {version!r}: expected a semantic version; use one such as 0.0.2")
-    champion = judged["champion"] and judged["champion"]["version"]
+    models = open_store(store, model_name)
+    made = _moment(commit_time)
 
     def build(number: int) -> dict[str, bytes]:
+        _refuse_older(models, commit, made)
+        now = {**documents, **_judged_again(judged, store, model_name, preprocessing, predictions)}
+        verdict, champion = now["verdict"], now["verdict"]["champion"]
         files = {
             MODEL: model.read_bytes(),
-            "labels.json": to_json(documents["preprocessing"]["labels"]).encode(),
+            LABELS: to_json(documents["preprocessing"]["labels"]).encode(),
         }
         lineage = {
+            "schema": SCHEMA,
             "model": {
                 "name": model_name,
                 "version": version,
                 "number": number,
                 "prod_flag": prod_flag,
-                "use": "may be proposed for production" if prod_flag else "candidate",
+                "use": _use(verdict, prod_flag=prod_flag),
             },
-            "run": {"id": run_id, "name": run_name, "commit": commit, "image": image},
+            "run": {
+                "id": run_id,
+                "name": run_name,
+                "commit": commit,
+                "commit_time": made and made.strftime(_TIME),
+                "image": image,
+            },
             "data": {
                 "version": data_version,
                 **{table: _whole(facts) for table, facts in data.items()},
                 "profile": documents["validation"]["profile"],
             },
             "hyperparameters": documents["training"]["hyperparameters"],
-            "metrics": documents["evaluation"]["model"],
-            "verdict": judged,
-            "champion": champion,
+            "metrics": now["evaluation"]["model"],
+            "verdict": verdict,
+            "champion": champion["version"] if champion and champion["compared"] else None,
             "parity": {key: value for key, value in verified.items() if key != "golden"},
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-            "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": datetime.now(UTC).strftime(_TIME),
         }
         endpoint = _endpoint(model_name, namespace, cluster_domain)
-        return {
+        whole = {
             **files,
-            "lineage.json": to_json(lineage, indent=1).encode(),
-            "model-card.html": _card(lineage, documents, endpoint).encode(),
+            LINEAGE: to_json(lineage, indent=1).encode(),
+            "model-card.html": _card(lineage, now, endpoint).encode(),
         }
+        return whole if verdict["passed"] else Failed(whole)
 
-    models = open_store(store, model_name)
     number = models.publish(f"{run_name}/{run_id}", build)
-    log.info("published %s", models.uri(number))
-    return Published(number, models.uri(number), json.loads(models.read(number, "lineage.json")))
+    published = Published(number, models.uri(number), json.loads(models.read(number, LINEAGE)))
+    if published.passed:
+        log.info("published %s", published.uri)
+    else:
+        log.warning("kept %s, which nobody serves: %s", published.uri, published.lineage["verdict"]["summary"])
+    return published
+
+
+def _moment(time: str) -> datetime | None:
+    """The time of a commit; None if it is not known, or if a wrong clock has set it to what is still to come."""
+    if not time:
+        return None
+    try:
+        made = datetime.fromisoformat(time)
+    except ValueError:
+        made = datetime.min
+    if made.tzinfo is None:
+        raise SettingsInvalid(
+            f"commit_time is {time!r}, which is not a valid time with a zone; give it as "
+            "`git show --no-patch --format=%cI` prints it, or leave it out"
+        )
+    if made > datetime.now(UTC):
+        log.warning("the commit is of %s, which is still to come: its time is not used", time)
+        return None
+    return made.astimezone(UTC)
+
+
+def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> None:
+    """Raise CommitOutdated if the newest version whose commit's time is known is of a newer commit."""
+    if made is None:
+        return
+    for number in reversed(models.versions()):
+        try:
+            run = read_lineage(models, number)["run"]
+            theirs = datetime.fromisoformat(run["commit_time"])
+        except (VersionBroken, KeyError, TypeError, ValueError):
+            continue  # damaged, or of an older release, or of a run by hand
+        if theirs > made:
+            raise CommitOutdated(
+                f"Nothing is published: commit {commit[:12]} is of {made.strftime(_TIME)}, and version {number} is of "
+                f"the newer commit {run.get('commit', '')[:12]} ({run['commit_time']}). To go back to older code, push "
+                "a commit that reverts the newer one; a run of the branch's head needs nothing"
+            )
+        return
+
+
+def _judged_again(
+    judged: Mapping[str, Any], store: str, model_name: str, examples: Path, predictions: Path
+) -> dict[str, Any]:
+    """Evaluation and verdict against the champion as it is now, if that is another one; raises GateRefused."""
+    if judged["mode"] == "off" or judged["champion_version"]:
+        return {}  # nothing was judged; or against what somebody has named, which is the same still
+    found = search(store, model_name)
+    before = judged["champion"] and judged["champion"]["version"]
+    if (found.champion and found.champion.version) == before:
+        return {}
+    log.info("the champion was %s and is %s: judged again", before, found.champion and found.champion.version)
+    evaluation, verdict = judge(
+        examples,
+        predictions,
+        champion=found.champion,
+        damaged=found.damaged,
+        mode=judged["mode"],
+        thresholds=judged["thresholds"],
+    )
+    decide(verdict)
+    return {"evaluation": evaluation, "verdict": verdict}
+
+
+def _use(verdict: Mapping[str, Any], *, prod_flag: bool) -> str:
+    if not verdict["passed"]:
+        return "served by nobody: " + ("it failed its checks" if verdict["checks"] else "it was not judged")
+    return "may be proposed for production" if prod_flag else "candidate"
 
 
 def _whole(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import pytest
 
 from pipeline.champion import Champion
 from pipeline.errors import HyperparametersInvalid, SettingsInvalid
-from pipeline.examples import TEST_SPLITS, read_description, read_predictions, read_split, write_predictions
+from pipeline.examples import TEST_SPLITS, read_description, read_split, write_predictions
+from pipeline.report import evaluation_html, render_report
 from pipeline.schema import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model, interval
+from tests.report_fixture import run
+from tests.serving import model
 from tests.steps.conftest import Trained
 
 
@@ -130,31 +135,157 @@ def test_a_model_worse_than_the_champion_is_refused(examples: Path, onnx_file: P
     assert "version 7" in verdict["summary"]
 
 
-def test_a_champion_with_other_labels_is_compared_country_by_country(
+def weights(labels: list[str]) -> list[float]:
+    return [3.0 * index / len(labels) for index in range(len(labels))]
+
+
+def champions_score(examples: Path, trained: Trained, folder: Path, features: Sequence[str]) -> float:
+    """The cross entropy of a champion that sees the energy alone, among these features."""
+    labels = read_description(examples)["labels"]
+    champion = Champion(7, model(weights(labels), features), labels, {})
+    evaluation, _ = judge(examples, trained.predictions, folder, champion=champion)
+    score: float = evaluation["champion"]["all"]["cross_entropy"]
+    return score
+
+
+@pytest.mark.parametrize(
+    "features",
+    [FEATURE_NAMES[::-1], (*FEATURE_NAMES[5:], *FEATURE_NAMES[:5]), ("energy",), ("tempo", "energy", "key")],
+    ids=["reversed", "moved", "of which we have more", "in another order, of which we have more"],
+)
+def test_the_champion_gets_its_features_by_name(
+    examples: Path, trained: Trained, tmp_path: Path, features: tuple[str, ...]
+) -> None:
+    expected = champions_score(examples, trained, tmp_path / "a", FEATURE_NAMES)
+    assert champions_score(examples, trained, tmp_path / "b", features) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_champion_that_takes_what_the_examples_lack_is_not_compared_and_the_other_checks_decide(
+    examples: Path, trained: Trained, tmp_path: Path
+) -> None:
+    labels = read_description(examples)["labels"]
+    champion = Champion(7, model(weights(labels), [*FEATURE_NAMES, "timbre"]), labels, {})
+    evaluation, verdict = judge(examples, trained.predictions, tmp_path, champion=champion)
+    reason = "version 7 cannot be compared with it: it takes timbre, which the examples do not have"
+    assert evaluation["champion"] is None
+    assert evaluation["not_compared"] == reason
+    assert reason in verdict["summary"]
+    assert verdict["passed"]
+    assert verdict["champion"] == {"version": 7, "is_best": True, "compared": False}
+    assert [check["name"] for check in verdict["checks"]] == ["gain-over-baseline", "top5-floor", "calibration-ceiling"]
+    assert "It takes" not in evaluation_html(evaluation, verdict)
+    assert reason[1:] in evaluation_html(evaluation, verdict)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        (["XX", "YY"], "of the countries, both know none; there is nothing to tell apart"),
+        (["DE", "XX"], "of the countries, both know DE; there is nothing to tell apart"),
+    ],
+)
+def test_a_champion_of_other_countries_is_not_compared(tmp_path: Path, labels: list[str], reason: str) -> None:
+    examples = hand_made(tmp_path, {"train": [[6, 3, 1]], "test-seen": [[3, 1, 0]], "test-unseen": [[0, 2, 0]]})
+    for split in TEST_SPLITS.values():
+        write_predictions(tmp_path / "p", split, np.array([[0.5, 0.3, 0.2]], np.float32))
+    champion = Champion(7, model([1.0, 0.0]), labels, {})
+    evaluation, verdict = judge(examples, tmp_path / "p", tmp_path, champion=champion)
+    assert evaluation["not_compared"].endswith(reason)
+    assert "no-worse-than-champion" not in [check["name"] for check in verdict["checks"]]
+
+
+def two_of_three_countries(folder: Path, ours: dict[str, list[list[float]]]) -> tuple[Path, Path]:
+    """Test rows of which 7 % are of a country that the champion does not know; songs of AR have energy, of DE none."""
+    counts = {"train": [[6, 3, 1]], "test-seen": [[48, 2, 4], [2, 41, 3]], "test-unseen": [[38, 2, 2], [2, 40, 4]]}
+    examples = hand_made(folder, counts)
+    for split in TEST_SPLITS.values():
+        table = pl.read_parquet(examples / f"{split}.parquet")
+        table.with_columns(pl.Series("energy", [3.0, -3.0], pl.Float32)).write_parquet(examples / f"{split}.parquet")
+        write_predictions(folder / "p", split, np.array(ours[split], np.float32))
+    return examples, folder / "p"
+
+
+KNOWS_TWO = Champion(7, model([1.0, 0.0]), ["AR", "DE"], {})
+
+
+def test_a_uniform_model_does_not_beat_one_that_is_right_but_does_not_know_a_country(tmp_path: Path) -> None:
+    uniform = {split: [[1 / 3] * 3] * 2 for split in TEST_SPLITS.values()}
+    evaluation, verdict = judge(*two_of_three_countries(tmp_path, uniform), tmp_path, champion=KNOWS_TWO)
+    champion = evaluation["champion"]
+    assert champion["all"]["top1"] > 0.94
+    assert champion["all"]["rows"] == champion["model"]["all"]["rows"] == 175
+    assert champion["rows_left_out"] == 13
+    assert (champion["only_model"], champion["only_champion"]) == (["JP"], [])
+    check = next(check for check in verdict["checks"] if check["name"] == "no-worse-than-champion")
+    # Of two countries, the uniform model gives each a half.
+    assert champion["model"]["all"]["cross_entropy"] == pytest.approx(np.log(2), rel=1e-5)
+    assert check["value"] == pytest.approx(np.log(2) - champion["all"]["cross_entropy"], rel=1e-5)
+    assert not check["passed"]
+    assert "without 13 rows of countries that it does not know" in verdict["summary"]
+
+
+def test_a_model_that_knows_a_country_more_and_the_rest_as_well_passes(tmp_path: Path) -> None:
+    answers = {"AR": [0.9, 0.045, 0.055], "DE": [0.045, 0.9, 0.055]}
+    better = {split: [answers["AR"], answers["DE"]] for split in TEST_SPLITS.values()}
+    evaluation, verdict = judge(*two_of_three_countries(tmp_path, better), tmp_path, champion=KNOWS_TWO)
+    check = next(check for check in verdict["checks"] if check["name"] == "no-worse-than-champion")
+    assert check["passed"]
+    assert abs(check["value"]) < 0.01
+    assert evaluation["model"]["all"]["rows"] == 188
+
+
+def test_a_champion_with_countries_that_are_gone_is_compared_on_what_is_left(
     examples: Path, trained: Trained, onnx_file: Path, tmp_path: Path
 ) -> None:
     labels = read_description(examples)["labels"]
-    reversed_labels, _ = judge(
-        examples, trained.predictions, tmp_path / "a", champion=champion_of(onnx_file, labels[::-1])
+    champion = Champion(7, model([1.0] * len(labels) + [50.0]), [*labels, "XX"], {})
+    evaluation, _ = judge(examples, trained.predictions, tmp_path, champion=champion)
+    assert evaluation["champion"]["only_champion"] == ["XX"]
+    assert evaluation["champion"]["rows_left_out"] == 0
+    # Wherever it would have said XX, it says nothing: the others are equally likely.
+    assert evaluation["champion"]["all"]["cross_entropy"] == pytest.approx(np.log(len(labels)), rel=1e-4)
+    other, _ = judge(examples, trained.predictions, tmp_path, champion=champion_of(onnx_file, labels[::-1]))
+    assert other["champion"]["all"]["top1"] < 0.5 * other["model"]["all"]["top1"], "columns go by their labels"
+
+
+def test_a_split_of_countries_that_the_champion_does_not_know_is_left_out(tmp_path: Path) -> None:
+    ours = {split: [[0.5, 0.3, 0.2]] for split in TEST_SPLITS.values()}
+    examples = hand_made(tmp_path, {"train": [[6, 3, 1]], "test-seen": [[3, 1, 0]], "test-unseen": [[0, 0, 5]]})
+    for split, rows in ours.items():
+        write_predictions(tmp_path / "p", split, np.array(rows, np.float32))
+    evaluation, verdict = judge(examples, tmp_path / "p", tmp_path, champion=KNOWS_TWO)
+    assert evaluation["champion"]["unseen"] is None
+    assert evaluation["champion"]["seen"] == evaluation["champion"]["all"]
+    assert "knows none of the countries" in render_report(
+        {"evaluation": evaluation, "verdict": verdict, "preprocessing": None}, run()
     )
-    assert reversed_labels["champion"]["all"]["top1"] < 0.5 * reversed_labels["model"]["all"]["top1"]
-    unknown, _ = judge(
-        examples, trained.predictions, tmp_path / "b", champion=champion_of(onnx_file, [*labels[:-1], "XX"])
+
+
+def test_the_verdict_keeps_what_it_takes_to_judge_again(
+    examples: Path, trained: Trained, onnx_file: Path, tmp_path: Path
+) -> None:
+    champion = champion_of(onnx_file, read_description(examples)["labels"])
+    limits = {"top5_floor": 0.2}
+    _, verdict = judge(
+        examples,
+        trained.predictions,
+        tmp_path,
+        champion=replace(champion, is_best=False),
+        champion_version="7",
+        mode="warn",
+        thresholds=limits,
     )
-    # To the country that it does not know it gives no chance at all.
-    tests = list(TEST_SPLITS.values())
-    counts = np.concatenate([read_split(examples, split).counts for split in tests])
-    ours = np.concatenate([read_predictions(trained.predictions, split) for split in tests])
-    ours[:, -1] = 1e-7  # what a probability of 0 counts as
-    surprise = -(counts * np.log(ours)).sum() / counts.sum()
-    assert unknown["champion"]["all"]["cross_entropy"] == pytest.approx(surprise, rel=1e-4)
+    assert verdict["champion"] == {"version": 7, "is_best": False, "compared": True}
+    assert (verdict["champion_version"], verdict["mode"], verdict["thresholds"]["top5_floor"]) == ("7", "warn", 0.2)
+    _, verdict = judge(examples, trained.predictions, tmp_path, champion_version="none")
+    assert "it was compared with no other version, as champion_version says" in verdict["summary"]
 
 
 @pytest.mark.parametrize(("mode", "judged"), [("enforce", True), ("warn", True), ("off", False)])
-def test_modes(examples: Path, tmp_path: Path, mode: str, judged: bool) -> None:
+def test_in_no_mode_does_a_bad_model_pass(examples: Path, tmp_path: Path, mode: str, judged: bool) -> None:
     _, verdict = judge(examples, uninformed(examples, tmp_path / "noise"), tmp_path, mode=mode)
     assert verdict["mode"] == mode
-    assert verdict["passed"] is not judged
+    assert verdict["passed"] is False
     assert bool(verdict["checks"]) is judged
 
 

@@ -23,9 +23,18 @@ def test_a_verdict_that_says_no_stops_the_run_with_its_reasons(tmp_path: Path) -
         gate(verdict(tmp_path))
 
 
-@pytest.mark.parametrize("values", [{"passed": True}, {"mode": "warn"}, {"mode": "off", "passed": True}])
+@pytest.mark.parametrize("values", [{"passed": True}, {"mode": "warn"}, {"mode": "off"}])
 def test_anything_else_lets_it_go_on(tmp_path: Path, values: dict[str, Any]) -> None:
     gate(verdict(tmp_path, **values))
+
+
+@pytest.mark.parametrize("mode", ["warn", "off"])
+def test_what_it_lets_go_on_without_having_passed_is_not_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: str
+) -> None:
+    with caplog.at_level("WARNING", logger="jukebox"):
+        gate(verdict(tmp_path, mode=mode))
+    assert f"The gate's mode is {mode}: the model is kept, where nobody serves it." in caplog.text
 
 
 def test_a_refused_model_is_not_even_loaded(tmp_path: Path) -> None:

@@ -1,21 +1,33 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from html import unescape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 
-from pipeline.errors import GateRefused, ParityBroken, SettingsInvalid
+from pipeline import store as store_module
+from pipeline.champion import find_champion
+from pipeline.errors import CommitOutdated, GateRefused, ParityBroken, SettingsInvalid
+from pipeline.examples import TEST_SPLITS, write_predictions
+from pipeline.report import summary_markdown
 from pipeline.schema import FEATURE_NAMES
+from pipeline.steps import publish_model as publish_step
+from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.publish_model import Published, publish_model
 from pipeline.store import open_store
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.report_fixture import documents
 from tests.s3_server import S3Server
+from tests.serving import model_of
+from tests.test_store import Interruption, preceded, shared_client
 
 ONNX = b"an onnx file"
 JSONS = ("training", "validation", "evaluation", "verdict", "parity")
@@ -44,6 +56,7 @@ def publish(tmp_path: Path, found: dict[str, Any]) -> Publish:
             "store": str(tmp_path / "store"),
             "model": folder / "model.onnx",
             "preprocessing": folder / "examples",
+            "predictions": folder / "predictions",
             **{name: folder / f"{name}.json" for name in JSONS},
             "model_name": "jukebox",
             "version": "0.0.2",
@@ -56,6 +69,7 @@ def publish(tmp_path: Path, found: dict[str, Any]) -> Publish:
             "run_id": "1f0c",
             "run_name": "first",
             "commit": "0d4f6a8c",
+            "commit_time": "2026-03-14T09:59:01+01:00",
             "image": "registry.example.org/training@sha256:abab",
             "prod_flag": False,
             "cluster_domain": "apps.example.org",
@@ -73,11 +87,6 @@ def card(published: Published) -> str:
 def words(page: str) -> str:
     """What a reader sees, without the tags and with single spaces."""
     return " ".join(unescape(re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)).split())
-
-
-def judged_against(found: dict[str, Any], champion: int) -> None:
-    """Have the model judged against another version, as if the run began when that one was served."""
-    found["verdict"]["champion"] = {"version": champion}
 
 
 def test_a_version_holds_the_model_its_labels_its_card_and_its_lineage(
@@ -105,11 +114,13 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
     golden = found["parity"].pop("golden")
     assert golden
     assert lineage == {
+        "schema": 1,
         "model": {"name": "jukebox", "version": "0.0.2", "number": 1, "prod_flag": False, "use": "candidate"},
         "run": {
             "id": "1f0c",
             "name": "first",
             "commit": "0d4f6a8c",
+            "commit_time": "2026-03-14T08:59:01Z",
             "image": "registry.example.org/training@sha256:abab",
         },
         "data": {
@@ -173,20 +184,31 @@ def test_a_verdict_that_says_no_publishes_nothing(publish: Publish, found: dict[
     assert not (tmp_path / "store").exists()
 
 
-def test_a_gate_that_only_warns_publishes_with_the_warning(publish: Publish, found: dict[str, Any]) -> None:
-    found["verdict"].update(passed=False, mode="warn")
+@pytest.mark.parametrize(
+    ("mode", "checks", "use", "state"),
+    [
+        ("warn", 1, "served by nobody: it failed its checks", "failed checks: served by nobody"),
+        ("off", 0, "served by nobody: it was not judged", "not judged, the gate was off: served by nobody"),
+    ],
+)
+def test_what_has_not_passed_is_kept_where_nobody_serves_it(
+    publish: Publish, found: dict[str, Any], tmp_path: Path, mode: str, checks: int, use: str, state: str
+) -> None:
+    assert publish(run_name="good").number == 1
     found["verdict"]["checks"][0]["passed"] = False
+    found["verdict"].update(passed=False, mode=mode, checks=found["verdict"]["checks"][:checks])
 
-    published = publish()
+    kept = publish(prod_flag=True)
 
-    assert published.lineage["verdict"]["passed"] is False
-    assert "failed checks, published with a warning" in words(card(published))
-
-
-def test_a_gate_that_is_off_is_said_to_be(publish: Publish, found: dict[str, Any]) -> None:
-    found["verdict"].update(mode="off", checks=[], summary="The gate is off: nothing was judged.")
-
-    assert "not judged: the gate was off" in words(card(publish()))
+    assert (kept.number, kept.passed) == (2, False)
+    assert kept.uri == str(tmp_path / "store" / "jukebox" / ".failed" / "2")
+    assert kept.lineage["verdict"]["passed"] is False
+    assert kept.lineage["model"]["use"] == use
+    assert state in words(card(kept))
+    assert "served in dev" not in words(card(kept))
+    assert open_store(str(tmp_path / "store"), "jukebox").versions() == [1]
+    assert summary_markdown(kept.lineage, kept.uri).count("Kept, and served by nobody: ") == 1
+    assert publish(prod_flag=True) == kept
 
 
 def test_a_model_that_the_verification_refused_is_not_published(
@@ -209,6 +231,8 @@ def test_a_model_that_the_verification_refused_is_not_published(
         ({"version": "1.0.٣"}, "semantic version"),
         ({"version": ""}, "semantic version"),
         ({"model_name": "Juke Box"}, "'Juke Box': expected a DNS label"),
+        ({"commit_time": "yesterday"}, "'yesterday', which is not a valid time with a zone"),
+        ({"commit_time": "2026-03-14T08:59:01"}, "which is not a valid time with a zone"),
         ({"store": ""}, "expected a folder's path or s3://bucket/prefix"),
     ],
 )
@@ -255,6 +279,7 @@ def test_the_card_says_what_a_reader_asks(publish: Publish, found: dict[str, Any
 
 def test_the_champions_figures_stand_beside_the_models(publish: Publish, found: dict[str, Any]) -> None:
     found.update(documents(champion=2))
+    found["verdict"]["champion_version"] = "2"
     champion = found["evaluation"]["champion"]["unseen"]
 
     text = words(card(publish()))
@@ -279,6 +304,250 @@ def test_the_card_of_a_model_that_met_no_new_song(publish: Publish, found: dict[
 
     assert "First guess right, seen songs" in text
     assert "expect less of a new song" in text
+
+
+# Judged again, if the champion is another one by the time that a model is published
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run that is about to publish a model which gives the true country this share, the rest to all others."""
+
+    folder: Path
+    share: float
+
+    def publish(self, store: str, **changed: Any) -> Published:
+        arguments: dict[str, Any] = {
+            "store": store,
+            "model": self.folder / "model.onnx",
+            "preprocessing": self.folder / "examples",
+            "predictions": self.folder / "predictions",
+            **{name: self.folder / f"{name}.json" for name in JSONS},
+            "run_name": self.folder.name,
+            "run_id": "1",
+            "commit_time": "",
+            "model_name": "jukebox",
+            "version": "0.0.2",
+            "data_version": "7e" * 32,
+            "data": {
+                table: {"source": "s3://b/t", "sha256": "3" * 64, "rows": 1, "bytes": 1}
+                for table in ("songs", "rankings")
+            },
+            "commit": "0d4f6a8c",
+            "image": "",
+            "prod_flag": False,
+            "cluster_domain": "",
+            "namespace": "",
+        }
+        return publish_model(**arguments | changed)
+
+
+CALLS = ("_taken", "_register", "_staged", "_stage", "_claim", "_move", "_complete")
+TEST_ROWS = {"test-seen": [[48, 2, 4], [2, 41, 3], [1, 1, 30]], "test-unseen": [[38, 2, 2], [2, 40, 4], [0, 2, 20]]}
+THREE = ("AR", "DE", "JP")
+# What a song's energy, tempo and key say: its country.
+SIGNS = {"energy": [1, 0, 0], "tempo": [0, 1, 0], "key": [0, 0, 1]}
+
+
+def three_countries(share: float) -> bytes:
+    """The ONNX model that gives the country of a song's sign this share."""
+    return model_of(
+        {name: [sign * float(np.log(2 * share / (1 - share))) for sign in row] for name, row in SIGNS.items()}
+    )
+
+
+Candidates = Callable[..., Candidate]
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Candidates:
+    def prepare(name: str, share: float, store: str, **judging: Any) -> Candidate:
+        """Have a model judged against the champion of the store as it is now."""
+        found, folder = documents(champion=None, countries=3), tmp_path / name
+        examples = folder / "examples"
+        examples.mkdir(parents=True)
+        found["preprocessing"]["labels"] = [*THREE]
+        for split, rows in {"train": [[60, 30, 20]] * 3, **TEST_ROWS}.items():
+            counts = pl.Series("counts", np.array(rows, np.uint32), dtype=pl.Array(pl.UInt32, 3))
+            features = {name: SIGNS.get(name, [0, 0, 0]) for name in FEATURE_NAMES}
+            table = pl.DataFrame(features, schema=dict.fromkeys(FEATURE_NAMES, pl.Float32)).with_columns(counts)
+            table.write_parquet(examples / f"{split}.parquet")
+        (examples / "preprocessing.json").write_text(json.dumps(found["preprocessing"]))
+        (folder / "model.onnx").write_bytes(three_countries(share))
+        for split in TEST_SPLITS.values():
+            answers = np.full((3, 3), (1 - share) / 2, np.float32)
+            np.fill_diagonal(answers, share)
+            write_predictions(folder / "predictions", split, answers)
+        asked = judging.get("champion_version", "")
+        evaluate_model(
+            examples,
+            folder / "predictions",
+            folder / "evaluation.json",
+            folder / "verdict.json",
+            champion=find_champion(store, "jukebox", asked),
+            **judging,
+        )
+        for name_ in ("training", "validation", "parity"):
+            (folder / f"{name_}.json").write_text(json.dumps(found[name_]))
+        return Candidate(folder, share)
+
+    return prepare
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    server: S3Server = request.getfixturevalue("s3_environment")
+    request.getfixturevalue("monkeypatch").setattr(store_module, "s3_client", shared_client)
+    return f"s3://{server.bucket()}/models"
+
+
+def test_of_two_runs_that_end_together_the_second_is_judged_against_the_first(
+    candidate: Candidates, store: str
+) -> None:
+    candidate("champion", 0.80, store).publish(store)
+    better, worse = candidate("better", 0.90, store), candidate("worse", 0.76, store)
+    assert json.loads((worse.folder / "verdict.json").read_text())["passed"], "it is within the tolerance of the first"
+
+    assert better.publish(store).number == 2
+    with pytest.raises(GateRefused, match=r"no-worse-than-champion is 0\.\d+.* above version 2"):
+        worse.publish(store)
+
+    assert open_store(store, "jukebox").versions() == [1, 2]
+    assert open_store(store, "jukebox").failed() == []
+
+
+def test_the_second_is_published_with_the_verdict_that_counts(candidate: Candidates, store: str) -> None:
+    candidate("champion", 0.80, store).publish(store)
+    first, second = candidate("first", 0.85, store), candidate("second", 0.86, store)
+
+    first.publish(store)
+    published = second.publish(store)
+
+    assert published.number == 3
+    assert published.lineage["champion"] == published.lineage["verdict"]["champion"]["version"] == 2
+    assert "of version 2" in published.lineage["verdict"]["summary"]
+    card = open_store(store, "jukebox").read(3, "model-card.html").decode()
+    assert "Champion version 2" in words(card)
+    assert "on the same test rows" in words(card)
+
+
+def test_who_was_within_the_tolerance_of_the_first_changes_nothing_for_the_second(
+    candidate: Candidates, store: str
+) -> None:
+    candidate("champion", 0.80, store).publish(store)
+    first, second = candidate("first", 0.79, store), candidate("second", 0.785, store)
+    first.publish(store)
+    assert second.publish(store).lineage["champion"] == 1
+    assert find_champion(store, "jukebox").version == 1  # type: ignore[union-attr]
+
+
+def test_a_gate_that_warns_keeps_the_second_where_nobody_serves_it(candidate: Candidates, store: str) -> None:
+    candidate("champion", 0.80, store).publish(store)
+    better, worse = candidate("better", 0.90, store), candidate("worse", 0.76, store, mode="warn")
+    better.publish(store)
+
+    kept = worse.publish(store)
+
+    assert not kept.passed
+    assert kept.uri.endswith("/.failed/3")
+    assert open_store(store, "jukebox").versions() == [1, 2]
+
+
+def test_the_first_two_runs_of_a_store_are_judged_one_after_the_other(candidate: Candidates, store: str) -> None:
+    first, worse = candidate("first", 0.90, store), candidate("worse", 0.76, store)
+    first.publish(store)
+    with pytest.raises(GateRefused, match="above version 1"):
+        worse.publish(store)
+
+
+@pytest.mark.parametrize("asked", ["none", "1"])
+def test_who_was_to_be_compared_with_another_is_not_judged_again(candidate: Candidates, store: str, asked: str) -> None:
+    candidate("champion", 0.80, store).publish(store)
+    better, other = candidate("better", 0.90, store), candidate("other", 0.79, store, champion_version=asked)
+    better.publish(store)
+    assert other.publish(store).number == 3
+
+
+def overtaking(other: Candidate, store: str) -> Callable[[], None]:
+    def overtake() -> None:
+        other.publish(store)
+
+    return overtake
+
+
+@pytest.mark.parametrize(
+    ("store", "other_share"), [("folder", 0.90), ("folder", 0.795), ("s3", 0.90)], indirect=["store"]
+)
+def test_however_two_publishers_interleave_no_worse_one_slips_through(
+    candidate: Candidates, store: str, monkeypatch: pytest.MonkeyPatch, other_share: float
+) -> None:
+    """Another run publishes from begin to end before each call of the store by ours, one after the other."""
+    monkeypatch.setattr(publish_step, "_card", lambda *_: "")
+    champion = candidate("champion", 0.80, store)
+    champion.publish(store)
+    other, ours = candidate("other", other_share, store), candidate("ours", 0.76, store)
+    orders = set()
+    for call in range(1000):
+        where = f"{store}/{call}"
+        champion.publish(where)
+        interruption = Interruption(call, overtaking(other, where))
+        with monkeypatch.context() as patch:
+            for kind, name in product((store_module._FolderStore, store_module._S3Store), CALLS):
+                patch.setattr(kind, name, preceded(interruption.before, getattr(kind, name)))
+            try:
+                number = ours.publish(where).number
+            except GateRefused:
+                number = 0
+        if not interruption.done:
+            break
+        models = open_store(where, "jukebox")
+        published = {json.loads(models.read(number, "lineage.json"))["run"]["name"] for number in models.versions()}
+        assert published == {"champion", "other"} | ({"ours"} if number else set())
+        assert models.failed() == []
+        orders.add(number)
+        if other_share == 0.90:
+            # Ours is worse than that by more than the tolerance, so it was published before it or not at all.
+            assert number in (0, 2)
+        else:
+            assert number in (2, 3)
+    assert call > 8
+    assert len(orders) == 2
+
+
+# A commit that is older than what is published
+
+
+def test_a_run_of_an_older_commit_that_ends_later_publishes_nothing(publish: Publish, tmp_path: Path) -> None:
+    publish(commit="new" * 4, commit_time="2026-03-14T12:00:00+00:00")
+    with pytest.raises(CommitOutdated, match=r"commit 0d4f6a8c is of 2026-03-14T11:59:59Z, and version 1 is of .*push"):
+        publish(run_name="late", commit_time="2026-03-14T12:59:59+01:00")
+    assert open_store(str(tmp_path / "store"), "jukebox").versions() == [1]
+
+
+@pytest.mark.parametrize("made", ["2026-03-14T12:00:00Z", "2026-03-14T12:00:01Z", "", "2999-01-01T00:00:00Z"])
+def test_the_same_commit_a_newer_one_and_one_of_no_known_time_are_published(
+    publish: Publish, tmp_path: Path, made: str
+) -> None:
+    publish(commit_time="2026-03-14T12:00:00Z")
+    second = publish(run_name="second", commit_time=made)
+    assert second.number == 2
+    assert second.lineage["run"]["commit_time"] == (made if made.startswith("2026") else None)
+
+
+def test_a_version_of_no_known_time_hides_no_newer_commit(publish: Publish, tmp_path: Path) -> None:
+    publish(commit_time="2026-03-14T12:00:00Z")
+    publish(run_name="by hand", commit_time="")
+    Path(publish(run_name="damaged", commit_time="").uri, "lineage.json").write_text("{")
+    with pytest.raises(CommitOutdated):
+        publish(run_name="late", commit_time="2026-03-14T11:00:00Z")
+
+
+def test_a_run_that_is_tried_again_is_not_outdated_by_what_came_after_it(publish: Publish, tmp_path: Path) -> None:
+    first = publish(run_name="old", commit_time="2026-03-14T11:00:00Z")
+    publish(run_name="new", commit_time="2026-03-14T12:00:00Z")
+    assert publish(run_name="old", commit_time="2026-03-14T11:00:00Z") == first
 
 
 ENDPOINT = "https://jukebox-ada-jukebox.apps.example.org/v2/models/jukebox/infer"
@@ -340,6 +609,7 @@ def test_the_card_needs_nothing_from_elsewhere(publish: Publish) -> None:
 @pytest.mark.skipif(not CHROMIUM, reason=MISSING)
 def test_the_card_fits_a_phone_and_a_desk(publish: Publish, found: dict[str, Any]) -> None:
     found.update(documents(champion=2))
+    found["verdict"]["champion_version"] = "2"
     page = Path(publish(prod_flag=True).uri, "model-card.html")
 
     with browser() as window:
