@@ -44,6 +44,16 @@ def git(folder: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
+def commit_time(folder: Path, commit: str) -> str:
+    """When a commit was made (the committer's date, ISO 8601 with its zone); nothing if it is not in ``folder``."""
+    if not is_full_hash(commit):
+        return ""
+    try:
+        return git(folder, "show", "--no-patch", "--no-show-signature", "--format=%cI", commit, "--").decode().strip()
+    except SettingsInvalid:
+        return ""
+
+
 def fetch(folder: Path, repository: str, *references: str, token_file: Path | None, how: str) -> None:
     """Fetch ``references`` (branches as refs/heads/…, full hashes) into the repository in ``folder``.
 

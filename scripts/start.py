@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -27,6 +28,7 @@ from pipeline.prod_train_save_pipeline import PIPELINE, this_week
 from pipeline.server import find_server
 from pipeline.settings import read_settings, secret_in
 from pipeline.steps.fetch_data import resolve_data_version
+from scripts.git import commit_time
 from scripts.kubernetes_api import ENDED, Cluster, find_cluster
 from scripts.results import ResultDir, write_results
 
@@ -68,7 +70,8 @@ def command(
     """
     settings = read_settings()
     kfp = Kfp(partial(find_server, settings))
-    given = {**_object(parameters), **_filled(data_version=data_version, commit=commit)}
+    made = commit_time(Path(__file__).parent, commit)
+    given = {**_object(parameters), **_filled(data_version=data_version, commit=commit, commit_time=made)}
     run, started = start(
         kfp,
         version,
@@ -310,6 +313,8 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str) -> dict[
     inputs = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
     if "cache" in inputs:
         parameters = {"cache": cache, **parameters}
+    if "commit_time" not in inputs:  # of a release before there was one
+        parameters = {name: value for name, value in parameters.items() if name != "commit_time"}
     if "data_version" not in inputs or parameters.get("data_version"):
         return dict(parameters)
     songs, rankings = (

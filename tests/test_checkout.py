@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from pipeline.errors import HostRefuses, SettingsInvalid
 from scripts.cli import app
+from scripts.git import commit_time
 from tests.git_server import GitServer, serve_git
 
 TOKEN = "a-token-that-nobody-may-read"
@@ -39,6 +41,22 @@ def test_the_exact_commit_is_there_and_named(server: GitServer, folder: Path, tm
     assert result.output == f"{first} Ada: First, ü\n"
     assert (folder / "a").read_text() == "1"
     assert (tmp_path / "results" / "commit").read_text() == first
+
+
+def test_when_the_commit_was_made_can_be_told_after(server: GitServer, folder: Path) -> None:
+    commit = server.push("First", a="1")
+    checkout(server, folder, "--commit", commit)
+    (folder / "pipeline").mkdir()
+    made = datetime.fromisoformat(commit_time(folder / "pipeline", commit))
+    assert made.tzinfo
+    assert timedelta() <= datetime.now(UTC) - made < timedelta(hours=1)
+
+
+@pytest.mark.parametrize("commit", ["", "HEAD", "main", "1" * 40, "1" * 40 + "-dirty", "--help"])
+def test_of_what_is_no_commit_here_no_time_is_told(server: GitServer, folder: Path, commit: str) -> None:
+    server.push("First", a="1")
+    checkout(server, folder)
+    assert commit_time(folder, commit) == ""
 
 
 def test_without_a_commit_it_is_the_head_of_the_branch(server: GitServer, folder: Path) -> None:

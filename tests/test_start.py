@@ -59,6 +59,26 @@ def test_a_run_of_the_version_is_started_and_named_for_the_next_step(applied: Wo
     assert found == {"run-id": run_id, "data-version": DATA_VERSION, "started": "true"}
 
 
+def timed(data_version: str, commit: str = "", commit_time: str = "") -> None:
+    """A pipeline that asks when the commit was made."""
+    make_step(rows=3)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_when_the_commit_was_made_goes_to_a_version_that_asks_for_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    made = "2026-11-24T09:40:00+01:00"
+    monkeypatch.setattr(module, "commit_time", lambda folder, commit: made if commit == "c" * 40 else "")
+    file = compiled(tmp_path / "pipeline.yaml", pipeline=timed) if asks else compiled(tmp_path / "pipeline.yaml")
+    apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
+    arguments = ["start", VERSION, "--key", "uid-1", "--commit", "c" * 40, "--data-version", DATA_VERSION]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    parameters = world.service.runs[run_id_of("uid-1")]["runtime_config"]["parameters"]
+    assert parameters.get("commit_time") == (made if asks else None)
+
+
 def test_the_same_key_finds_its_run_and_posts_nothing(applied: World) -> None:
     """Fact 5: a second POST of the same id would start a second workflow."""
     assert started(applied) == (run_id_of("uid-1"), True)
