@@ -29,6 +29,7 @@ COMMANDS = {
     "render": (CLUSTER, "render"),
     "doctor": (CLUSTER, "doctor"),
     "status": (CLUSTER, "status"),
+    "delete-version": (CLUSTER, "delete_version"),
     "replay": (CLUSTER, "replay"),
     "settle": (TEKTON, "settle"),
     "supersede": (TEKTON, "supersede"),

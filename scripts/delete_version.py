@@ -1,0 +1,56 @@
+"""``jukebox delete-version``: make room in the model store."""
+
+import re
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from pipeline.champion import find_champion, read_version
+from pipeline.errors import SettingsInvalid, VersionBroken
+from pipeline.settings import read_settings, settings_file
+from pipeline.store import ModelStore, open_store
+
+# Of a checkout: where Git says which version production serves.
+SERVED = "components/production/served-version.yaml"
+_VERSIONS = re.compile(r'"versions":\s*\[([\d,\s]*)\]')
+
+
+def command(
+    numbers: Annotated[list[int], typer.Argument(min=1, help="The versions; those below .failed, too.")],
+    model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix; else the settings say.")] = "",
+) -> None:
+    """Delete versions from the model store, for good. This works on a full disk.
+
+    It refuses, before it deletes anything, the newest version, which dev serves; the one that this checkout pins for
+    production; the champion; and those that have a file `<number>.pinned` beside them.
+
+    Example: `jukebox delete-version 3 4 --model-store build/models`
+    """
+    settings = read_settings()
+    root = model_store or settings.model_store
+    store = open_store(root, settings.model_name)
+    needed = in_use(store, root, settings.model_name)
+    if refused := [f"version {number}: {needed[number]}" for number in numbers if number in needed]:
+        raise SettingsInvalid(f"Nothing is deleted. {'; '.join(refused)}. Name versions that nothing needs")
+    for number in numbers:
+        where = store.uri(number)
+        store.delete(number)
+        print(f"{where} is deleted", flush=True)
+
+
+def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
+    """Return the versions that must stay, each with what it is needed for.
+
+    A damaged version is not needed, though it be the newest: nobody can use it.
+    """
+    needed = {number: f"{number}.pinned says that it must stay" for number in store.pinned()}
+    if champion := find_champion(root, model_name):
+        needed[champion.version] = "it is the champion, which new models are compared with"
+    with suppress(VersionBroken):
+        if newest := read_version(root, model_name):
+            needed[newest.version] = "it is the newest, which dev serves"
+    file = settings_file().parents[1] / SERVED
+    for found in _VERSIONS.findall(file.read_text("utf-8") if file.is_file() else ""):
+        needed |= {int(number): f"production serves it, says {file}" for number in found.split(",") if number.strip()}
+    return needed
