@@ -42,13 +42,14 @@ def command(
 def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
     """Return the versions that must stay, each with what it is needed for.
 
-    A damaged version is not needed, though it be the newest: nobody can use it.
+    A version that is damaged, or that an older release has put among those that passed, is not needed, though it be
+    the newest.
     """
     needed = {number: f"{number}.pinned says that it must stay" for number in store.pinned()}
     if champion := find_champion(root, model_name):
         needed[champion.version] = "it is the champion, which new models are compared with"
     with suppress(VersionBroken):
-        if newest := read_version(root, model_name):
+        if (newest := read_version(root, model_name)) and newest.passed:
             needed[newest.version] = "it is the newest, which dev serves"
     file = settings_file().parents[1] / SERVED
     for found in _VERSIONS.findall(file.read_text("utf-8") if file.is_file() else ""):

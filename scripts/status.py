@@ -1,6 +1,7 @@
 """``jukebox status``: what there is: versions of the pipeline, runs, models."""
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -11,12 +12,12 @@ import typer
 from rich.table import Table
 
 from pipeline.documents import to_json
-from pipeline.errors import StoreBroken
+from pipeline.errors import StoreBroken, VersionBroken
 from pipeline.kfp_server import Json, Kfp, from_cache
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
-from pipeline.store import open_store
+from pipeline.store import ModelStore, open_store
 from scripts.output import Output, console
 from scripts.wait import was_terminated
 
@@ -87,21 +88,19 @@ def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
         return [], f"The models are on a claim, {root}, which is not mounted here: name a store with --model-store."
     store = open_store(root, model_name)
     try:
-        return [
-            _model(number, json.loads(store.read(number, "lineage.json")))
-            for number in sorted(store.versions(), reverse=True)[:limit]
-        ], ""
+        return [_model(store, number) for number in sorted(store.versions(), reverse=True)[:limit]], ""
     except StoreBroken as error:
         return [], str(error)
 
 
-def _model(number: int, lineage: Json) -> dict[str, Any]:
-    return {
-        "number": number,
-        "version": lineage.get("model", {}).get("version", ""),
-        "run": lineage.get("run", {}).get("id", ""),
-        "commit": lineage.get("run", {}).get("commit", ""),
-    }
+def _model(store: ModelStore, number: int) -> dict[str, Any]:
+    """The version as a row; `jukebox predict` tells what is wrong with a damaged one."""
+    found = {"number": number, "version": "damaged", "run": "", "commit": ""}
+    with suppress(VersionBroken, ValueError, AttributeError):  # not there, not JSON, or JSON of another shape
+        lineage = json.loads(store.read(number, "lineage.json"))
+        model, run = lineage.get("model", {}), lineage.get("run", {})
+        found |= {"version": model.get("version", ""), "run": run.get("id", ""), "commit": run.get("commit", "")}
+    return found
 
 
 def _table(rows: Rows) -> Table:

@@ -69,6 +69,12 @@ def test_a_damaged_version_goes_though_it_is_the_newest(root: str) -> None:
     assert open_store(root, "jukebox").newest() == 5
 
 
+def test_a_version_that_an_older_release_let_be_served_goes_though_it_is_the_newest(root: str) -> None:
+    publish_version(root, "failed", passed=False)
+    delete(root, 7)
+    assert open_store(root, "jukebox").newest() == 6
+
+
 def test_a_version_that_is_not_there_is_told(root: str) -> None:
     with pytest.raises(StoreBroken, match=r"there is no .*/jukebox/9 to delete"):
         delete(root, 9)

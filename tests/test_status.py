@@ -55,6 +55,18 @@ def test_versions_runs_and_models_are_shown(world: World, store: Path, tmp_path:
     assert "cccccccccccc" in table
 
 
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"model": "jukebox"}', b"\xff"])
+def test_a_damaged_version_hides_no_other(world: World, store: Path, content: bytes | None) -> None:
+    open_store(str(store), read_settings().model_name).publish(
+        "run-2", lambda _: {"model.onnx": b"onnx"} | ({} if content is None else {"lineage.json": content})
+    )
+    result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
+    assert result.exit_code == 0, result.output
+    models = json.loads(result.output)["models"]
+    assert models[0] == {"number": 2, "version": "damaged", "run": "", "commit": ""}
+    assert models[1]["version"] == "0.0.2"
+
+
 def test_the_newest_come_first_and_only_as_many_as_asked(world: World, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         file = compiled(tmp_path / "pipeline.yaml", f"{PIPELINE}-00000000000{number}")
