@@ -127,6 +127,15 @@ def _cluster_of_runs(server: Server) -> Cluster | None:
     return find_cluster(server.namespace)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A pod that has failed: when it was made, its step, and the end of its log; None while the cluster gives none."""
+
+    made: str
+    step: str
+    log: str | None
+
+
 @dataclass
 class Watch:
     """What is seen of one run. ``cluster`` may be missing; then a stuck run is not told from a slow one."""
@@ -140,8 +149,8 @@ class Watch:
     _since: dict[str, float] = field(default_factory=dict)
     # What hinders the pods, by pod and key, with the time when it was first seen.
     _causes: dict[tuple[str, str], tuple[Cause, float]] = field(default_factory=dict)
-    # The logs of pods that have failed, each with its step: a pod may be gone when the run ends.
-    _logs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # The pods that have failed, by name: each may be gone when the run ends.
+    _ended: dict[str, Ended] = field(default_factory=dict)
 
     def wait(self, run_id: str, timeout: float) -> None:
         """Return when the run has succeeded; raise RunFailed if it has not within ``timeout`` seconds.
@@ -277,7 +286,13 @@ class Watch:
 
     def _kept_log(self, step: str) -> str:
         """The end of the log of a step's last pod that has failed, as the cluster gave it: it may be gone by now."""
-        return next((tail(log) for name, log in reversed(self._logs.values()) if name == step and log), "")
+        last = self._last(step)
+        return tail(self._ended[last].log or "") if last else ""
+
+    def _last(self, step: str) -> str:
+        """The last of a step's pods that have failed; empty if none has."""
+        found = (name for name, pod in self._ended.items() if pod.step == step)
+        return max(found, key=lambda name: self._ended[name].made, default="")
 
     def _check_cluster(self, run_id: str) -> None:
         """Raise RunFailed if the run will never end, though the server has it running."""
@@ -350,11 +365,13 @@ class Watch:
 
     def _failed_log(self, pod: Resource) -> str:
         """The end of the log of a pod that has failed, read once, while the pod is there."""
-        name = str(pod["metadata"]["name"])
-        if has_failed(pod) and name not in self._logs:
+        if not has_failed(pod):
+            return ""
+        name, known = str(pod["metadata"]["name"]), self._ended.get(pod["metadata"]["name"])
+        if known is None or known.log is None:
             log = self._of_cluster(Cluster.log, name, "main", READ_LINES)
-            self._logs[name] = step_of(pod), log or ""
-        return self._logs.get(name, ("", ""))[1]
+            known = self._ended[name] = Ended(pod["metadata"].get("creationTimestamp", ""), step_of(pod), log)
+        return known.log or ""
 
     def _nodes(self, run_id: str) -> Iterator[Json]:
         """Each node of the run's workflows that says something."""
@@ -365,11 +382,12 @@ class Watch:
 
     def _troubles(self, run_id: str, steps: set[str] | None = None) -> str:
         """What the cluster says of the run, or of these steps of it, for the end of a message: each cause once."""
-        found = [cause for cause, _ in self._causes.values()]
+        # An attempt that was followed by another is no trouble.
+        every = (cause for cause, _ in self._causes.values())
+        found = [cause for cause in every if cause.fate is not Fate.FAILED or cause.pod == self._last(cause.step)]
         told = {cause.step for cause in found}
         nodes = (cause_of_node(node) for node in self._nodes(run_id) if node["phase"] in ("Failed", "Error", "Pending"))
         found += {cause.step: cause for cause in nodes if cause.step not in told}.values()
-        # An attempt that was followed by a better one is no trouble.
         texts: dict[str, list[str]] = {}
         for cause in found:
             if not steps or cause.step in steps:

@@ -342,6 +342,17 @@ def test_an_attempt_that_a_better_one_followed_is_no_reason(running: World) -> N
     assert failed.why == "train: ValueError: too many: 102"
 
 
+def test_of_a_steps_attempts_the_last_is_the_reason(running: World) -> None:
+    running.set(RUN, MADE, ("train", "FAILED", TRACEBACK), code=1)
+    evicted = {"reason": "Evicted", "message": "The node was low on resource: memory"}
+    own_error = {"containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}
+    statuses: list[dict[str, Any]] = [evicted, own_error]
+    for minute, status in enumerate(statuses):
+        pod = running.cluster.add_pod(RUN, "train", phase="Failed", **status)
+        pod["metadata"]["creationTimestamp"] = f"2026-11-27T10:0{minute}:00Z"
+    assert failure(running).why == "train: ValueError: too many: 102"
+
+
 def test_why_is_what_a_step_logs_as_an_error(running: World) -> None:
     ended = "2026-11-27 10:00:01,000 INFO step train failed after 1.00 s, peak memory 50 MiB"
     log = f"2026-11-27 10:00:00,000 ERROR GateRefused: loss 1.7, expected 1.4\nUse more data.\n{ended}"
