@@ -16,6 +16,7 @@ from pipeline.schema import COUNTRY, DATE, FEATURES, Feature
 BINS = 10
 # A bin or a country that only one side has would make the index infinite.
 SMALLEST_SHARE = 1e-4
+LARGEST = float(np.finfo(np.float32).max)  # the squares of larger values would leave float64, too
 
 Floats = NDArray[np.float64]
 
@@ -23,22 +24,22 @@ Floats = NDArray[np.float64]
 def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
     """Describe the data, fit for JSON: its size and days, the features' moments and ten bins, the countries' shares.
 
-    ``charted``: a row a song that stands in the chart of a country; those of the features that can be read, as
-    float64, and ``rows``, its chart rows. ``charts``: a row a country and day; COUNTRY (null: Global), DATE, ``rows``.
-    A feature that has no value is left out.
+    ``charted``: a row a song; those of the features that can be read, as float64, and ``rows``, in charts
+    of countries; a song without takes no part. ``charts``: a row a country and day; COUNTRY (null: Global), DATE,
+    ``rows``. A feature that has no value is left out.
     """
     countries = charts.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort(COUNTRY)
     days = charts.drop_nulls([COUNTRY, DATE])[DATE]
-    found = {feature: _values(charted, feature) for feature in FEATURES if feature.name in charted.columns}
+    found = ((feature, *_values(charted, feature)) for feature in FEATURES if feature.name in charted.columns)
     return {
-        "charted_songs": len(charted),
+        "charted_songs": int((charted["rows"] > 0).sum()),
         "rankings": int(charts["rows"].sum()),
         "rankings_of_countries": int(countries["rows"].sum()),
         "countries": len(countries),
         "days": days.n_unique(),
         "first_day": str(days.min()) if len(days) else None,
         "last_day": str(days.max()) if len(days) else None,
-        "features": {feature.name: _describe(feature, *values) for feature, values in found.items() if len(values[0])},
+        "features": {feature.name: _describe(feature, *values) for feature, *values in found if len(values[0])},
         "country_shares": dict(zip(countries[COUNTRY], countries["rows"] / countries["rows"].sum(), strict=True)),
     }
 
@@ -70,8 +71,8 @@ def shift(charted: pl.DataFrame, country_shares: Mapping[str, float], reference:
 
 
 def _values(charted: pl.DataFrame, feature: Feature) -> tuple[Floats, Floats]:
-    """The finite values of a feature and their weights, float64[songs] both."""
-    known = charted.filter(pl.col(feature.name).is_finite(), pl.col("rows") > 0)
+    """The values of a feature that float32, the model's type, can hold, and their weights, float64[songs] both."""
+    known = charted.select(feature.name, "rows").filter(pl.col(feature.name).abs() <= LARGEST, pl.col("rows") > 0)
     return known[feature.name].to_numpy(), known["rows"].cast(pl.Float64).to_numpy()
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import polars as pl
 
-BATCH = 1 << 18  # rows
+BATCH = 1 << 17  # rows
 LONGEST_SAMPLE = 40
 # A day, and a time and a zone that may follow it, as ISO 8601 writes them. The day is the one that is written.
 ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?(Z|[+-]\d{2}(:?\d{2})?)?$"

@@ -7,13 +7,16 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
+from pipeline.splits import TEST_SONGS, hashes
 
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 
@@ -66,9 +69,10 @@ def _renamed(column: str, name: str) -> Callable[[pl.DataFrame, pl.DataFrame], T
     return apply
 
 
-def _some(column: str, value: Any, every: int = 50) -> pl.Expr:
+def _some(column: str, value: Any, every: int = 50, otherwise: pl.Expr | None = None) -> pl.Expr:
     """The column with ``value`` in every fiftieth row."""
-    return pl.when(pl.int_range(pl.len()) % every == 0).then(value).otherwise(pl.col(column)).alias(column)
+    rest = pl.col(column) if otherwise is None else otherwise
+    return pl.when(pl.int_range(pl.len()) % every == 0).then(value).otherwise(rest).alias(column)
 
 
 def _few(column: str, otherwise: Any) -> pl.Expr:
@@ -109,6 +113,23 @@ def _standardised(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
 
 def _tempo_for_danceability(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
     return songs.rename({"danceability": "tempo", "tempo": "danceability"}), rankings
+
+
+def _all_out_when_training_is_over(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    """Until the last days nothing but the Global chart and one song, which is held out."""
+    vectors = songs.select(pl.col(FEATURE_NAMES).cast(pl.Float32)).to_numpy()
+    (held_out,) = np.flatnonzero(hashes(vectors) < TEST_SONGS * 2.0**64)[:1]
+    last_days = pl.col(DATE).dt.date() > pl.col(DATE).dt.date().max() - pl.duration(days=3)
+    early = rankings.filter(~last_days, pl.col(COUNTRY).is_not_null())
+    early = early.with_columns(pl.lit(songs[int(held_out), ID]).alias(ID)).unique([COUNTRY, DATE], maintain_order=True)
+    return songs, pl.concat([early, rankings.filter(last_days)])
+
+
+def _held_out(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
+    """Two recordings under the ids of all songs, none of them to train on."""
+    vectors = songs.select(pl.col(FEATURE_NAMES).cast(pl.Float32)).to_numpy()
+    held_out = songs[np.flatnonzero(hashes(vectors) < TEST_SONGS * 2.0**64)[:2].tolist()].select(FEATURE_NAMES)
+    return pl.concat([songs.drop(FEATURE_NAMES), held_out[np.arange(len(songs)) % 2]], how="horizontal"), rankings
 
 
 def _few_charted_songs(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
@@ -152,12 +173,34 @@ def _parts_that_differ(songs: Path, rankings: Path) -> None:
     frame.with_columns(pl.col(RANK).cast(pl.String)).write_parquet(rankings / "part-00001.parquet")
 
 
+def _a_part_without_ranks(songs: Path, rankings: Path) -> None:
+    frame = pl.read_parquet(rankings / "part-00000.parquet")
+    frame.drop(RANK).write_parquet(rankings / "part-00001.parquet")
+
+
+def _a_part_of_days_as_numbers(songs: Path, rankings: Path) -> None:
+    frame = pl.read_parquet(rankings / "part-00000.parquet")
+    frame.with_columns(pl.col(DATE).dt.epoch("d")).write_parquet(rankings / "part-00001.parquet")
+
+
+def _a_folder_named_like_a_part(songs: Path, rankings: Path) -> None:
+    (rankings / "part-00001.parquet").mkdir()
+
+
+def _a_column_twice(songs: Path, rankings: Path) -> None:
+    table = pq.read_table(songs / "part-00000.parquet")
+    pq.write_table(table.append_column("tempo", table["tempo"]), songs / "part-00000.parquet")
+
+
 def _swapped(songs: pl.DataFrame, rankings: pl.DataFrame) -> Tables:
     # As the real rankings, which carry the songs' names.
     return rankings.join(songs.select(ID, "name", "artists"), on=ID), songs
 
 
 LATE = datetime(2200, 1, 1)
+LAST_DAY = date(2026, 9, 30)  # of the good data
+TODAY = LAST_DAY + timedelta(days=1)
+AFTER_TOMORROW = datetime.combine(TODAY, time()) + timedelta(days=2)
 
 CORRUPTIONS: tuple[Corruption, ...] = (
     # files
@@ -169,6 +212,10 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("a file that was cut off", "rankings-readable", "rankings cannot be read", damage=_cut_off),
     Corruption("a file with spoilt pages", "rankings-readable", "rankings cannot be read", damage=_overwritten),
     Corruption("parts of different types", "rankings-types", "in part-00001.parquet", damage=_parts_that_differ),
+    Corruption("a folder named like a part", "rankings-readable", "part-00001", damage=_a_folder_named_like_a_part),
+    Corruption("a column twice", "songs-readable", "tempo", damage=_a_column_twice),
+    Corruption("a part of days as numbers", "rankings-types", "in part-00001", damage=_a_part_of_days_as_numbers),
+    Corruption("a part without ranks", "rankings-columns", "part-00001.parquet has no", damage=_a_part_without_ranks),
     Corruption("songs and rankings swapped (songs)", "songs-columns", "swapped", _swapped),
     Corruption("songs and rankings swapped (rankings)", "rankings-columns", "swapped", _swapped),
     # columns
@@ -199,11 +246,29 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     ),
     Corruption("songs' ids as numbers", "songs-types", f"{ID} is", _songs(pl.int_range(pl.len()).alias(ID))),
     Corruption("days as text", "rankings-types", f"{DATE} is String", _rankings(pl.col(DATE).dt.to_string("%d.%m.%Y"))),
+    Corruption("American days", "rankings-types", "such as '0", _rankings(pl.col(DATE).dt.to_string("%m/%d/%Y"))),
+    Corruption(
+        "one day as people write it",
+        "rankings-types",
+        f"{DATE} is String such as 'yesterday', expected is a Date, a Datetime or a text such as '2026-11-20'",
+        _rankings(_some(DATE, pl.lit("yesterday"), 10**6, pl.col(DATE).dt.to_string("%F"))),
+    ),
+    Corruption("no such day", "rankings-types", "'2026-02-30'", _rankings(pl.lit("2026-02-30").alias(DATE))),
+    Corruption("days as months", "rankings-types", "'2026-09'", _rankings(pl.col(DATE).dt.to_string("%Y-%m"))),
+    Corruption("days as times", "rankings-types", f"{DATE} is Time", _rankings(pl.col(DATE).dt.time())),
+    Corruption("days as durations", "rankings-types", "Duration", _rankings(pl.col(DATE) - pl.col(DATE).min())),
+    Corruption("ids of bytes", "songs-types", "such as b'\\xff", _songs(pl.lit(b"\xff\xfe").alias(ID))),
+    Corruption("names as records", "songs-types", "name is Struct", _songs(name=pl.struct("artists"))),
+    Corruption("a country as a list", "rankings-types", "country is List", _rankings(pl.concat_list(COUNTRY))),
     Corruption("days as seconds", "rankings-types", f"{DATE} is Int64", _rankings(pl.col(DATE).dt.epoch("s"))),
     Corruption("ranks as text", "rankings-types", f"{RANK} is String", _rankings(pl.format("#{}", RANK).alias(RANK))),
     Corruption("countries as numbers", "rankings-types", COUNTRY, _rankings(pl.lit(49).alias(COUNTRY))),
     # missing values
     Corruption("songs without an id", "songs-complete", ID, _songs(_some(ID, None))),
+    Corruption("no id at all", "songs-complete", ID, _songs(pl.lit(None).alias(ID))),
+    Corruption("no ranking's id at all", "rankings-complete", ID, _rankings(pl.lit(None).alias(ID))),
+    Corruption("no day at all", "rankings-complete", DATE, _rankings(pl.lit(None).alias(DATE))),
+    Corruption("empty texts as days", "rankings-complete", DATE, _rankings(pl.lit("").alias(DATE))),
     Corruption("songs with an empty id", "songs-complete", ID, _songs(_some(ID, pl.lit("")))),
     Corruption("songs without a tempo", "songs-complete", "tempo", _songs(_some("tempo", None))),
     Corruption("one song without a key", "songs-complete", "key: 1 of", _songs(_some("key", None, 10**6))),
@@ -223,6 +288,9 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("infinite loudness", "features-in-range", "loudness", _songs(_some("loudness", float("inf")))),
     Corruption("silence of minus infinity", "features-in-range", "loudness", _songs(_some("loudness", float("-inf")))),
     Corruption("loudness of digital silence", "features-in-range", "loudness", _songs(_some("loudness", -96.0))),
+    Corruption("more than float32 holds", "features-in-range", "tempo", _songs(_some("tempo", 1e300))),
+    Corruption("huge whole numbers", "features-in-range", "duration_ms", _songs(duration_ms=pl.lit(2**63 - 1))),
+    Corruption("wider whole numbers", "features-in-range", "duration_ms", _songs(duration_ms=pl.lit(2**100))),
     Corruption("negative durations", "features-in-range", "duration_ms", _songs(_some("duration_ms", -1))),
     Corruption("durations in microseconds", "features-in-range", "duration_ms", _songs(pl.col("duration_ms") * 1000)),
     Corruption("tempo -1 for none", "features-in-range", "tempo", _songs(_some("tempo", -1.0))),
@@ -243,12 +311,17 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     # values of rankings
     Corruption("countries in small letters", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).str.to_lowercase())),
     Corruption("countries of three letters", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY) + "X")),
+    Corruption("a country of a megabyte", "country-codes", COUNTRY, _rankings(_some(COUNTRY, pl.lit("X" * 2**20)))),
     Corruption("countries with a blank", "country-codes", COUNTRY, _rankings(_some(COUNTRY, pl.lit("FR ")))),
     Corruption("a country written out", "country-codes", COUNTRY, _rankings(_some(COUNTRY, pl.lit("France")))),
     Corruption("Global written out", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).fill_null("Global"))),
     Corruption("Global as an empty text", "country-codes", COUNTRY, _rankings(pl.col(COUNTRY).fill_null(""))),
     Corruption("days in the future", "dates", DATE, _rankings(pl.col(DATE) + timedelta(days=400))),
     Corruption("one day in the far future", "dates", f"{DATE}: 1 of", _rankings(_some(DATE, LATE, 10**6))),
+    Corruption("the day after tomorrow", "dates", DATE, _rankings(_some(DATE, AFTER_TOMORROW, 10**6))),
+    Corruption("days of the year 1", "dates", DATE, _rankings(_some(DATE, datetime(1, 1, 1)))),
+    Corruption("days before any calendar", "dates", DATE, _rankings(pl.lit(-(2**31)).cast(pl.Date).alias(DATE))),
+    Corruption("days of the year 9999", "dates", DATE, _rankings(_some(DATE, datetime(9999, 12, 31)))),
     Corruption("days of 1970", "dates", DATE, _rankings(_some(DATE, datetime(1970, 1, 1)))),
     Corruption(
         "nanoseconds read as microseconds",
@@ -259,6 +332,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("a rank of 0", "ranks", RANK, _rankings(pl.col(RANK) - 1)),
     Corruption("negative ranks", "ranks", RANK, _rankings(-pl.col(RANK))),
     Corruption("ranks beyond any chart", "ranks", RANK, _rankings(_some(RANK, 9999))),
+    Corruption("infinite ranks", "ranks", RANK, _rankings(_some(RANK, float("inf")))),
     Corruption("a rank between two", "ranks", RANK, _rankings(_some(RANK, 1.5))),
     Corruption("a file twice", "rankings-unique", "repeat a song", _again(1)),
     Corruption("one percent of rows twice", "rankings-unique", "repeat a song", _again(0.01)),
@@ -278,5 +352,10 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption("few songs", "enough-songs", "songs in the charts", _few_charted_songs),
     Corruption("one country", "enough-countries", "1 countries", _keep(rankings=pl.col(COUNTRY) == "AE")),
     Corruption("only the Global chart", "enough-countries", "0 countries", _rankings(pl.lit(None).alias(COUNTRY))),
+    Corruption("tables without columns", "songs-columns", ID, lambda s, r: (s.select([]), r.select([]))),
+    Corruption("one song", "enough-songs", "1 songs", lambda s, r: (s.head(1), r)),
+    Corruption("all songs out too late", "enough-to-train", "0 songs", _all_out_when_training_is_over),
+    Corruption("no song to train on", "enough-to-train", "0 songs", _held_out),
+    Corruption("no song to validate with", "enough-to-validate", "0 songs", _held_out),
     Corruption("one day", "enough-days", "1 days", _keep(rankings=pl.col(DATE) == pl.col(DATE).max())),
 )  # fmt: skip

@@ -52,29 +52,30 @@ def preprocess_data(songs: Path, rankings: Path, folder: Path) -> dict[str, Any]
     except Unusable as error:
         raise DataInvalid(f"rankings cannot be used ({error}): {SEE_REPORT}") from error
     split = split_of(recordings.hashes, charts.first[:, 0] < NO_DAY)
-    of_cell = split[charts.example, charts.later]
+    of_cell = split.ravel()[charts.cells // charts.countries]
     of_days = np.where(charts.first < NO_DAY, split, len(SPLITS))
     summary: dict[str, Any] = {"features": list(FEATURE_NAMES), "labels": charts.labels}
     folder.mkdir(parents=True, exist_ok=True)
     sizes = {}
     for number, name in enumerate(SPLITS):
-        cells = of_cell == number
-        examples, row = np.unique(charts.example[cells], return_inverse=True)
-        column, counts = charts.label[cells], charts.rows[cells]
+        mine = of_cell == number
+        example = charts.cells[mine] // (2 * charts.countries)  # ascending
+        begins = np.flatnonzero(np.append(True, example[1:] != example[:-1])[: len(example)])
+        examples = example[begins]
         if name in ("train", "validation") and not len(examples):
             raise DataInvalid(
                 f"no {name} example is left of {charts.rows.sum()} chart rows of countries and "
                 f"{len(recordings.vectors)} recordings, because there are too few songs or the ids of rankings and "
                 f"songs do not meet: {SEE_REPORT}"
             )
-        vectors = recordings.vectors[examples]
+        vectors, column, rows = recordings.vectors[examples], charts.column(mine), charts.rows[mine]
         if name == "train":
-            summary["mean"], summary["variance"] = _moments(vectors, np.bincount(row, weights=counts))
-        _write(folder / f"{name}.parquet", vectors, row, column, counts, len(charts.labels))
+            summary["mean"], summary["variance"] = _moments(vectors, np.add.reduceat(rows, begins, dtype=np.int64))
+        _write(folder / f"{name}.parquet", vectors, begins, column, rows, len(charts.labels))
         days = of_days == number
         sizes[name] = {
             "examples": len(examples),
-            "rows": int(counts.sum()),
+            "rows": int(rows.sum(dtype=np.int64)),
             "first_day": str(charts.first[days].min().astype("datetime64[D]")) if days.any() else None,
             "last_day": str(charts.last[days].max().astype("datetime64[D]")) if days.any() else None,
         }
@@ -87,8 +88,8 @@ def preprocess_data(songs: Path, rankings: Path, folder: Path) -> dict[str, Any]
 class _Recordings:
     """The distinct feature vectors, ordered by their hash.
 
-    ``vectors``: float32[recordings, 13]; ``hashes``: uint64[recordings]; ``ids``: which song has which recording
-    (columns ID and ``example``, uint32).
+    ``vectors``: float32[recordings, 13]; ``hashes``: uint64[recordings]; ``ids``: the songs', and ``of_id``,
+    uint32[ids], which of the recordings each of them has.
     """
 
     def __init__(self, songs: Parts) -> None:
@@ -103,64 +104,70 @@ class _Recordings:
         ]
         if not frames:
             raise Unusable("readable", "", "there is no row")
-        frame = pl.concat(frames).unique(subset=ID, keep="first", maintain_order=True)
+        frame = pl.concat(frames).filter(pl.col(ID).is_first_distinct())
         del frames
-        # -0.0 and 0.0 are one number, and must be one recording.
-        vectors = frame.select(FEATURE_NAMES).to_numpy() + np.float32(0)
-        distinct, of_song = np.unique(vectors, axis=0, return_inverse=True)
-        hashed = hashes(distinct)
-        order = np.argsort(hashed, kind="stable")
-        self.vectors = distinct[order]
-        self.hashes = hashed[order]
-        rank = np.empty(len(order), dtype=np.uint32)
-        rank[order] = np.arange(len(order), dtype=np.uint32)
-        self.ids = frame.select(ID).with_columns(example=pl.Series(rank[of_song.ravel()]))
+        vectors = frame.select(FEATURE_NAMES).to_numpy()
+        self.ids = pl.Enum(frame[ID])
+        del frame
+        # By their hash, of 64 bits, which decides their split, too.
+        self.hashes, first, of_id = np.unique(hashes(vectors), return_index=True, return_inverse=True)
+        self.vectors = vectors[first] + np.float32(0)  # which makes 0.0 of -0.0, as the hash does
+        self.of_id = of_id.astype(np.uint32)
 
 
 class _Charts:
     """The rankings of countries, counted.
 
-    A cell is a recording in a country, on the earlier days or on the later ones: ``example`` and ``label``,
-    uint32[cells], are indices of the recordings and of ``labels``, ``later``, uint8[cells], is 0 or 1, ``rows``,
-    uint32[cells], says how often. ``first`` and ``last``, int32[recordings, 2], are days since 1970 of each
-    recording's earlier and later rows; NO_DAY and its negative without one.
+    A cell is a recording on the earlier days or on the later ones in a country. ``cells``, uint32[cells], are their
+    numbers, ascending: ``(2 * recording + later) * countries + country``; ``rows``, uint32[cells], says how often.
+    ``labels`` are those of the countries that have a cell. ``first`` and ``last``, int32[recordings, 2], are days since
+    1970 of each recording's earlier and later rows; NO_DAY and its negative without one.
     """
 
     def __init__(self, rankings: Parts, recordings: _Recordings) -> None:
         columns = (ID, COUNTRY, DATE)
         _require(rankings, columns)
         days = np.empty(0, dtype=np.int32)
-        countries: set[str] = set()
+        found: set[str] = set()
         for frame in rankings.frames((COUNTRY, DATE)):
             charts = frame.drop_nulls()  # the Global chart is no country; validation refuses rows without a day
-            countries.update(charts[COUNTRY].unique())
-            if wrong := [country for country in countries if not re.fullmatch(COUNTRY_CODE, country)]:
+            found.update(charts[COUNTRY].unique())
+            if wrong := [country for country in found if not re.fullmatch(COUNTRY_CODE, country)]:
                 raise Unusable("types", COUNTRY, f"{wrong[0][:9]!r} is not a valid country")
             days = np.union1d(days, charts[DATE].to_physical().to_numpy())
         split_day = first_later_day(days)
-        codes = sorted(countries)
+        countries = pl.Enum(sorted(found))
+        self.countries = max(1, len(found))
+        used = np.zeros(self.countries, dtype=bool)
         first = np.full(2 * len(recordings.vectors), NO_DAY, dtype=np.int32)
         last = -first
-        label = pl.col(COUNTRY).cast(pl.Enum(codes)).to_physical().cast(pl.UInt64)
-        later = pl.lit(False) if split_day is None else pl.col(DATE).to_physical() >= split_day
-        cell = (pl.col("example").cast(pl.UInt64) * len(codes) + label) * 2 + later.cast(pl.UInt64)
         cells = Sums(["cell"], [pl.col("rows").sum()])
-        cells.add(pl.DataFrame(schema={"cell": pl.UInt64, "rows": pl.UInt32}))
+        cells.add(pl.DataFrame(schema={"cell": pl.UInt32, "rows": pl.UInt32}))
         for frame in rankings.frames(columns):
-            charts = frame.drop_nulls().join(recordings.ids, on=ID)
-            side = charts.select(pl.col("example").cast(pl.Int64) * 2 + later).to_series().to_numpy()
-            days = charts[DATE].to_physical().to_numpy()
-            np.minimum.at(first, side, days)
-            np.maximum.at(last, side, days)
-            cells.add(charts.group_by(cell.alias("cell")).agg(pl.len().alias("rows")))
+            charts = frame.select(
+                pl.col(ID).cast(recordings.ids, strict=False).to_physical(),  # null: no song of ours
+                pl.col(COUNTRY).cast(countries, strict=False).to_physical(),  # null: Global, or of no day
+                pl.col(DATE).to_physical(),
+            ).drop_nulls()
+            day, country = charts[DATE].to_numpy(), charts[COUNTRY].to_numpy()
+            side = 2 * recordings.of_id[charts[ID].to_numpy()]
+            if split_day is not None:
+                side += day >= split_day
+            np.minimum.at(first, side, day)
+            np.maximum.at(last, side, day)
+            used[country] = True
+            cell, rows = np.unique(side * np.uint32(self.countries) + country, return_counts=True)
+            cells.add(pl.DataFrame({"cell": cell, "rows": rows.astype(np.uint32)}))
+        total = cells.total().sort("cell")
+        self.cells, self.rows = total["cell"].to_numpy(), total["rows"].to_numpy()
         self.first, self.last = first.reshape(-1, 2), last.reshape(-1, 2)
-        counted = cells.total().sort("cell")
-        keys = counted["cell"].to_numpy()
-        used, self.label = np.unique((keys // 2 % max(1, len(codes))).astype(np.uint32), return_inverse=True)
-        self.labels = [codes[number] for number in used]  # a country of unknown songs alone is none
-        self.later = (keys % 2).astype(np.uint8)
-        self.example = (keys // (2 * max(1, len(codes)))).astype(np.uint32)
-        self.rows = counted["rows"].to_numpy()
+        self.labels = [country for country, is_used in zip(sorted(found), used, strict=False) if is_used]
+        self._position = (np.cumsum(used) - 1).astype(np.uint16)
+
+    def column(self, mine: NDArray[np.bool_]) -> NDArray[np.uint16]:
+        """Which of the labels those cells have that are ``mine``, uint16[mine]."""
+        columns: NDArray[np.uint16] = self._position[self.cells[mine] % self.countries]
+        return columns
 
 
 def _require(parts: Parts, columns: tuple[str, ...]) -> None:
@@ -172,31 +179,39 @@ def _require(parts: Parts, columns: tuple[str, ...]) -> None:
 def _write(
     file: Path,
     vectors: NDArray[np.float32],
-    row: NDArray[np.intp],
-    column: NDArray[np.intp],
-    counts: NDArray[np.uint32],
+    begins: NDArray[np.intp],
+    column: NDArray[np.uint16],
+    rows: NDArray[np.uint32],
     labels: int,
 ) -> None:
-    """Write examples; ``row`` (ascending), ``column`` and ``counts`` are their counts that are not 0."""
+    """Write examples. ``column`` and ``rows`` are their counts that are not 0; an example's begin at its ``begins``."""
     schema = pl.Schema(dict.fromkeys(FEATURE_NAMES, pl.Float32) | {"counts": pl.Array(pl.UInt32, labels)})
+    ends = np.append(begins[1:], len(rows))
 
     def dense(*_: Any) -> Iterator[pl.DataFrame]:
         """All counts at once would be the largest thing of this step by far."""
         for first in range(0, max(1, len(vectors)), WRITTEN):
-            some = vectors[first : first + WRITTEN]
-            begin, end = np.searchsorted(row, (first, first + WRITTEN))
-            table = np.zeros((len(some), labels), dtype=np.uint32)
+            some = slice(first, first + WRITTEN)
+            table = np.zeros((len(vectors[some]), labels), dtype=np.uint32)
+            lengths = ends[some] - begins[some]
+            cells = slice(begins[first], ends[some][-1]) if len(lengths) else slice(0)
             # Where earlier and later days are in one split, an example has two cells of a country.
-            np.add.at(table, (row[begin:end] - first, column[begin:end]), counts[begin:end])
-            yield pl.DataFrame(some, schema=list(FEATURE_NAMES)).with_columns(
+            np.add.at(table, (np.repeat(np.arange(len(table)), lengths), column[cells]), rows[cells])
+            yield pl.DataFrame(vectors[some], schema=list(FEATURE_NAMES)).with_columns(
                 pl.Series("counts", table, dtype=schema["counts"])
             )
 
-    register_io_source(dense, schema=schema).sink_parquet(file, maintain_order=True)
+    source = register_io_source(dense, schema=schema)
+    source.sink_parquet(file, row_group_size=WRITTEN, maintain_order=True)
 
 
-def _moments(vectors: np.ndarray, weights: np.ndarray) -> tuple[list[float], list[float]]:
+def _moments(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Mean and variance of each feature over the rows; a constant feature gets variance 1, and so stays 0."""
-    mean = np.average(vectors.astype(np.float64), axis=0, weights=weights)
-    variance = np.average((vectors - mean) ** 2, axis=0, weights=weights)
+    # In place: a float64 of each feature of each example is much beside all else that is here.
+    weighted = vectors.astype(np.float64)
+    weighted *= rows[:, None]
+    mean = weighted.sum(axis=0) / rows.sum()
+    np.square(np.subtract(vectors, mean, out=weighted), out=weighted)
+    weighted *= rows[:, None]
+    variance = weighted.sum(axis=0) / rows.sum()
     return mean.tolist(), np.where(variance > 0, variance, 1.0).tolist()

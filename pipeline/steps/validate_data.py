@@ -48,11 +48,12 @@ SENTENCES = 13  # as many as there are features
 SHOWN_NAMES = 40
 LONGEST_TEXT = 60
 ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<|[`"})
-SORTED = 1 << 22  # rankings whose songs are compared at once, 8 bytes each
+SLICE = 1 << 14  # songs
+BUCKET = 1 << 21  # rankings whose songs are compared at once, 8 bytes each
+NO_DAY = np.iinfo(np.int32).max
 PLACES = [f"places_{word}" for word in range(-(-CHART_PLACES // 64))]  # uint64, a bit a place
 KNOWN_ID = pl.when(pl.col(ID) != "").then(ID).alias(ID)  # an empty id is a missing one
 
-Ints = NDArray[np.int64]
 Result = TypeVar("Result")
 
 
@@ -81,14 +82,13 @@ def validate_data(
     Raises DataInvalid, which names all failed checks of severity error; the report is written before.
     """
     found = _Found()
-    song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
+    # In this order, for the rankings take more memory before they are reduced than after it.
     charts, entries = _used("rankings", rankings, RANKINGS, found, lambda parts: _reduced(parts, limits))
+    song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
     tomorrow = today + timedelta(days=1)
     sound = charts.filter(pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow))
-    charted = song_rows.unique(subset=ID, keep="first", maintain_order=True).join(
-        entries.filter(pl.col("of_countries") > 0).select(ID, "first", rows="of_countries"), on=ID
-    )
+    charted = _charted(song_rows, entries)
     profile = {"songs": len(song_rows), **describe(charted, sound)}
 
     _check_rows(SONG_ROWS, song_rows, found, "songs", show=[ID, "name"])
@@ -188,9 +188,9 @@ class _Found:
     unusable: set[str] = field(default_factory=set)
 
     def add(self, rule: str, text: str, count: int = 1, examples: pl.DataFrame | None = None) -> None:
-        """Note a failed check; a KeyError where RULES does not have it, for nobody would ever hear of it."""
+        """Note a failed check; a KeyError where RULES does not have it: nobody would ever hear of it."""
         if rule not in RULES:
-            raise KeyError(f"the check {rule!r} has failed ({text}), and is not in RULES: one of the two is misspelt")
+            raise KeyError(f"the check {rule!r} has failed ({text}) and is not in RULES: correct its name")
         self.violations.append(_Violation(rule, text, count, pl.DataFrame() if examples is None else examples))
 
     def checks(self) -> list[dict[str, Any]]:
@@ -300,35 +300,28 @@ def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFram
     Raises TooMany where there are more charts or ids than ``limits`` allow.
     """
     coded = _Coded(rankings)
-    charts = Sums(
-        [COUNTRY, DATE],
-        [pl.col("rows", *COUNTS).sum(), pl.col("last_place").max(), pl.col(PLACES).bitwise_or()],
-        limits.most_charts,
-        "pairs of a country and a day",
-    )
+    charts = Sums([COUNTRY, DATE], [pl.col("rows").sum()], limits.most_charts, "pairs of a country and a day")
     entries = Sums(
         [ID], [pl.col("rows", "of_countries").sum(), pl.col("first").min()], limits.most_songs, "different ids"
     )
     spans: list[tuple[Batch, int, int]] = []  # each batch with its first and its last day
+    of_country = pl.col(COUNTRY).is_not_null()
     for batch in (None, *rankings.batches):  # a batch of no rows first, which gives the sums their types
-        frame = coded.read(batch, (ID, COUNTRY, DATE, RANK))
-        charts.add(_of_charts(frame))
-        entries.add(_of_entries(frame))
-        days = frame[DATE].drop_nulls().to_numpy()
-        if batch and len(days):
-            spans.append((batch, int(days.min()), int(days.max())))
-    places = pl.sum_horizontal(pl.col(PLACES).bitwise_count_ones())
-    in_order = charts.total().sort(DATE, COUNTRY, nulls_last=True)
-    charts_frame = coded.texts(in_order).select(
-        COUNTRY,
-        pl.col(DATE).cast(pl.Date),
-        pl.col("rows", *COUNTS).cast(pl.Int64),
-        "last_place",
-        repeated=pl.Series(_repeated(coded, in_order, spans)),
-        doubled=pl.col("rows").cast(pl.Int64) - pl.col("ranks_missing") - pl.col("ranks_outside") - places,
+        frame = coded.read(batch, (ID, COUNTRY, DATE))
+        charts.add(frame.group_by(COUNTRY, DATE).agg(rows=pl.len()))
+        first = pl.col(DATE).filter(of_country).min()
+        entries.add(frame.group_by(ID).agg(rows=pl.len(), of_countries=of_country.sum(), first=first))
+        if batch:
+            spans.append((batch, *frame.select(first=pl.col(DATE).min(), last=pl.col(DATE).max()).row(0)))
+    by_day = charts.total().sort(DATE, COUNTRY)
+    day = pl.col(DATE).replace(NO_DAY, None).cast(pl.Date)
+    charts_frame = coded.texts(by_day).select(
+        COUNTRY, day, pl.col("rows").cast(pl.Int64), *_measured(coded, by_day, spans)
     )
     entries_frame = coded.texts(entries.total()).select(
-        ID, pl.col("rows", "of_countries").cast(pl.Int64), pl.col("first").cast(pl.Date)
+        ID,
+        pl.col("rows", "of_countries").cast(pl.Int64),
+        pl.col("first").replace(NO_DAY, None).cast(pl.Date),
     )
     return charts_frame.sort(COUNTRY, DATE), entries_frame.sort(ID)
 
@@ -342,14 +335,17 @@ class _Coded:
         self._numbered = {name: pl.Series(dtype=pl.Categorical(pl.Categories.random(name))) for name in (ID, COUNTRY)}
 
     def read(self, batch: Batch | None, columns: Sequence[str]) -> pl.DataFrame:
-        """The columns of the batch: ID and COUNTRY as uint32, DATE as int32 days since 1970; None is one of no rows."""
+        """The columns of the batch: ID and COUNTRY as uint32, DATE as int32 days since 1970, or NO_DAY.
+
+        None is a batch of no rows.
+        """
         if batch is None:
             frame = pl.DataFrame(schema={name: self._rankings.columns[name] for name in columns})
         else:
             frame = self._rankings.read(batch, columns)
         return frame.with_columns(KNOWN_ID).with_columns(
             *(pl.col(name).cast(numbered.dtype).to_physical() for name, numbered in self._numbered.items()),
-            pl.col(DATE).to_physical(),
+            pl.col(DATE).to_physical().fill_null(NO_DAY),
         )
 
     def texts(self, sums: pl.DataFrame) -> pl.DataFrame:
@@ -361,71 +357,89 @@ class _Coded:
         )
 
 
-def _of_charts(frame: pl.DataFrame) -> pl.DataFrame:
-    """A row a chart of a batch; a bit of PLACES is a place that is taken."""
+def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> list[pl.Series]:
+    """What else is to be known of each chart; ``charts`` are COUNTRY, DATE and ``rows`` in the order of their days.
+
+    It is found for as many charts at once as have BUCKET rows. For each such bucket the batches are read again, but
+    only those whose days meet it: once in all where the rows are in the order of their days, as they mostly are.
+    """
+    found: dict[str, NDArray[Any]] = {
+        name: np.zeros(len(charts), dtype=np.int64) for name in (*COUNTS, "repeated", "doubled")
+    }
+    found["last_place"] = np.full(len(charts), -np.inf)
+    days = charts[DATE].to_numpy()
+    passed = np.cumsum(charts["rows"].to_numpy(), dtype=np.int64)
+    begin = 0
+    while begin < len(charts):
+        before = passed[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(passed, before + BUCKET, side="right")))
+        bucket = charts[begin:end].select(COUNTRY, DATE, chart=pl.int_range(pl.len()))
+        songs = _Songs(int(passed[end - 1] - before) if end - begin > 1 else 0)
+        taken = np.zeros((end - begin, len(PLACES)), dtype=np.uint64)
+        for batch, first, last in spans:
+            if first > days[end - 1] or last < days[begin]:
+                continue
+            frame = coded.read(batch, (ID, COUNTRY, DATE, RANK)).join(bucket, on=[COUNTRY, DATE], nulls_equal=True)
+            songs.add(frame.drop_nulls(ID))
+            of_batch = _ranks(frame)
+            chart = begin + of_batch["chart"].to_numpy()
+            for name in COUNTS:
+                found[name][chart] += of_batch[name].to_numpy()
+            found["last_place"][chart] = np.fmax(found["last_place"][chart], of_batch["last_place"].to_numpy())
+            found["doubled"][chart] += of_batch["inside"].to_numpy()
+            taken[chart - begin] |= of_batch.select(PLACES).to_numpy()
+        found["doubled"][begin:end] -= np.bitwise_count(taken).sum(axis=1, dtype=np.int64)
+        found["repeated"][begin:end] = songs.repeated(end - begin)
+        begin = end
+    return [pl.Series(name, values) for name, values in found.items()]
+
+
+class _Songs:
+    """The pairs of a chart and a song of a bucket: its charts have ``rows`` in all, or it is one chart (``rows`` 0)."""
+
+    def __init__(self, rows: int) -> None:
+        self._pairs = np.empty(rows, dtype=np.int64)
+        self._rows = 0
+        self._once = np.zeros(0, dtype=bool)  # of one chart, however many rows it has: its songs
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add rows: ``chart`` and ID, both as numbers."""
+        begin, self._rows = self._rows, self._rows + len(frame)
+        if len(self._pairs):
+            pairs = frame.select(pl.col("chart") * 2**32 + pl.col(ID)).to_series()
+            self._pairs[begin : self._rows] = pairs.to_numpy()
+        elif len(frame):
+            songs = frame[ID].to_numpy()
+            self._once = np.pad(self._once, (0, max(0, int(songs.max()) + 1 - len(self._once))))
+            self._once[songs] = True
+
+    def repeated(self, charts: int) -> NDArray[np.int64]:
+        """How many rows of each chart have a song that it has already, int64[charts]."""
+        if not len(self._pairs):
+            return np.full(charts, self._rows - self._once.sum())
+        pairs = self._pairs[: self._rows]
+        pairs.sort()
+        return np.bincount(pairs[1:][pairs[1:] == pairs[:-1]] >> 32, minlength=charts)
+
+
+def _ranks(frame: pl.DataFrame) -> pl.DataFrame:
+    """A row a ``chart`` of a batch: COUNTS, ``last_place``, ``inside`` (valid ranks), PLACES: a bit a place taken."""
     rank = pl.col(RANK)
-    outside = ~rank.is_between(1, CHART_PLACES) | (rank % 1 != 0)
-    place = frame.select(pl.when(~outside).then(rank - 1).fill_null(-1).cast(pl.Int64)).to_series().to_numpy()
+    inside = rank.is_between(1, CHART_PLACES) & (rank % 1 == 0)
+    place = frame.select(pl.when(inside).then(rank - 1).fill_null(-1).cast(pl.Int64)).to_series().to_numpy()
     bit = np.uint64(1) << (place % 64).astype(np.uint64)
-    words = {name: np.where(place // 64 == word, bit, np.uint64(0)) for word, name in enumerate(PLACES)}
+    words = [pl.Series(name, np.where(place // 64 == word, bit, np.uint64(0))) for word, name in enumerate(PLACES)]
     return (
-        frame.with_columns(**{name: pl.Series(values) for name, values in words.items()})
-        .group_by(COUNTRY, DATE)
+        frame.with_columns(words)
+        .group_by("chart")
         .agg(
-            pl.len().alias("rows"),
             rank.is_null().sum().alias("ranks_missing"),
-            outside.sum().alias("ranks_outside"),
-            rank.max().alias("last_place"),
+            (~inside).sum().alias("ranks_outside"),
+            inside.sum().alias("inside"),
+            rank.max().cast(pl.Float64).alias("last_place"),
             pl.col(PLACES).bitwise_or(),
         )
     )
-
-
-def _of_entries(frame: pl.DataFrame) -> pl.DataFrame:
-    """A row a song of a batch."""
-    of_country = pl.col(COUNTRY).is_not_null()
-    return frame.group_by(ID).agg(
-        pl.len().alias("rows"),
-        of_country.sum().alias("of_countries"),
-        pl.col(DATE).filter(of_country).min().alias("first"),
-    )
-
-
-def _repeated(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> Ints:
-    """How many rows of each chart repeat a song of it, int64[charts]; ``charts`` are in the order of their days.
-
-    The pairs of a chart and a song are compared for as many charts at once as have SORTED rows. For each such bucket
-    the batches are read again, but only those whose days meet it: once in all where the rows are in the order of
-    their days, as they mostly are.
-    """
-    rows = charts["rows"].to_numpy().astype(np.int64)
-    days = charts[DATE].drop_nulls().to_numpy()
-    passed = np.cumsum(rows)
-    repeated = np.zeros(len(charts), dtype=np.int64)
-    begin = 0
-    while begin < len(days):
-        before = passed[begin] - rows[begin]
-        end = min(len(days), max(begin + 1, int(np.searchsorted(passed, before + SORTED, side="right"))))
-        bucket = charts[begin:end].select(COUNTRY, DATE, chart=pl.int_range(pl.len()))
-        size = int(passed[end - 1] - before)
-        shares = -(-size // SORTED)  # more than one where a single chart is as large
-        for share in range(shares):
-            pairs = np.empty(size, dtype=np.int64)
-            found = 0
-            for batch, first, last in spans:
-                if first <= days[end - 1] and last >= days[begin]:
-                    frame = coded.read(batch, (ID, COUNTRY, DATE)).filter(pl.col(ID) % shares == share)
-                    frame = frame.join(bucket, on=[COUNTRY, DATE], nulls_equal=True)
-                    pairs[found : found + len(frame)] = (
-                        frame.select(pl.col("chart") * 2**32 + pl.col(ID)).to_series().to_numpy()
-                    )
-                    found += len(frame)
-            pairs = pairs[:found]
-            pairs.sort()
-            again = pairs[1:][pairs[1:] == pairs[:-1]] >> 32
-            repeated[begin:end] += np.bincount(again, minlength=end - begin)
-        begin = end
-    return repeated
 
 
 def _missing(table: str, missing: Sequence[str], found: Mapping[str, pl.DataType]) -> str:
@@ -526,6 +540,8 @@ class _Total:
 
 def _check_totals(totals: Mapping[str, _Total], found: _Found) -> None:
     """Check each total against its limit; the count is what is too much in all, or what is lacking."""
+    if unknown := totals.keys() - RULES.keys():
+        raise KeyError(f"{sorted(unknown)} are not in RULES: correct their names")
     found.notes.update((rule, total.text()) for rule, total in totals.items())
     rows = [(rule, total.value, total.at_least, total.at_most) for rule, total in totals.items()]
     integers = dict.fromkeys(("value", "at_least", "at_most"), pl.Int64)
@@ -599,25 +615,38 @@ def _totals(
     return totals
 
 
+def _charted(songs: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
+    """The songs with ``rows``, int64, and the ``first`` day in the charts of countries; of those with one id the first.
+
+    A song that is in none has 0 rows. The columns of ``songs`` are not copied.
+    """
+    found = songs.select(ID).join(
+        entries.select(ID, "first", rows="of_countries"), on=ID, how="left", maintain_order="left"
+    )
+    known = pl.col(ID).is_first_distinct() & pl.col(ID).is_not_null()
+    return songs.with_columns(
+        found.select(
+            pl.when(known).then("rows").fill_null(0).alias("rows"), pl.when(known).then("first").alias("first")
+        ).get_columns()
+    )
+
+
 def _learnable(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, _Total]:
     """Whether preprocess_data will have songs to train on and to validate with."""
     days = charts.drop_nulls([COUNTRY, DATE])[DATE].unique().sort().to_physical().to_numpy()
     later = first_later_day(days)
-    features = pl.col(FEATURE_NAMES).cast(pl.Float32)
-    songs = (
-        charted.drop_nulls([ID, "first"])
-        .with_columns(features)
-        .filter(pl.all_horizontal(pl.col(FEATURE_NAMES).is_finite()))
-    )
-    first = songs["first"].to_physical().to_numpy()
-    early = np.full(len(first), True) if later is None else first < later
-    split = split_of(hashes(songs.select(FEATURE_NAMES).to_numpy()), early)
-    train, validation = SPLITS.index("train"), SPLITS.index("validation")
+    to_train = to_validate = 0
+    for songs in charted.iter_slices(SLICE):  # some at a time, for all at once would be the peak of the step
+        vectors = songs.select("first", pl.col(FEATURE_NAMES).cast(pl.Float32))
+        usable = vectors.filter(pl.col("first").is_not_null(), pl.all_horizontal(pl.col(FEATURE_NAMES).is_finite()))
+        first = usable["first"].to_physical().to_numpy()
+        early = np.full(len(first), True) if later is None else first < later
+        split = split_of(hashes(usable.select(FEATURE_NAMES).to_numpy()), early)[:, 0]
+        to_train += int((early & (split == SPLITS.index("train"))).sum())
+        to_validate += int((split == SPLITS.index("validation")).sum())
     return {
-        "enough-to-train": _Total(
-            int((early & (split[:, 0] == train)).sum()), "songs to train on, not held out", at_least=1
-        ),
-        "enough-to-validate": _Total(int((split[:, 0] == validation).sum()), "songs to validate with", at_least=1),
+        "enough-to-train": _Total(to_train, "songs to train on, not held out", at_least=1),
+        "enough-to-validate": _Total(to_validate, "songs to validate with", at_least=1),
     }
 
 
