@@ -145,7 +145,9 @@ def _look_up(song: str, songs: Path) -> tuple[dict[str, Any], int]:
         raise DataUnavailable(
             f"{songs} does not exist; `jukebox run` leaves the songs there, or name others with --songs"
         )
-    table = pl.scan_parquet(songs / "*.parquet" if songs.is_dir() else songs)
+    files = sorted(songs.glob("*.parquet")) if songs.is_dir() else [songs]
+    # Not as a pattern: a path may hold what one is made of. Without files it complains as of a damaged one.
+    table = pl.scan_parquet(files, glob=False)
     by_id = pl.col(ID) == song
     by_name = pl.col("name").str.to_lowercase().str.contains(song.lower(), literal=True).fill_null(value=False)
     try:

@@ -147,6 +147,14 @@ def test_a_song_that_lacks_a_feature_is_told_with_the_feature(predict: Predict, 
         predict("id-river")
 
 
+def test_the_songs_may_lie_at_any_path(predict: Predict, songs: Path) -> None:
+    folder = songs.rename(songs.with_name("Ada's [songs] *?#"))
+    printed = predict("Golden River", songs=folder)
+    [_, part] = sorted(folder.iterdir())
+    odd = part.rename(part.with_name("a[1]*?.parquet"))
+    assert predict("id-river", songs=odd)[0] == printed[0]
+
+
 def test_songs_that_are_not_there_are_told(predict: Predict, tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable, match=r"nowhere does not exist.*jukebox run.*--songs"):
         predict("Golden River", songs=tmp_path / "nowhere")
