@@ -120,7 +120,9 @@ def command(
         "commit": head(),
     }
     for number in INTERRUPTS:
-        signal.signal(number, _interrupt)
+        # A shell has what it runs in the background ignore Ctrl-C.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     finished = run_pipeline(parameters, folder / "runs", console)
     report = finished.folder / "report.html"
     where = f"Report: {report}"
@@ -308,7 +310,8 @@ class _Process:
                     self.view.said(shown)
                 _, status, usage = os.wait4(process.pid, 0)
             except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 raise
             process.returncode = os.waitstatus_to_exitcode(status)
         self.view.ended(process.returncode, usage)
