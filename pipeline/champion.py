@@ -223,11 +223,13 @@ def _read(store: ModelStore, number: int) -> Version:
     try:
         version = Version(number, content[MODEL], json.loads(content[LABELS]), lineage)
         labels = [*map(str, version.labels)]
-        shape = version.probabilities(np.zeros((1, len(version.features)), np.float32)).shape
+        answer = version.probabilities(np.zeros((1, len(version.features)), np.float32))
     except Exception as error:  # ONNX Runtime has a class of its own for each kind, without one above them
         raise _damaged(store, number, f"its model cannot be used: {' '.join(str(error).split())}") from None
-    if not labels or len({*labels}) < len(labels) or shape != (1, len(labels)):
-        raise _damaged(store, number, f"its model answers with the shape {shape}, and {LABELS} holds {labels}")
+    if not labels or len({*labels}) < len(labels) or answer.shape != (1, len(labels)):
+        raise _damaged(store, number, f"its model answers with the shape {answer.shape}, and {LABELS} holds {labels}")
+    if not np.isfinite(answer).all():
+        raise _damaged(store, number, "its model answers with what is not a number")
     return version
 
 

@@ -75,6 +75,9 @@ def command(
     hyperparameters: Annotated[str, typer.Option(help="JSON.")] = "{}",
     thresholds: Annotated[str, typer.Option(help="JSON: what the gate asks for.")] = "{}",
     gate_mode: Annotated[str, typer.Option(help="enforce, warn or off.")] = "enforce",
+    champion_version: Annotated[
+        str, typer.Option(help="Number of the version to compare with, or none; default: the champion.")
+    ] = "",
     prod_flag: Annotated[bool, typer.Option(help="The version may be proposed for production.")] = False,
     folder: Annotated[Path, typer.Option(help="Where runs, models and sample data go.")] = Path("build"),
     model_store: Annotated[str, typer.Option(help="Default: models in the folder.")] = "",
@@ -115,6 +118,7 @@ def command(
         "hyperparameters": chosen,
         "thresholds": limits,
         "gate_mode": gate_mode,
+        "champion_version": champion_version,
         "prod_flag": prod_flag,
         "model_store": model_store or str(folder / "models"),
         "commit": head(),
@@ -510,7 +514,8 @@ def _conclude(finished: Finished, where: str, console: Console) -> None:
         else:
             kept = f"{run.store}/{model['name']}/{FAILED}/{model['number']}"
             console.print(f"Kept {what} in {kept}, where nobody serves it", markup=False, soft_wrap=True)
-            console.print(f"Try it all the same: jukebox predict SONG --version {model['number']}")
+            named = f"--version {model['number']} --model-store {run.store}"
+            console.print(f"Try it all the same: jukebox predict SONG {named}", markup=False, soft_wrap=True)
     else:
         console.print("Nothing was published.")
     console.print(where, markup=False, soft_wrap=True)

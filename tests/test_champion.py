@@ -200,6 +200,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         another("model.onnx", model([1.0] * 4).replace(b"features", b"Features"), recorded=True),
         "cannot be used",
     ),
+    "weights that are no numbers": (
+        another("model.onnx", model([float("nan")] * 4), recorded=True),
+        "answers with what is not a number",
+    ),
     "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected up to 1"),
     "a schema in words": (replaced(schema="2026-01"), "schema"),
 }

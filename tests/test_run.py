@@ -209,6 +209,21 @@ def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str]
     assert "The run stopped at verify-model, so there is nothing to show of parity" in outcome.report
 
 
+def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_gate_only_warns(
+    small: tuple[str, str], tmp_path: Path
+) -> None:
+    songs, rankings = small
+    options = ("--songs", songs, "--rankings", rankings, "--epochs", "1", "--gate-mode", "warn")
+    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5_floor": 0.999}')
+    assert outcome.code == 0, outcome.printed
+    kept = tmp_path / "models" / "jukebox" / ".failed" / "1"
+    assert f"Kept jukebox 0.0.2 as version 1 in {kept}, where nobody serves it" in outcome.printed
+    assert (kept / "model.onnx").is_file()
+    assert "Version 1 is kept, and served by nobody" in outcome.report
+    store = open_store(str(tmp_path / "models"), "jukebox")
+    assert (store.versions(), store.failed()) == ([], [1])
+
+
 def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, tmp_path: Path) -> None:
     bucket = s3_environment.bucket()
     for path, key in zip(small, ("songs.parquet", "rankings/day.parquet"), strict=True):
