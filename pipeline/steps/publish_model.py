@@ -183,14 +183,14 @@ def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> Non
     for number in reversed(models.versions()):
         try:
             run = read_lineage(models, number)["run"]
-            theirs = datetime.fromisoformat(run["commit_time"])
+            theirs = datetime.fromisoformat(run["commit_time"]).astimezone(UTC)
         except (VersionBroken, KeyError, TypeError, ValueError):
             continue  # damaged, or of an older release, or of a run by hand
         if theirs > made:
             raise CommitOutdated(
                 f"Nothing is published: commit {commit[:12]} is of {made.strftime(_TIME)}, and version {number} is of "
                 f"the newer commit {run.get('commit', '')[:12]} ({run['commit_time']}). To go back to older code, push "
-                "a commit that reverts the newer one; a run of the branch's head needs nothing"
+                "a commit that reverts the newer one"
             )
         return
 
