@@ -245,6 +245,16 @@ def test_a_model_server_answers_as_the_store_does(predict: Predict, served: Serv
     assert predict("Golden River", endpoint=f"{served.url}/", version=1) == predict("Golden River", version=1)
 
 
+def test_no_model_server_serves_a_version_that_failed(predict: Predict, store: Path) -> None:
+    publish(store, "failed", WEIGHTS, passed=False, apart=True)
+    publish(store, "next", WEIGHTS)
+    with serving(store / "jukebox", BOTH) as served:
+        served.reaches(4)
+        assert served.get("/v2/models/jukebox").json()["versions"] == ["1", "2", "4"]
+        with pytest.raises(ModelServerRefuses, match="404"):
+            predict("Golden River", endpoint=served.url, version=3)
+
+
 def test_a_model_server_gets_the_features_in_the_order_of_its_model(
     predict: Predict, store: Path, served: Served
 ) -> None:
