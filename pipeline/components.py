@@ -229,14 +229,15 @@ def verify_model(
     """Stop the run if the model is not good enough; verify on the test data that ONNX does what Keras does."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.log import require, step
 
-    with step("verify-model", verdict, onnx_model, examples, predictions, training):
+    with step("verify-model", verdict):
         from pipeline.documents import log_metrics
         from pipeline.steps.gate import gate
 
         # Before anything is loaded. Not in evaluate-model: Kubeflow loses the outputs of a step that fails.
         gate(Path(verdict.path))
+        require(onnx_model, examples, predictions, training)
         from pipeline.steps.verify_model import verify_model as run
 
         result = run(

@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +72,7 @@ def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
     state = "failed"
     log.info("step %s started", name)
     try:
-        _require(reads)
+        require(*reads)
         yield
         state = "succeeded"
     except Exception as error:
@@ -92,7 +92,8 @@ def step(name: str, *reads: Artifact, draws: bool = True) -> Iterator[None]:
         )
 
 
-def _require(artifacts: Iterable[Artifact]) -> None:
+def require(*artifacts: Artifact) -> None:
+    """Raise ArtifactsGone if Kubeflow has put nothing where the artifacts should be."""
     gone = [artifact.uri for artifact in artifacts if not Path(artifact.path).exists()]
     if gone:
         raise ArtifactsGone(

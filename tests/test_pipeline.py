@@ -331,8 +331,8 @@ def test_each_step_says_so_if_anything_that_it_reads_is_gone(compiled: Compiled)
     for name, container in compiled.containers().items():
         source = container["command"][-1]
         inputs = set(re.findall(r"(\w+): Input\[", source))
-        [said] = re.findall(rf'with step\("{name}"([^)]*)\)', source)
-        assert set(re.findall(r"(\w+)\.path", source)) & inputs == set(re.findall(r"\w+", said)) & inputs, name
+        required = " ".join(re.findall(rf'(?:with step\("{name}",|require\()([^)]*)\)', source))
+        assert set(re.findall(r"(\w+)\.path", source)) & inputs == set(re.findall(r"\w+", required)) & inputs, name
 
 
 # What a step reaches
