@@ -273,11 +273,11 @@ def _beside(
     )
 
 
-def _shares(probabilities: NDArray[np.float32]) -> Floats:
+def _shares(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each row divided by its sum; where nothing is left for these countries, they are equally likely."""
-    values = probabilities.astype(np.float64)
-    sums = values.sum(axis=1, keepdims=True)
-    shares: Floats = np.divide(values, sums, out=np.full_like(values, 1 / values.shape[1]), where=sums > 0)
+    sums = probabilities.sum(axis=1, keepdims=True)
+    shares = np.full_like(probabilities, 1 / probabilities.shape[1])
+    np.divide(probabilities, sums, out=shares, where=sums > 0)
     return shares
 
 
