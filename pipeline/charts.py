@@ -128,7 +128,7 @@ def intervals(evaluation: Mapping[str, Any], metric: str, title: str) -> Markup:
     """A metric with its 95 % interval for the model, the champion and the baseline, on unseen and on seen songs."""
     who = [
         ("model", "this model", "o", ACCENT),
-        ("champion", "champion", "D", INK),
+        ("champion", "champion" if (evaluation["champion"] or {}).get("is_best") else "asked for", "D", INK),
         ("baseline", "baseline", "s", MUTED),
     ]
     splits = [split for split in ("unseen", "seen") if evaluation["model"][split]]

@@ -222,6 +222,11 @@ def _how_good(evaluation: Mapping[str, Any]) -> str:
     return f"{text}, {abs(difference):.1f} points {'more' if difference > 0 else 'less'} than {than}."
 
 
+def compared(champion: Mapping[str, Any]) -> str:
+    """What the version is called that the model stands beside: it may be another one than the champion."""
+    return "champion" if champion["is_best"] else f"version {champion['version']}"
+
+
 def _evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the evaluation's part of a page shows."""
     if not evaluation:
@@ -364,7 +369,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters |= {
-        "bars": bars, "comparison": comparison, "failed": _failed, "failures_first": _failures_first,
+        "bars": bars, "compared": compared, "comparison": comparison,
+        "failed": _failed, "failures_first": _failures_first,
         "number": number, "percent": percent, "seconds": seconds,
         "json": lambda value: to_json(value, ensure_ascii=False),
     }  # fmt: skip

@@ -369,6 +369,14 @@ def test_what_the_comparison_leaves_out_is_said() -> None:
     assert "same rows as below" in shown
 
 
+def test_another_version_that_was_asked_for_is_not_called_the_champion() -> None:
+    page = Page(render_report(*published(champion={"is_best": False})))
+    assert "version 2, which it was to be compared with (" in page.text("")
+    assert "; version 2 " in page.text("")
+    assert "champion" not in page.text("")
+    assert "Asked for version 2" in page.text("evaluation")
+
+
 def test_a_champion_that_knows_nothing_of_a_split_leaves_it_empty() -> None:
     found, of_run = published(champion={"rows_left_out": 104_000, "only_model": ["XX"]})
     found["evaluation"]["champion"]["unseen"] = found["evaluation"]["champion"]["model"]["unseen"] = None
