@@ -176,13 +176,15 @@ class Sums:
     def add(self, frame: pl.DataFrame) -> None:
         """Add a frame. Raises TooMany where the total has more than ``most`` rows."""
         self._frames.append(frame)
-        # Adding up costs time in proportion to what there is: so wait for as much again.
-        if sum(map(len, self._frames[1:])) > max(BATCH, len(self._frames[0])):
+        # Adding up costs time and memory in proportion to what there is: so wait for half as much again.
+        if sum(map(len, self._frames[1:])) > max(BATCH, len(self._frames[0]) // 2):
             self.total()
 
     def total(self) -> pl.DataFrame:
         """The sums of all that was added."""
-        total = pl.concat(self._frames).group_by(self._keys).agg(self._added)
+        # The other engine would keep the rows of each group, which is some times what they add up to.
+        frames = pl.concat([frame.lazy() for frame in self._frames])
+        total = frames.group_by(self._keys).agg(self._added).collect(engine="streaming")
         if self._most is not None and len(total) > self._most:
             raise TooMany(f"more than {self._most:,} {self._what}")
         self._frames = [total]

@@ -87,7 +87,8 @@ def validate_data(
     song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
     tomorrow = today + timedelta(days=1)
-    sound = charts.filter(pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow))
+    possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
+    sound = charts.select(COUNTRY, DATE, "rows").filter(possible)
     charted = _charted(song_rows, entries)
     profile = {"songs": len(song_rows), **describe(charted, sound)}
 
@@ -564,17 +565,12 @@ def _totals(
     rankings = int(charts["rows"].sum())
     of = f"of {rankings:,} rankings"
     orphans = entries.drop_nulls(ID).join(songs, on=ID, how="anti").select(ID, "rows").sort("rows", ID, descending=True)
-    dated = charts.drop_nulls(DATE).select(
-        COUNTRY,
-        DATE,
-        "rows",
-        "last_place",
-        "repeated",
-        "doubled",
-    )
-    repeated = dated.filter(pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
-    doubled = dated.filter(pl.col("doubled") > 0).select(COUNTRY, DATE, "rows", "doubled")
-    incomplete = dated.filter(pl.col("rows") < pl.col("last_place")).select(COUNTRY, DATE, "rows", "last_place")
+    dated = charts[DATE].count()
+    of_day = pl.col(DATE).is_not_null()
+    repeated = charts.filter(of_day, pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
+    doubled = charts.filter(of_day, pl.col("doubled") > 0).select(COUNTRY, DATE, "rows", "doubled")
+    incomplete = charts.filter(of_day, pl.col("rows") < pl.col("last_place"))
+    incomplete = incomplete.select(COUNTRY, DATE, "rows", "last_place")
     totals = {
         "rankings-unique": _Total(
             int(repeated["repeated"].sum()),
@@ -600,8 +596,8 @@ def _totals(
         "enough-days": _Total(profile["days"], "days with charts of countries", at_least=limits.days),
         "charts-complete": _Total(
             len(incomplete),
-            f"of {len(dated):,} charts have fewer rows than places",
-            at_most=int(limits.incomplete_charts * len(dated)),
+            f"of {dated:,} charts have fewer rows than places",
+            at_most=int(limits.incomplete_charts * dated),
             examples=incomplete,
         ),
     }
