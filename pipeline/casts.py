@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 # Polars panics at a time zone such as +05:30, also of a column that nobody needs.
 os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
 
-# Measured at 20 million rows of CSV: 0.4 GB in all, whatever the number of rows.
-MEMORY = "512MB"
-THREADS = 2
+MEMORY = "256MB"
+# Two threads that keep the order of the rows gather those of a row group in memory: 30 million take half a gigabyte.
+THREADS = 1
 ROW_GROUP = 122_880  # rows
 EXAMPLES = 3
 LONGEST_REASON = 120  # characters
@@ -255,11 +255,12 @@ def _source(file: File) -> str:
     if isinstance(file, ParquetFile):
         return f"read_parquet({_path(file.path)}, hive_partitioning = false) AS t({', '.join(names)})"
     columns = ", ".join(f"{name}: 'VARCHAR'" for name in names)
+    filled = ", ".join(f"c{number}" for number, name in enumerate(file.columns) if name in file.filled)
     return (
         f"(SELECT * FROM read_csv({_path(file.path)}, auto_detect = false, header = true, strict_mode = true, "  # noqa: S608
         f"columns = {{{columns}}}, delim = {_text(file.delimiter)}, quote = '\"', escape = {_text(file.escape)}, "
         f"nullstr = '', comment = '', encoding = 'utf-8', hive_partitioning = false, max_line_size = {LONGEST_LINE}, "
-        f"null_padding = false, ignore_errors = false) WHERE coalesce({', '.join(names)}) IS NOT NULL)"
+        f"null_padding = false, ignore_errors = false) WHERE coalesce({filled}) IS NOT NULL)"
     )
 
 
@@ -295,6 +296,11 @@ def _errors(source: str) -> Iterator[None]:
 
     try:
         yield
+    except duckdb.OutOfMemoryException as error:
+        raise DataUnavailable(
+            f"{source} cannot be read in {MEMORY} of memory: its values are far longer than those of such a table; "
+            "check that it is the right file"
+        ) from error
     except duckdb.Error as error:
         if "No space left" in str(error):
             raise OSError(errno.ENOSPC, "No space left on device") from error

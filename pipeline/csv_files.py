@@ -44,7 +44,7 @@ class CsvFile:
 
     ``columns`` are the names in its header, without blanks around them; ``escape`` is what stands before a quote in a
     quoted field: a quote as in RFC 4180, or a backslash as Spark and MySQL write it. ``records`` counts what follows
-    the header.
+    the header; each of them has a value in one of the columns ``filled``.
     """
 
     source: str
@@ -53,6 +53,7 @@ class CsvFile:
     delimiter: str
     escape: str
     records: int = 0
+    filled: tuple[str, ...] = ()
 
     def refused(self, line: int, reason: str) -> DataInvalid:
         """The error for what stands in ``line``; the header is in line 1."""
@@ -84,13 +85,13 @@ def inspect(source: str, path: Path, contract: Collection[str]) -> CsvFile:
     try:
         file = _header(source, path, contract)
         try:
-            found = replace(file, records=_count(file))
+            found = _counted(file, contract)
         except _Refused as refused:
             if not _has_escaped_quotes(path):
                 raise
             file = replace(file, escape="\\")
             try:
-                found = replace(file, records=_count(file))
+                found = _counted(file, contract)
             except _Refused as other:
                 # The dialect that gets further is the file's.
                 raise max(refused, other, key=lambda each: each.line) from None
@@ -158,8 +159,19 @@ def _header(source: str, path: Path, contract: Collection[str]) -> CsvFile:
     return best
 
 
-def _count(file: CsvFile) -> int:
-    return sum(1 for _ in _walk(file)) - 1
+def _counted(file: CsvFile, contract: Collection[str]) -> CsvFile:
+    known = [position for position, name in enumerate(file.columns) if name in contract]
+    first = known[0] if known else 0
+    records, filled = 0, bool(known)
+    with closing(_walk(file)) as walk:
+        next(walk)
+        for _, fields in walk:
+            records += 1
+            if not fields[first] and filled:
+                filled = any(fields[position] for position in known)
+    # So that a reader can leave the other columns alone, unless they hold all that a record has.
+    names = [file.columns[position] for position in known] if filled else file.columns
+    return replace(file, records=records, filled=tuple(names))
 
 
 def _has_escaped_quotes(path: Path) -> bool:

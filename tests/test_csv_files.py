@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pipeline import casts
 from pipeline.csv_files import LONGEST_FIELD, LONGEST_LINE
 from pipeline.errors import DataInvalid, DataUnavailable
 from pipeline.tables import to_parquet, unpack
@@ -272,6 +273,16 @@ def test_a_path_may_have_any_character(tmp_path: Path, name: str) -> None:
     path.write_text(HEAD + ONE + TWO)
     to_parquet([(name, path)], path.parent, TABLE)
     assert pl.read_parquet(path.parent / "part-00000.parquet", glob=False).rows() == ROWS[:2]
+
+
+def test_a_file_that_takes_too_much_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(casts, "MEMORY", "4MB")
+    with pytest.raises(DataUnavailable, match=r"songs\.csv cannot be read in 4MB of memory"):
+        read(tmp_path, HEAD + ONE.replace("Ada", "A" * LONGEST_FIELD) * 20)
+
+
+def test_a_record_that_has_a_value_in_another_column_alone_is_a_record(tmp_path: Path) -> None:
+    assert read(tmp_path, "id,name,n,x,note\n" + ",,,,x\n,,,,\na1,Ada,1,1.5,\n") == [(None,) * 4, ROWS[0]]
 
 
 def test_sql_in_a_name_or_a_value_is_text(tmp_path: Path) -> None:
