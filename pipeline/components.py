@@ -286,7 +286,7 @@ def publish_model(
 
     from pipeline.log import step
 
-    with step("publish-model", onnx_model, examples, training, validation, evaluation, verdict, parity):
+    with step("publish-model", onnx_model, examples, predictions, training, validation, evaluation, verdict, parity):
         from pipeline.documents import write_json
         from pipeline.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
