@@ -67,7 +67,7 @@ File = CsvFile | ParquetFile
 def look(source: str, path: Path) -> ParquetFile:
     """Read what the Parquet file says of itself. Raises ``DataUnavailable`` if it is damaged."""
     try:
-        columns = pl.read_parquet_schema(path)
+        columns = pl.scan_parquet(path, glob=False).collect_schema()
     except pl.exceptions.DuplicateError as error:
         raise DataInvalid(f"{source} has a column name twice; take one of the columns out") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

@@ -87,8 +87,8 @@ def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -
     kept = _fit(parts, schema)
     types = {name: dtype for name, dtype in schema.items() if name in columns}
     others = [name for name in columns if name not in schema] if len(types) < len(schema) else []
-    for number, part in enumerate(parts):
-        target = folder / f"part-{number:05}.parquet"
+    targets = [folder / f"part-{number:05}.parquet" for number in range(len(parts))]
+    for part, target in zip(parts, targets, strict=True):
         if kept:
             part.path.replace(target)
             continue
@@ -99,7 +99,7 @@ def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -
                 "read it alike; write the file anew, as RFC 4180 or as Parquet"
             )
         part.path.unlink()
-    rows = int(pl.scan_parquet(folder / "part-*.parquet").select(pl.len()).collect().item())
+    rows = int(pl.scan_parquet(targets, glob=False).select(pl.len()).collect().item())
     return Counts(sum(part.records for part in parts), rows)
 
 
