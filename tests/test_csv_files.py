@@ -185,6 +185,12 @@ class TestWhatIsRefused:
         else:
             assert refusal(tmp_path, HEAD + "".join(lines)).startswith(f"songs.csv, line {line}: ")
 
+    def test_what_can_be_read_in_two_dialects_with_other_records_is_refused(self, tmp_path: Path) -> None:
+        """Given one record of two lines by RFC 4180 and two records if a backslash escapes, then nobody guesses."""
+        lines = 'a1,"7\\"",1,x\n', 'b2,Bo,", y",z\n'
+        told = refusal(tmp_path, HEAD + "".join(lines), dict.fromkeys(TABLE, pl.String))
+        assert "songs.csv, line 2: a backslash before a quote can be read in two ways" in told
+
     @pytest.mark.parametrize(
         ("column", "value", "expected"),
         [
