@@ -389,16 +389,22 @@ def test_a_total_without_a_rule_is_a_defect_though_it_passes(
         validate(tmp_path, *good)
 
 
-def test_batches_and_buckets_change_nothing(good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("order", ["by day", "by country", "none"])
+def test_batches_and_buckets_change_nothing(
+    order: str, good: Good, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     songs, rankings = good
-    rankings = pl.concat([rankings, rankings.sample(3, seed=1)]).sample(fraction=1, shuffle=True, seed=2)
-    whole = validate(tmp_path / "whole", songs, rankings)
+    rankings = pl.concat([rankings, rankings.sample(3_000, seed=1)]).sample(fraction=1, shuffle=True, seed=2)
+    rankings = {"by day": rankings.sort(DATE), "by country": rankings.sort(COUNTRY), "none": rankings}[order]
+    lenient = Limits(duplicates=1, doubled_places=1)
+    whole = validate(tmp_path / "whole", songs, rankings, limits=lenient)
     examples = splits(tmp_path / "whole")
-    assert check(whole, "rankings-unique")["message"].startswith("3 of ")
+    for rule in ("rankings-unique", "places-unique"):
+        assert check(whole, rule)["message"].startswith("3,000 of ")
     monkeypatch.setattr("pipeline.parts.BATCH", 2_000)
     for bucket in (1_000, 40):  # less than a chart, too
         monkeypatch.setattr("pipeline.steps.validate_data.BUCKET", bucket)
-        assert validate(tmp_path / f"pieces {bucket}", songs, rankings) == whole
+        assert validate(tmp_path / f"pieces {bucket}", songs, rankings, limits=lenient) == whole
     monkeypatch.setattr("pipeline.steps.preprocess_data.WRITTEN", 50)
     assert pl.concat(splits(tmp_path / "pieces 40")).equals(pl.concat(examples))
 
