@@ -146,8 +146,7 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             *growth(before, result),
         )
     console.print(table)
-    title = "Each step: time and peak memory" + (", and how many times those of the fewest rows" if results[1:] else "")
-    table = Table(title=title, title_justify="left")
+    table = Table(title="Each step: time and peak memory, × the fewest rows", title_justify="left")
     table.add_column("Step")
     for result in results:
         table.add_column(f"{result['rows']:,} rows", justify="right")
