@@ -66,12 +66,20 @@ clean: ## Remove what was built (not .venv)
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 
+# One at a time: two commands in a fresh clone would install into one folder at once.
+LOCKED := $(PYTHON) -c 'import fcntl, subprocess, sys; lock = open(".venv/lock", "w"); fcntl.flock(lock, fcntl.LOCK_EX); \
+	  sys.exit(subprocess.call(sys.argv[1:]))'
+
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and \
 	  f"{sys.executable} is Python {v[0]}.{v[1]}; expected 3.11 to 3.13: name one, as in make run PYTHON=python3.12")'
+	@mkdir -p .venv
+	@$(LOCKED) $(MAKE) --silent --no-print-directory .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
 	@echo "Installing the tools into .venv (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv is missing; on Debian: apt install python3-venv"; exit 1; }
 	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv $(UV)
 	@.venv/uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@.venv/uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
-	@touch $@
+	@touch $@ .venv/ready
