@@ -470,11 +470,13 @@ def test_the_accounts_may_do_what_they_need_and_nothing_else(listener: Listener)
         "pipelineversions.pipelines.kubeflow.org",
         "workflows.argoproj.io",
         "pods",
+        "events",
         # What lets it into the pipeline server, of OpenShift AI 3 and of 2.
         "datasciencepipelinesapplications.datasciencepipelinesapplications.opendatahub.io/api",
         "routes.route.openshift.io",
     }
-    for words in (("get", "secrets"), ("create", "pods"), ("get", "pods/log"), ("create", "pipelineruns")):
+    assert allowed("release", "get", "pods", "--subresource=log")
+    for words in (("get", "secrets"), ("create", "pods"), ("delete", "pods"), ("create", "pipelineruns")):
         assert not allowed("release", *words), words
 
 
