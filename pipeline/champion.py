@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.log import log
-from pipeline.runtimes import onnx_probabilities, onnx_properties
+from pipeline.runtimes import onnx_properties, onnxruntime_of
 from pipeline.store import MODEL, ModelStore, open_store
 
 # Of lineage.json. 0 is what lacks the field: it has the same fields but for the time of the commit, and its verdict may
@@ -53,7 +53,7 @@ class Version:
 
     def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the model answers, float32[examples, labels], to float32[examples, features] in its own order."""
-        return onnx_probabilities(self.onnx, vectors)
+        return onnxruntime_of(self.onnx)(vectors)
 
 
 @dataclass(frozen=True)

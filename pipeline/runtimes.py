@@ -2,20 +2,21 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Examples at once: keeps the memory of a large test set bounded.
-CHUNK = 65_536
+# float32[examples, labels] for float32[examples, features].
+Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def onnx_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What ONNX Runtime answers: float32[examples, labels] for float32[examples, 13]."""
+def onnxruntime_of(model: bytes) -> Answer:
+    """Load the model into ONNX Runtime, and return what answers."""
     session = _session(model)
     name = session.get_inputs()[0].name
-    return _in_chunks(lambda chunk: session.run(None, {name: chunk})[0], vectors)
+    return lambda vectors: session.run(None, {name: vectors})[0]
 
 
 def onnx_properties(model: bytes) -> dict[str, str]:
@@ -34,17 +35,12 @@ def _session(model: bytes) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def openvino_probabilities(model: bytes, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What OpenVINO answers at f32; on CPUs that have bfloat16 it would compute in that, and err by up to 8e-4."""
+def openvino_of(model: bytes) -> Answer:
+    """Load it into OpenVINO, at f32; on CPUs that have bfloat16 it would compute in that, and err by up to 8e-4."""
     # Else it tells its maker when it is loaded; this is Python's way to say that a module is not there.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return _in_chunks(lambda chunk: compiled([chunk])[0], vectors)
-
-
-def _in_chunks(run: Any, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    chunks = [run(vectors[start : start + CHUNK]) for start in range(0, max(1, len(vectors)), CHUNK)]
-    return np.concatenate(chunks)
+    return lambda vectors: compiled([vectors])[0]

@@ -6,8 +6,9 @@ rows' country frequencies, and the champion, the version that it must be no wors
 that both know.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from pipeline.champion import NO_WORSE, NONE, Champion
 from pipeline.documents import write_json
 from pipeline.errors import SettingsInvalid
-from pipeline.examples import TEST_SPLITS, read_description, read_predictions, read_split
+from pipeline.examples import Test, read_description, read_slices, read_tests
 from pipeline.log import log
 from pipeline.options import GATE_MODES, Thresholds, parse
+from pipeline.runtimes import onnxruntime_of
 from pipeline.schema import FEATURE_NAMES
 
 Floats = NDArray[np.float64]
@@ -90,27 +92,22 @@ def judge(
     limits = parse(Thresholds, thresholds or {})
     description = read_description(examples)
     labels: list[str] = description["labels"]
-    train_rows = read_split(examples, "train").counts.sum(axis=0, dtype=np.float64)
+    train_rows = np.zeros(len(labels))
+    for train in read_slices(examples, "train"):
+        train_rows += train.counts.sum(axis=0)
     # One row more for each country (Laplace's rule), so that none is impossible.
     frequencies = (train_rows + 1) / (train_rows.sum() + len(labels))
-    splits = {name: read_split(examples, split) for name, split in TEST_SPLITS.items()}
-    counts = np.concatenate([split.counts for split in splits.values()])
-    sizes = [len(split.vectors) for split in splits.values()]
-    probabilities = np.concatenate([read_predictions(predictions, split) for split in TEST_SPLITS.values()])
-
-    answers = {
-        "model": _Answers(probabilities, counts),
-        "baseline": _Answers(np.tile(frequencies, (len(counts), 1)), counts),
-    }
+    tests = partial(read_tests, examples, predictions)
+    model = _Answers(len(labels), ((split, answered, test.counts) for split, test, answered in tests()))
+    always = ((split, np.broadcast_to(frequencies, test.counts.shape), test.counts) for split, test, _ in tests())
+    baseline = _Answers(len(labels), always)
     result: dict[str, Any] = {"labels": labels, "champion": None, "not_compared": "", "damaged": [*damaged]}
     if champion_version == NONE:
         result["not_compared"] = "it was compared with no other version, as champion_version says"
-    for who, answer in answers.items():
-        result[who] = answer.by_split(sizes[0])
+    result["model"], result["baseline"] = model.by_split(), baseline.by_split()
     both = None
     if champion:
-        vectors = np.concatenate([split.vectors for split in splits.values()])
-        found = _beside(champion, vectors, probabilities, counts, labels, sizes[0])
+        found = _beside(champion, tests, labels)
         if isinstance(found, str):
             result["not_compared"] = f"version {champion.version} cannot be compared with it: {found}"
             log.warning("%s", result["not_compared"])
@@ -119,14 +116,13 @@ def judge(
             result["champion"] = {
                 "version": champion.version,
                 "is_best": champion.is_best,
-                **both.describe(),
+                **both.describe(model.rows),
             }
-    model = answers["model"]
     result["calibration"] = model.calibration()
-    result["confusion"] = confusion = model.confusion()
-    result["countries"] = _per_country(confusion, model, labels)
+    result["confusion"] = model.confusion.tolist()
+    result["countries"] = _per_country(model, labels)
     decision = {
-        **_decide(answers, both, sizes[0], result, limits, mode),
+        **_decide(model, baseline, both, result, limits, mode),
         "champion": champion
         and {"version": champion.version, "is_best": champion.is_best, "compared": both is not None},
         "champion_version": champion_version,
@@ -136,24 +132,42 @@ def judge(
 
 
 class _Answers:
-    """Probabilities, float[examples, labels], beside the counts of what happened, uint32[examples, labels]."""
+    """Probabilities beside what happened.
 
-    def __init__(self, probabilities: NDArray[Any], counts: NDArray[np.uint32]) -> None:
-        self.counts = counts
-        self.rows: Floats = counts.sum(axis=1).astype(np.float64)
-        self.best: NDArray[np.int64] = probabilities.argmax(axis=1)
-        self.confidence: Floats = probabilities.max(axis=1).astype(np.float64)
-        index = np.arange(len(counts))
-        self.hits: Floats = counts[index, self.best].astype(np.float64)
-        five = min(5, probabilities.shape[1])
-        self.best_five = np.argpartition(-probabilities, five - 1, axis=1)[:, :five]
-        self.hits_five: Floats = np.take_along_axis(counts, self.best_five, axis=1).sum(axis=1).astype(np.float64)
-        self.surprise: Floats = -(counts * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1)
+    It is read a slice at a time: the name of the split, float[examples, labels] and the counts, uint32[examples,
+    labels]. What is left of them is a few numbers of each example, float64[examples], and ``parts``, which of them are
+    of which split; and of each country its rows by the predicted one, ``confusion``, int64[labels, labels], and those
+    that were among the five most probable, ``five``, int64[labels].
+    """
 
-    def by_split(self, seen: int) -> dict[str, Any]:
-        """The metrics of the first ``seen`` examples, of the others, and of all."""
-        parts = {"seen": slice(None, seen), "unseen": slice(seen, None), "all": slice(None)}
-        return {name: self.metrics(part) for name, part in parts.items()}
+    def __init__(self, labels: int, slices: Iterable[tuple[str, NDArray[Any], NDArray[np.uint32]]]) -> None:
+        self.confusion = np.zeros((labels, labels), dtype=np.int64)
+        self.five = np.zeros(labels, dtype=np.int64)
+        figures, seen = [], 0
+        for split, probabilities, counts in slices:
+            best = probabilities.argmax(axis=1)
+            best_five = np.argpartition(-probabilities, min(5, labels) - 1, axis=1)[:, :5]
+            of_five = np.take_along_axis(counts, best_five, axis=1)
+            figures.append(
+                np.array(
+                    [
+                        counts.sum(axis=1),
+                        probabilities.max(axis=1),
+                        counts[np.arange(len(counts)), best],
+                        of_five.sum(axis=1),
+                        -(counts * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1),
+                    ]
+                )
+            )
+            np.add.at(self.confusion.T, best, counts)
+            np.add.at(self.five, best_five, of_five)
+            seen += len(counts) if split == "seen" else 0
+        self.rows, self.confidence, self.hits, self.hits_five, self.surprise = np.concatenate(figures, axis=1)
+        self.parts = {"seen": slice(None, seen), "unseen": slice(seen, None), "all": slice(None)}
+
+    def by_split(self) -> dict[str, Any]:
+        """The metrics of the examples of each split, and of all."""
+        return {name: self.metrics(part) for name, part in self.parts.items()}
 
     def metrics(self, part: slice) -> dict[str, Any] | None:
         rows = self.rows[part]
@@ -190,12 +204,6 @@ class _Answers:
             for b in np.flatnonzero(total)
         ]
 
-    def confusion(self) -> list[list[int]]:
-        """Rows by true country (outer) and predicted country (inner)."""
-        matrix = np.zeros((self.counts.shape[1],) * 2, dtype=np.int64)
-        np.add.at(matrix.T, self.best, self.counts)
-        return matrix.tolist()
-
 
 def ratio(part: Floats, whole: Floats) -> float:
     """Sum over sum."""
@@ -217,34 +225,25 @@ def interval(part: Floats, whole: Floats) -> list[float]:
 
 @dataclass(frozen=True)
 class _Both:
-    """The model and the champion on the rows of the countries that both know; ``seen`` of the examples come first."""
+    """The model and the champion on the rows of the countries that both know."""
 
     model: _Answers
     champion: _Answers
-    seen: int
-    rows_left_out: int
     only_model: list[str]
     only_champion: list[str]
 
-    def describe(self) -> dict[str, Any]:
-        """The champion's metrics by split, the model's on the same rows, and what is left out."""
+    def describe(self, rows: Floats) -> dict[str, Any]:
+        """The champion's metrics by split, the model's on the same rows, and what is left out of all ``rows``."""
         return {
-            **self.champion.by_split(self.seen),
-            "model": self.model.by_split(self.seen),
-            "rows_left_out": self.rows_left_out,
+            **self.champion.by_split(),
+            "model": self.model.by_split(),
+            "rows_left_out": int(rows.sum() - self.model.rows.sum()),
             "only_model": self.only_model,
             "only_champion": self.only_champion,
         }
 
 
-def _beside(
-    champion: Champion,
-    vectors: NDArray[np.float32],
-    probabilities: NDArray[np.float32],
-    counts: NDArray[np.uint32],
-    labels: list[str],
-    seen: int,
-) -> _Both | str:
+def _beside(champion: Champion, tests: Callable[[], Iterable[Test]], labels: list[str]) -> _Both | str:
     """Put the champion beside the model, or say why that cannot be done.
 
     A model cannot give any chance to a country that it does not know: each row of one would cost it 16.1 nats, and a
@@ -257,17 +256,27 @@ def _beside(
     if len(shared) < 2:
         return f"of the countries, both know {', '.join(shared) or 'none'}; there is nothing to tell apart"
     ours, theirs = ([known.index(label) for label in shared] for known in (labels, champion.labels))
-    kept = counts[:, ours]
-    asked = kept.sum(axis=1) > 0
-    if not asked.any():
-        return "no test row is of a country that both know"
     columns = [FEATURE_NAMES.index(name) for name in champion.features]
-    answered = champion.probabilities(np.ascontiguousarray(vectors[asked][:, columns]))
+
+    def asked() -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]]:
+        for split, test, probabilities in tests():
+            counts = test.counts[:, ours]
+            some = counts.any(axis=1)
+            yield (
+                split,
+                np.ascontiguousarray(test.vectors[some][:, columns]),
+                probabilities[some][:, ours],
+                counts[some],
+            )
+
+    model = _Answers(len(shared), ((split, _shares(answered), counts) for split, _, answered, counts in asked()))
+    if not len(model.rows):
+        return "no test row is of a country that both know"
+    ask = onnxruntime_of(champion.onnx)
+    answers = ((split, _shares(ask(vectors)[:, theirs]), counts) for split, vectors, _, counts in asked())
     return _Both(
-        model=_Answers(_shares(probabilities[asked][:, ours]), kept[asked]),
-        champion=_Answers(_shares(answered[:, theirs]), kept[asked]),
-        seen=int(asked[:seen].sum()),
-        rows_left_out=int(counts.sum(dtype=np.int64) - kept.sum(dtype=np.int64)),
+        model,
+        _Answers(len(shared), answers),
         only_model=[label for label in labels if label not in champion.labels],
         only_champion=[label for label in champion.labels if label not in labels],
     )
@@ -281,17 +290,14 @@ def _shares(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     return shares
 
 
-def _per_country(confusion: list[list[int]], model: _Answers, labels: list[str]) -> list[dict[str, Any]]:
-    matrix = np.array(confusion)
-    rows, predicted, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    five = np.zeros(len(labels), dtype=np.int64)
-    np.add.at(five, model.best_five, np.take_along_axis(model.counts, model.best_five, axis=1))
+def _per_country(model: _Answers, labels: list[str]) -> list[dict[str, Any]]:
+    rows, predicted, right = model.confusion.sum(axis=1), model.confusion.sum(axis=0), model.confusion.diagonal()
     return [
         {
             "country": label,
             "rows": int(rows[i]),
             "recall": float(right[i] / rows[i]) if rows[i] else None,
-            "recall_top5": float(five[i] / rows[i]) if rows[i] else None,
+            "recall_top5": float(model.five[i] / rows[i]) if rows[i] else None,
             "precision": float(right[i] / predicted[i]) if predicted[i] else None,
         }
         for i, label in enumerate(labels)
@@ -299,9 +305,9 @@ def _per_country(confusion: list[list[int]], model: _Answers, labels: list[str])
 
 
 def _decide(
-    answers: Mapping[str, _Answers],
+    model: _Answers,
+    baseline: _Answers,
     both: _Both | None,
-    seen: int,
     result: Mapping[str, Any],
     limits: Thresholds,
     mode: str,
@@ -330,17 +336,18 @@ def _decide(
         )
 
     if mode != "off":
-        model, rows = result["model"], answers["model"].rows
+        found = result["model"]
         # Songs never seen are the honest test; without any, the later days of known ones have to do.
-        split, part = ("unseen", slice(seen, None)) if model["unseen"] else ("seen", slice(None, seen))
-        gain = (answers["baseline"].surprise - answers["model"].surprise)[part]
+        split = "unseen" if found["unseen"] else "seen"
+        part = model.parts[split]
+        gain, rows = (baseline.surprise - model.surprise)[part], model.rows[part]
         check(
             "gain-over-baseline",
-            ratio(gain, rows[part]),
+            ratio(gain, rows),
             ">=",
             limits.gain_over_baseline,
             f"nats of cross entropy below the country frequencies, on {split} songs",
-            interval(gain, rows[part]),
+            interval(gain, rows),
         )
         if both:
             loss = both.model.surprise - both.champion.surprise
@@ -352,10 +359,10 @@ def _decide(
                 f"nats of cross entropy above version {result['champion']['version']}, on the same test rows",
                 interval(loss, both.model.rows),
             )
-        check("top5-floor", model["all"]["top5"], ">=", limits.top5_floor, "share of test rows, top-5")
+        check("top5-floor", found["all"]["top5"], ">=", limits.top5_floor, "share of test rows, top-5")
         check(
             "calibration-ceiling",
-            model["all"]["calibration_error"],
+            found["all"]["calibration_error"],
             "<=",
             limits.calibration_ceiling,
             "expected calibration error over all test rows",

@@ -22,13 +22,13 @@ from polars.io.plugins import register_io_source
 
 from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
+from pipeline.examples import SLICE
 from pipeline.log import log
 from pipeline.parts import Parts, Sums, Unusable
 from pipeline.schema import COUNTRY, COUNTRY_CODE, DATE, FEATURE_NAMES, ID, MOST_SONGS, RANKINGS, SONGS
 from pipeline.splits import SPLITS, first_later_day, hashes, split_of
 
 SEE_REPORT = "the report of validate-data says what is wrong with the data and what to do"
-WRITTEN = 1 << 14  # examples that are written at once
 NO_DAY = np.iinfo(np.int32).max
 
 
@@ -190,8 +190,8 @@ def _write(
 
     def dense(*_: Any) -> Iterator[pl.DataFrame]:
         """All counts at once would be the largest thing of this step by far."""
-        for first in range(0, max(1, len(vectors)), WRITTEN):
-            some = slice(first, first + WRITTEN)
+        for first in range(0, max(1, len(vectors)), SLICE):
+            some = slice(first, first + SLICE)
             table = np.zeros((len(vectors[some]), labels), dtype=np.uint32)
             lengths = ends[some] - begins[some]
             cells = slice(begins[first], ends[some][-1]) if len(lengths) else slice(0)
@@ -202,7 +202,7 @@ def _write(
             )
 
     source = register_io_source(dense, schema=schema)
-    source.sink_parquet(file, row_group_size=WRITTEN, maintain_order=True)
+    source.sink_parquet(file, row_group_size=SLICE, maintain_order=True)
 
 
 def _moments(vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[list[float], list[float]]:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import ParityBroken
 from pipeline.examples import read_description, read_split
-from pipeline.runtimes import onnx_probabilities
+from pipeline.runtimes import onnxruntime_of
 from pipeline.schema import FEATURE_NAMES
 from pipeline.steps.convert_model import _check_signature
 from tests.steps.conftest import Trained
@@ -31,7 +31,7 @@ def test_normalisation_is_inside(onnx_file: Path, examples: Path, trained: Train
     assert vectors.max() > 100_000, "durations in milliseconds go in as they are"
     network = keras.saving.load_model(trained.model / "model.keras")
     np.testing.assert_allclose(
-        onnx_probabilities(onnx_file.read_bytes(), vectors), network.predict(vectors, verbose=0), atol=1e-5
+        onnxruntime_of(onnx_file.read_bytes())(vectors), network.predict(vectors, verbose=0), atol=1e-5
     )
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.champion import Champion
 from pipeline.errors import HyperparametersInvalid, SettingsInvalid
 from pipeline.examples import TEST_SPLITS, read_description, read_split, write_predictions
 from pipeline.report import evaluation_html, render_report
+from pipeline.runtimes import Answer, onnxruntime_of
 from pipeline.schema import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model, interval
 from tests.report_fixture import run
@@ -259,6 +261,32 @@ def test_a_split_of_countries_that_the_champion_does_not_know_is_left_out(tmp_pa
     assert "knows none of the countries" in render_report(
         {"evaluation": evaluation, "verdict": verdict, "preprocessing": None}, run()
     )
+
+
+def test_the_slices_in_which_the_examples_are_read_decide_nothing(
+    examples: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = read_description(examples)["labels"]
+    # Some songs are in no country that both know: the slices of what is compared are uneven.
+    champion = Champion(7, model([3.0, 1.0, -1.0, 0.0]), ["XX", *labels[:3]], {})
+    whole = judge(examples, trained.predictions, tmp_path / "whole", champion=champion)
+    assert 0 < whole[0]["champion"]["all"]["songs"] < whole[0]["model"]["all"]["songs"]
+    asked = []
+
+    def watched(content: bytes) -> Answer:
+        answer = onnxruntime_of(content)
+
+        def watch(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+            asked.append(len(vectors))
+            return answer(vectors)
+
+        return watch
+
+    monkeypatch.setattr("pipeline.examples.SLICE", 7)
+    monkeypatch.setattr("pipeline.steps.evaluate_model.onnxruntime_of", watched)
+    assert judge(examples, trained.predictions, tmp_path / "slices", champion=champion) == whole
+    assert max(asked) <= 7
+    assert sum(asked) == whole[0]["champion"]["all"]["songs"]
 
 
 def test_the_verdict_keeps_what_it_takes_to_judge_again(

@@ -405,7 +405,7 @@ def test_batches_and_buckets_change_nothing(
     for bucket in (1_000, 40):  # less than a chart, too
         monkeypatch.setattr("pipeline.steps.validate_data.BUCKET", bucket)
         assert validate(tmp_path / f"pieces {bucket}", songs, rankings, limits=lenient) == whole
-    monkeypatch.setattr("pipeline.steps.preprocess_data.WRITTEN", 50)
+    monkeypatch.setattr("pipeline.steps.preprocess_data.SLICE", 50)
     assert pl.concat(splits(tmp_path / "pieces 40")).equals(pl.concat(examples))
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import polars as pl
 import pytest
 from onnx import numpy_helper
 
 from pipeline.errors import ParityBroken
-from pipeline.examples import TEST_SPLITS, read_predictions, read_split, write_predictions
-from pipeline.runtimes import onnx_probabilities
+from pipeline.examples import SLICE, TEST_SPLITS, read_predictions, read_split, write_predictions
+from pipeline.runtimes import onnxruntime_of
 from pipeline.steps.verify_model import ABSOLUTE, verify_model
 from tests.steps.conftest import Trained
 
@@ -39,7 +40,7 @@ def test_the_golden_request_gets_the_golden_response(
     vectors = np.array(given["data"], np.float32).reshape(given["shape"])
     expected = np.array(answer["data"], np.float32).reshape(answer["shape"])
     assert (given["name"], given["datatype"], answer["name"]) == ("features", "FP32", "probabilities")
-    np.testing.assert_allclose(onnx_probabilities(onnx_file.read_bytes(), vectors), expected, atol=ABSOLUTE)
+    np.testing.assert_allclose(onnxruntime_of(onnx_file.read_bytes())(vectors), expected, atol=ABSOLUTE)
 
 
 def test_a_weight_that_differs_is_found(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_weight_that_differs_is_found(onnx_file: Path, examples: Path, trained
 def test_a_decision_that_changes_is_counted(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
     predictions = tmp_path / "predictions"
     shutil.copytree(trained.predictions, predictions)
-    swapped = read_predictions(predictions, "test-unseen").copy()
+    swapped = np.concatenate([*read_predictions(predictions, "test-unseen")])
     best, worst = swapped[0].argmax(), swapped[0].argmin()
     swapped[0, [best, worst]] = swapped[0, [worst, best]]
     write_predictions(predictions, "test-unseen", swapped)
@@ -68,6 +69,47 @@ def test_a_decision_that_changes_is_counted(onnx_file: Path, examples: Path, tra
         verify_model(onnx_file, examples, predictions, trained.report, tmp_path / "parity.json", model_name="jukebox")
     parity = json.loads((tmp_path / "parity.json").read_text())
     assert [runtime["decisions_changed"] for runtime in parity["runtimes"]] == [1, 1]
+
+
+def test_the_slices_in_which_the_examples_are_read_decide_nothing(
+    onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictions = tmp_path / "predictions"
+    for split in TEST_SPLITS.values():
+        # What errs in each split, at the one end and at the other, must add up.
+        [answers] = read_predictions(trained.predictions, split)
+        write_predictions(predictions, split, np.vstack([answers[0, ::-1], answers[1:-1], answers[-1, ::-1]]))
+    found = []
+    for size in (SLICE, 7):
+        monkeypatch.setattr("pipeline.examples.SLICE", size)
+        file = tmp_path / f"{size}.json"
+        with pytest.raises(ParityBroken):
+            verify_model(onnx_file, examples, predictions, trained.report, file, model_name="jukebox")
+        found.append(json.loads(file.read_text()))
+    whole, slices = found
+    assert [runtime["decisions_changed"] for runtime in whole["runtimes"]] == [4, 4]
+    for ours, theirs in zip(slices["runtimes"], whole["runtimes"], strict=True):
+        for name in ("max_absolute", "max_relative"):
+            # A runtime may sum in another order if it is asked about fewer at once.
+            assert ours.pop(name) == pytest.approx(theirs.pop(name), rel=1e-4)
+    assert slices == whole
+
+
+@pytest.mark.parametrize(("seen", "unseen"), [(0, 5), (1, 5), (5, 0), (0, 0)])
+def test_a_split_may_hold_few_examples_or_none(
+    onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path, seen: int, unseen: int
+) -> None:
+    for split, rows in zip(TEST_SPLITS.values(), (seen, unseen), strict=True):
+        pl.read_parquet(examples / f"{split}.parquet").head(rows).write_parquet(tmp_path / f"{split}.parquet")
+        [answers] = read_predictions(trained.predictions, split)
+        write_predictions(tmp_path / "predictions", split, answers[:rows])
+    parity = verify_model(
+        onnx_file, tmp_path, tmp_path / "predictions", trained.report, tmp_path / "parity.json", model_name="jukebox"
+    )
+    assert parity["passed"]
+    assert parity["examples"] == seen + unseen
+    (given,), (answer,) = parity["golden"]["request"]["inputs"], parity["golden"]["response"]["outputs"]
+    assert given["shape"][0] == answer["shape"][0] == min(2, seen + unseen)
 
 
 def test_predictions_of_another_training_are_refused(
@@ -84,9 +126,9 @@ def test_what_runs_models_tells_nobody_of_it(onnx_file: Path) -> None:
 import os
 import numpy as np
 from pathlib import Path
-from pipeline.runtimes import onnx_probabilities, openvino_probabilities
-for run in (onnx_probabilities, openvino_probabilities):
-    run(Path("{onnx_file}").read_bytes(), np.ones((1, 13), np.float32))
+from pipeline.runtimes import onnxruntime_of, openvino_of
+for load in (onnxruntime_of, openvino_of):
+    load(Path("{onnx_file}").read_bytes())(np.ones((1, 13), np.float32))
 from openvino.tools.ovc.telemetry_utils import tm
 print(os.environ["ORT_DISABLE_TELEMETRY"], tm.__name__)
 """
