@@ -468,16 +468,21 @@ def test_publish_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path)
 def test_who_publishes_after_one_that_was_killed_sees_what_that_had_claimed(tmp_path: Path) -> None:
     in_a_process("publish_killed", str(tmp_path))
 
-    numbers = []
-    for root in map(str, tmp_path.iterdir()):
-        store = open_store(root, "jukebox")
-        number = store.publish("other", judging(root, "other"))
-        assert store.publish("run", judging(root, "second")) == 3 - number
-        assert whole(store, number, ["other"])
-        assert whole(store, 3 - number, ["first", "second"])
-        assert leftovers(root) == []
-        numbers.append(number)
-    assert set(numbers) == {1, 2}
+    assert {publish_another(root) for root in map(str, tmp_path.iterdir())} == {1, 2}
+
+
+def publish_another(root: str) -> int:
+    """Publish as another run does after one that was killed, then as that one does when it is tried again.
+
+    Returns the other's number; each has its own version, and nothing else is left.
+    """
+    store = open_store(root, "jukebox")
+    number = store.publish("other", judging(root, "other"))
+    assert store.publish("run", judging(root, "second")) == 3 - number
+    assert whole(store, number, ["other"])
+    assert whole(store, 3 - number, ["first", "second"])
+    assert leftovers(root) == []
+    return number
 
 
 def test_delete_killed_at_each_change_of_a_folder_and_run_again(tmp_path: Path) -> None:
@@ -571,15 +576,8 @@ def test_publish_killed_at_each_write_to_s3_and_run_again(
 def test_who_publishes_after_one_that_was_killed_sees_what_that_had_claimed_in_s3(
     on_s3: None, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = []
-    for root in killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first):
-        store = open_store(root, "jukebox")
-        number = store.publish("other", judging(root, "other"))
-        assert store.publish("run", judging(root, "second")) == 3 - number
-        assert whole(store, number, ["other"])
-        assert whole(store, 3 - number, ["first", "second"])
-        assert leftovers(root) == []
-        numbers.append(number)
+    killed = killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first)
+    numbers = [publish_another(root) for root in killed]
     # The run registered twice, the staged object, the claim.
     assert numbers == 4 * [1] + 5 * [2]
 
