@@ -189,6 +189,12 @@ class Kfp:
         return found
 
 
+def spec_alone(answered: Json) -> Json:
+    """Return the pipeline's spec from what the server answers as such: with a platform's part, that holds both."""
+    found: Json = answered.get("pipeline_spec", answered)
+    return found
+
+
 def from_cache(run: Json) -> list[str]:
     """Return the steps of a run that were taken from the cache, in the order of their names.
 

@@ -18,7 +18,7 @@ from kfp.dsl.base_component import BaseComponent
 from pipeline import components
 from pipeline.checkout import head
 from pipeline.errors import JukeboxError, RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
-from pipeline.kfp_server import Json, Kfp
+from pipeline.kfp_server import Json, Kfp, spec_alone
 from pipeline.options import Hyperparameters
 from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings
@@ -274,9 +274,8 @@ def newest_image(kfp: Kfp) -> str:
     """
     pipeline = kfp.pipeline(PIPELINE)
     for version in kfp.versions(pipeline["pipeline_id"]) if pipeline else ():
-        spec = version.get("pipeline_spec", {})
-        # With a platform's part, the answer holds both.
-        executors = spec.get("pipeline_spec", spec).get("deploymentSpec", {}).get("executors", {}).values()
+        spec = spec_alone(version.get("pipeline_spec", {}))
+        executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
         images = {str(executor.get("container", {}).get("image", "")) for executor in executors}
         if len(images) == 1 and "@sha256:" in (image := images.pop()):
             return image

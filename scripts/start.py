@@ -23,7 +23,7 @@ from pipeline.errors import (
     ServerUnavailable,
     SettingsInvalid,
 )
-from pipeline.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp
+from pipeline.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp, spec_alone
 from pipeline.prod_train_save_pipeline import PIPELINE, this_week
 from pipeline.server import find_server
 from pipeline.settings import read_settings, secret_in
@@ -308,9 +308,7 @@ class _Unknown(SettingsInvalid):
 
 def _complete(version: Json, parameters: Mapping[str, Any], cache: str) -> dict[str, Any]:
     """The parameters with what the cache is asked for, and the version of the data that they, or the defaults, name."""
-    spec = version["pipeline_spec"]
-    # With a platform's part, the answer holds both.
-    inputs = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
+    inputs = spec_alone(version["pipeline_spec"])["root"].get("inputDefinitions", {}).get("parameters", {})
     if "cache" in inputs:
         parameters = {"cache": cache, **parameters}
     if "commit_time" not in inputs:  # of a release before there was one

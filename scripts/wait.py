@@ -20,7 +20,7 @@ from pipeline.errors import (
     ServerUnavailable,
     SingleUser,
 )
-from pipeline.kfp_server import Json, Kfp, from_cache
+from pipeline.kfp_server import Json, Kfp, from_cache, spec_alone
 from pipeline.log import ENDED as STEP_ENDED
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import Server, find_server
@@ -436,7 +436,7 @@ def was_terminated(run: Json) -> bool:
 
 def _step_names(spec: Any) -> Iterator[str]:
     """The names of the tasks, at any depth, that run a container."""
-    spec = spec.get("pipeline_spec", spec)
+    spec = spec_alone(spec)
     components = spec.get("components", {})
     for dag in (spec.get("root", {}), *components.values()):
         for name, task in dag.get("dag", {}).get("tasks", {}).items():
