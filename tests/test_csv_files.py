@@ -119,6 +119,16 @@ class TestWhatIsRead:
         rows = read(tmp_path, content)
         assert (len(rows), rows[-1]) == (30_001, ("z9", "Bo, Cy", 7, 0.5))
 
+    @pytest.mark.parametrize("border", [-1, 0, 1])
+    def test_an_escaped_quote_is_seen_wherever_it_stands(self, tmp_path: Path, border: int) -> None:
+        """The file is searched a mebibyte at a time."""
+        begin = HEAD + "a1," + "x" * 1_000 + ",1,1.5\n"
+        filling = (1 << 20) + border - 1 - len(begin) - len('a1,"7')
+        rows = ONE * (filling // len(ONE)) + "\n" * (filling % len(ONE))
+        content = begin + rows + 'a1,"7\\" x",1,1.5\n'
+        assert content.index("\\") == (1 << 20) + border - 1
+        assert read(tmp_path, content)[-1] == ("a1", '7" x', 1, 1.5)
+
 
 class TestWhatIsRefused:
     @pytest.mark.parametrize(
