@@ -13,7 +13,7 @@ from typing import Literal
 
 import polars as pl
 
-BATCH = 1 << 17  # rows
+BATCH = 1 << 19  # values
 LONGEST_SAMPLE = 40
 # A day, and a time and a zone that may follow it, as ISO 8601 writes them. The day is the one that is written.
 ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?(Z|[+-]\d{2}(:?\d{2})?)?$"
@@ -78,7 +78,8 @@ class Parts:
                 rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
             self._schemas[file] = schema
             self.types = schema | self.types
-            self.batches += [Batch(file, first, min(BATCH, rows - first)) for first in range(0, rows, BATCH)]
+            most = BATCH // len(contract)
+            self.batches += [Batch(file, first, min(most, rows - first)) for first in range(0, rows, most)]
         if not self._schemas:
             raise Unusable("readable", "", "there is no *.parquet file")
         for name in self.columns:

@@ -107,12 +107,11 @@ class _Recordings:
         ids, hashed = np.empty((2, songs.rows), dtype=np.uint64)
         end = 0
         for frame in songs.frames((ID, *FEATURE_NAMES)):
-            for some in frame.iter_slices(SLICE):
-                kept = some.with_columns(narrow).filter(usable.fill_null(False))
-                begin, end = end, end + len(kept)
-                vectors[begin:end] = kept.select(FEATURE_NAMES).to_numpy()
-                ids[begin:end] = kept[ID].hash()
-                hashed[begin:end] = hashes(vectors[begin:end])
+            kept = frame.with_columns(narrow).filter(usable.fill_null(False))
+            begin, end = end, end + len(kept)
+            vectors[begin:end] = kept.select(FEATURE_NAMES).to_numpy()
+            ids[begin:end] = kept[ID].hash()
+            hashed[begin:end] = hashes(vectors[begin:end])
         # Ids and vectors are told apart by hashes of 64 bits. Of the songs of one id the first counts.
         self._ids, song = np.unique(ids[:end], return_index=True)
         self.hashes, first, of_id = np.unique(hashed[song], return_index=True, return_inverse=True)
@@ -171,11 +170,11 @@ class _Charts:
                 side += day >= split_day
             np.minimum.at(first, side, day)
             np.maximum.at(last, side, day)
-            np.add.at(total, side, 1)
             country = charts[COUNTRY].to_physical().to_numpy()[known]
             self._used[country] = True
             pairs = np.unique((side * self._countries + country).astype(np.uint32), return_counts=True)
             cells = np.column_stack([values.astype(np.uint32) for values in pairs])
+            np.add.at(total, pairs[0] // self._countries, cells[:, 1])
             for file, mine in zip(self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=True):
                 file.write(mine)
         self.rows, self.first, self.last = (values.reshape(-1, 2) for values in (total, first, last))
@@ -187,12 +186,12 @@ class _Charts:
         ``mine`` is bool[all recordings, 2].
         """
         counts = np.zeros((len(recordings), self._countries), dtype=np.uint32)
-        place = np.full(len(mine), -1, dtype=np.int64)
+        place = np.full(len(mine), -1, dtype=np.int32)
         place[recordings] = np.arange(len(recordings))
         place = np.where(mine, place[:, None], -1).ravel()
         for file in self._files[slice(recordings[0] // SLICE, recordings[-1] // SLICE + 1) if len(recordings) else []]:
             file.seek(0)
-            while read := file.read(8 * BATCH):
+            while read := file.read(BATCH):
                 cell, rows = np.frombuffer(read, dtype=np.uint32).reshape(-1, 2).T
                 side, country = np.divmod(cell, self._countries)
                 wanted = place[side] >= 0
