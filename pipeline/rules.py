@@ -209,8 +209,6 @@ SONG_ROWS = pa.DataFrameSchema(
                 description="an id that no other song has",
             ),
         ),
-        "name": pa.Column(pl.String, nullable=True),
-        "artists": pa.Column(pl.String, nullable=True),
         **{feature.name: _feature(feature) for feature in FEATURES},
     }
 )
