@@ -21,7 +21,7 @@ LARGEST = float(np.finfo(np.float32).max)  # the squares of larger values would 
 Floats = NDArray[np.float64]
 
 
-def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
+def describe(charted: pl.LazyFrame, charts: pl.DataFrame) -> dict[str, Any]:
     """Describe the data, fit for JSON: its size and days, the features' moments and ten bins, the countries' shares.
 
     ``charted``: a row a song; those of the features that can be read, as float64, and ``rows``, in charts
@@ -30,9 +30,10 @@ def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
     """
     countries = charts.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort(COUNTRY)
     days = charts.drop_nulls([COUNTRY, DATE])[DATE]
-    found = ((feature, *_values(charted, feature)) for feature in FEATURES if feature.name in charted.columns)
+    rows = charted.select("rows").collect().to_series()
+    found = ((feature, *_values(charted, feature)) for feature in FEATURES)
     return {
-        "charted_songs": int((charted["rows"] > 0).sum()),
+        "charted_songs": int((rows > 0).sum()),
         "rankings": int(charts["rows"].sum()),
         "rankings_of_countries": int(countries["rows"].sum()),
         "countries": len(countries),
@@ -44,7 +45,7 @@ def describe(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def shift(charted: pl.DataFrame, country_shares: Mapping[str, float], reference: Mapping[str, Any]) -> pl.DataFrame:
+def shift(charted: pl.LazyFrame, country_shares: Mapping[str, float], reference: Mapping[str, Any]) -> pl.DataFrame:
     """How far the data lies from ``reference``, a profile: a row a quantity (the features, then the countries).
 
     ``charted`` is the one that ``describe`` takes, ``country_shares`` what it returns. Columns: ``quantity``; ``psi``,
@@ -55,7 +56,7 @@ def shift(charted: pl.DataFrame, country_shares: Mapping[str, float], reference:
     rows: list[dict[str, Any]] = []
     for feature in FEATURES:
         known = reference["features"].get(feature.name)
-        if known is None or feature.name not in charted.columns:
+        if known is None:
             continue
         values, weights = _values(charted, feature)
         if len(values):
@@ -70,9 +71,10 @@ def shift(charted: pl.DataFrame, country_shares: Mapping[str, float], reference:
     return pl.DataFrame(rows, schema={"quantity": pl.String, "psi": pl.Float64, "mean_difference": pl.Float64})
 
 
-def _values(charted: pl.DataFrame, feature: Feature) -> tuple[Floats, Floats]:
+def _values(charted: pl.LazyFrame, feature: Feature) -> tuple[Floats, Floats]:
     """The values of a feature that float32, the model's type, can hold, and their weights, float64[songs] both."""
-    known = charted.select(feature.name, "rows").filter(pl.col(feature.name).abs() <= LARGEST, pl.col("rows") > 0)
+    known = charted.select(feature.name, "rows").collect()
+    known = known.filter(pl.col(feature.name).abs() <= LARGEST, pl.col("rows") > 0)
     return known[feature.name].to_numpy(), known["rows"].cast(pl.Float64).to_numpy()
 
 

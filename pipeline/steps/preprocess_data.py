@@ -160,7 +160,7 @@ class _Charts:
         # A cell is a side in a country: its number is side * countries + country. Each file has those of SLICE
         # recordings, as pairs of uint32: a cell, and how many rows of a batch it has.
         begins = np.arange(0, sides, 2 * SLICE) * self._countries
-        self._files = [files.enter_context(TemporaryFile(dir=folder)) for _ in begins]
+        self._files = [files.enter_context(TemporaryFile(dir=folder)) for _ in begins]  # noqa: SIM115 see ExitStack
         for frame in rankings.frames(columns):
             charts = frame.with_columns(pl.col(COUNTRY).cast(countries, strict=False)).drop_nulls()
             recording = recordings.of(charts[ID])
@@ -175,8 +175,8 @@ class _Charts:
             pairs = np.unique((side * self._countries + country).astype(np.uint32), return_counts=True)
             cells = np.column_stack([values.astype(np.uint32) for values in pairs])
             np.add.at(total, pairs[0] // self._countries, cells[:, 1])
-            for file, mine in zip(self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=True):
-                file.write(mine)
+            for file, mine in zip(self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=bool(len(begins))):
+                file.write(mine.data)
         self.rows, self.first, self.last = (values.reshape(-1, 2) for values in (total, first, last))
         self.labels = [country for country, used in zip(sorted(found), self._used, strict=False) if used]
 
@@ -189,14 +189,14 @@ class _Charts:
         place = np.full(len(mine), -1, dtype=np.int32)
         place[recordings] = np.arange(len(recordings))
         place = np.where(mine, place[:, None], -1).ravel()
-        for file in self._files[slice(recordings[0] // SLICE, recordings[-1] // SLICE + 1) if len(recordings) else []]:
+        for number in np.unique(recordings // SLICE):
+            file = self._files[number]
             file.seek(0)
             while read := file.read(BATCH):
                 cell, rows = np.frombuffer(read, dtype=np.uint32).reshape(-1, 2).T
                 side, country = np.divmod(cell, self._countries)
                 wanted = place[side] >= 0
-                cell = place[side[wanted]] * self._countries + country[wanted]
-                np.add.at(counts.ravel(), cell, rows[wanted])
+                np.add.at(counts.ravel(), place[side[wanted]] * self._countries + country[wanted], rows[wanted])
         return counts[:, self._used]
 
 

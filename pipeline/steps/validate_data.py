@@ -7,7 +7,7 @@ limits. All that is wrong is named at once; an error stops the pipeline, a warni
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import chain
@@ -19,6 +19,7 @@ import pandera.polars as pa
 import polars as pl
 from numpy.typing import NDArray
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
+from polars.io.plugins import register_io_source
 
 from pipeline.data_profile import describe, shift
 from pipeline.documents import write_json
@@ -91,9 +92,11 @@ def validate_data(
     possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
     sound = charts.select(COUNTRY, DATE, "rows").filter(possible)
     charted = _charted(song_rows, entries)
-    profile = {"songs": len(song_rows), **describe(charted, sound)}
+    profile = {"songs": charted.select("rows").collect().height, **describe(charted, sound)}
 
-    _check_rows(SONG_ROWS, song_rows, found, "songs", show=[ID, "name"])
+    for name, column in SONG_ROWS.columns.items():  # one at a time, for all of them are most of what there is of songs
+        values = song_rows.select(list(dict.fromkeys([ID, "name", name]))).collect()
+        _check_rows(pa.DataFrameSchema({name: column}), values, found, "songs", show=[ID, "name"])
     _check_rows(chart_rows(today), charts, found, "rankings", show=[COUNTRY, DATE, "rows"], weight="rows")
     _check_rows(ENTRY_ROWS, entries, found, "rankings", show=[ID, "rows"], weight="rows")
     _check_named(feature_rows(limits), _of_features(song_rows), found)
@@ -284,14 +287,23 @@ def _tell(table: str, parts: Parts, found: _Found) -> None:
             found.add(f"{table}-{fault.rule}", str(fault))
 
 
-def _songs(songs: Parts, limits: Limits) -> pl.DataFrame:
-    """A row a song: ID, name and the features, float64; a column that cannot be used is null throughout."""
+def _songs(songs: Parts, limits: Limits) -> pl.LazyFrame:
+    """A row a song: ID, texts and the features, float64; a column that cannot be used is null throughout.
+
+    They are read again for each ``collect``, the columns that it asks for.
+    """
     if songs.rows > limits.most_songs:
         raise TooMany(f"{songs.rows:,} rows, expected are at most {limits.most_songs:,}")
-    empty = pl.DataFrame(schema=songs.columns)
-    # All columns are read, for what is wrong in them; nothing else is asked of the artists.
-    frames = (frame.drop("artists") for frame in chain([empty], songs.frames(list(songs.columns))))
-    return pl.concat(frames).with_columns(KNOWN_ID)
+    schema = pl.Schema(songs.columns)
+    for _ in songs.frames(list(schema)):
+        pass  # a column that cannot be used has shown itself before anything is made of the others
+
+    def read(columns: Sequence[str] | None, *_: Any) -> Iterator[pl.DataFrame]:
+        empty = pl.DataFrame(schema=schema).select(columns or list(schema))
+        for frame in chain([empty], songs.frames(empty.columns)):
+            yield frame.with_columns(KNOWN_ID) if ID in frame.columns else frame
+
+    return register_io_source(read, schema=schema)
 
 
 def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -305,9 +317,7 @@ def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFram
     """
     coded = _Coded(rankings)
     charts = Sums([COUNTRY, DATE], [pl.col("rows").sum()], limits.most_charts, "pairs of a country and a day")
-    entries = Sums(
-        [ID], [pl.col("rows", "of_countries").sum(), pl.col("first").min()], limits.most_songs, "different ids"
-    )
+    entries = _Entries(limits.most_songs)
     spans: list[tuple[Batch, int, int]] = []  # each batch with its first and its last day
     of_country = pl.col(COUNTRY).is_not_null()
     for batch in (None, *rankings.batches):  # a batch of no rows first, which gives the sums their types
@@ -322,11 +332,7 @@ def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFram
     charts_frame = coded.texts(by_day).select(
         COUNTRY, day, pl.col("rows").cast(pl.Int64), *_measured(coded, by_day, spans)
     )
-    entries_frame = coded.texts(entries.total()).select(
-        ID,
-        pl.col("rows", "of_countries").cast(pl.Int64),
-        pl.col("first").replace(NO_DAY, None).cast(pl.Date),
-    )
+    entries_frame = coded.texts(entries.total()).with_columns(pl.col("first").replace(NO_DAY, None).cast(pl.Date))
     order = charts_frame.select(pl.arg_sort_by(COUNTRY, DATE)).to_series()
     # A column at a time: all of them twice would be the peak of the step.
     columns = (charts_frame.drop_in_place(name).gather(order) for name in charts_frame.columns)
@@ -362,6 +368,37 @@ class _Coded:
             for name, numbered in self._numbered.items()
             if name in sums.columns
         )
+
+
+class _Entries:
+    """A row an id: ID, as a number, ``rows``, ``of_countries`` and ``first``, added up over the batches."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # By the number of the id and 1; the row 0 is that of a missing id.
+        self._rows = np.zeros(1, dtype=np.int64)
+        self._of_countries = np.zeros(1, dtype=np.int64)
+        self._first = np.full(1, NO_DAY, dtype=np.int32)
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Add a frame of different ids. Raises TooMany where there are more than ``most`` in all."""
+        row = frame.select((pl.col(ID).cast(pl.Int64) + 1).fill_null(0)).to_series().to_numpy()
+        more = max(0, int(row.max(initial=0)) + 1 - len(self._rows))
+        if len(self._rows) + more > 1 + self._most:
+            raise TooMany(f"more than {self._most:,} different ids")
+        self._rows = np.pad(self._rows, (0, more))
+        self._of_countries = np.pad(self._of_countries, (0, more))
+        self._first = np.pad(self._first, (0, more), constant_values=NO_DAY)
+        self._rows[row] += frame["rows"].to_numpy()
+        self._of_countries[row] += frame["of_countries"].to_numpy()
+        self._first[row] = np.minimum(self._first[row], frame["first"].fill_null(NO_DAY).to_numpy())
+
+    def total(self) -> pl.DataFrame:
+        """All of them."""
+        frame = pl.DataFrame({"rows": self._rows, "of_countries": self._of_countries, "first": self._first})
+        number = pl.int_range(-1, pl.len() - 1)
+        id_ = pl.when(number >= 0).then(number).cast(pl.UInt32).alias(ID)
+        return frame.select(id_, pl.all()).filter(pl.col("rows") > 0)
 
 
 def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> list[pl.Series]:
@@ -561,7 +598,7 @@ def _check_totals(totals: Mapping[str, _Total], found: _Found) -> None:
 
 
 def _totals(
-    songs: pl.DataFrame,
+    songs: pl.LazyFrame,
     charts: pl.DataFrame,
     entries: pl.DataFrame,
     profile: Mapping[str, Any],
@@ -570,7 +607,8 @@ def _totals(
 ) -> dict[str, _Total]:
     rankings = int(charts["rows"].sum())
     of = f"of {rankings:,} rankings"
-    orphans = entries.drop_nulls(ID).join(songs, on=ID, how="anti").select(ID, "rows").sort("rows", ID, descending=True)
+    ids = songs.select(ID).collect()
+    orphans = entries.drop_nulls(ID).join(ids, on=ID, how="anti").select(ID, "rows").sort("rows", ID, descending=True)
     dated = charts[DATE].count()
     of_day = pl.col(DATE).is_not_null()
     repeated = charts.filter(of_day, pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
@@ -617,30 +655,26 @@ def _totals(
     return totals
 
 
-def _charted(songs: pl.DataFrame, entries: pl.DataFrame) -> pl.DataFrame:
+def _charted(songs: pl.LazyFrame, entries: pl.DataFrame) -> pl.LazyFrame:
     """The songs with ``rows``, int64, and the ``first`` day in the charts of countries; of those with one id the first.
 
-    A song that is in none has 0 rows. The columns of ``songs`` are not copied.
+    A song that is in none has 0 rows.
     """
-    found = songs.select(ID).join(
-        entries.select(ID, "first", rows="of_countries"), on=ID, how="left", maintain_order="left"
-    )
+    ids = songs.select(ID).collect()
+    found = ids.join(entries.select(ID, "first", rows="of_countries"), on=ID, how="left", maintain_order="left")
     known = pl.col(ID).is_first_distinct() & pl.col(ID).is_not_null()
-    return songs.with_columns(
-        found.select(
-            pl.when(known).then("rows").fill_null(0).alias("rows"), pl.when(known).then("first").alias("first")
-        ).get_columns()
-    )
+    seen = found.select(pl.when(known).then("rows").fill_null(0).alias("rows"), pl.when(known).then("first"))
+    return pl.concat([songs, seen.lazy()], how="horizontal")
 
 
-def _learnable(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, _Total]:
+def _learnable(charted: pl.LazyFrame, charts: pl.DataFrame) -> dict[str, _Total]:
     """Whether preprocess_data will have songs to train on and to validate with."""
     days = charts.drop_nulls([COUNTRY, DATE])[DATE].unique().sort().to_physical().to_numpy()
     later = first_later_day(days)
     to_train = to_validate = 0
-    for songs in charted.iter_slices(SLICE):  # some at a time, for all at once would be the peak of the step
-        vectors = songs.select("first", pl.col(FEATURE_NAMES).cast(pl.Float32))
-        usable = vectors.filter(pl.col("first").is_not_null(), pl.all_horizontal(pl.col(FEATURE_NAMES).is_finite()))
+    vectors = charted.select("first", pl.col(FEATURE_NAMES).cast(pl.Float32))
+    for songs in vectors.collect_batches(chunk_size=SLICE):
+        usable = songs.filter(pl.col("first").is_not_null(), pl.all_horizontal(pl.col(FEATURE_NAMES).is_finite()))
         first = usable["first"].to_physical().to_numpy()
         early = np.full(len(first), True) if later is None else first < later
         split = split_of(hashes(usable.select(FEATURE_NAMES).to_numpy()), early)[:, 0]
@@ -652,11 +686,11 @@ def _learnable(charted: pl.DataFrame, charts: pl.DataFrame) -> dict[str, _Total]
     }
 
 
-def _of_features(songs: pl.DataFrame) -> pl.DataFrame:
+def _of_features(songs: pl.LazyFrame) -> pl.DataFrame:
     """A row a feature: its median over the songs, the share of its most common value, its usual bounds; or nulls."""
     rows = []
     for feature in FEATURES:
-        values = songs[feature.name].drop_nulls().to_numpy()
+        values = songs.select(feature.name).collect().to_series().drop_nulls().to_numpy()
         low, high = feature.usual or (None, None)
         rows.append(
             {
