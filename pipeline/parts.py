@@ -11,7 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 BATCH = 1 << 19  # values
 LONGEST_SAMPLE = 40
@@ -158,6 +160,25 @@ class Parts:
         dtype = self._schemas[file][name].base_type()
         expected = EXPECTED[self.columns[name]]
         return Unusable("types", name, f"{name} is {dtype}{sample}{where}, expected is {expected}")
+
+
+class Known:
+    """Texts that are known, by their hashes of 64 bits, by which they are told apart: 8 bytes each.
+
+    ``hashes``, uint64[texts], are theirs, which may repeat. ``first``, int64[known], has the first text of each of the
+    known ones.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        self._hashes, self.first = np.unique(hashes, return_index=True)
+
+    def find(self, texts: pl.Series) -> NDArray[np.int64]:
+        """Which of the known ones each text is, int64[texts]; -1 is none of them."""
+        hashes, row = np.unique(texts.hash().to_numpy(), return_inverse=True)
+        place = np.searchsorted(self._hashes, hashes)
+        is_known = np.append(self._hashes, 0)[place] == hashes
+        is_known &= place < len(self._hashes)
+        return np.where(is_known, place, -1)[row]
 
 
 class Sums:

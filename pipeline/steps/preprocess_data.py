@@ -27,7 +27,7 @@ from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
 from pipeline.examples import SLICE
 from pipeline.log import log
-from pipeline.parts import BATCH, Parts, Unusable
+from pipeline.parts import BATCH, Known, Parts, Unusable
 from pipeline.schema import COUNTRY, COUNTRY_CODE, DATE, FEATURE_NAMES, ID, MOST_SONGS, RANKINGS, SONGS
 from pipeline.splits import SPLITS, first_later_day, hashes, split_of
 
@@ -112,22 +112,17 @@ class _Recordings:
             vectors[begin:end] = kept.select(FEATURE_NAMES).to_numpy()
             ids[begin:end] = kept[ID].hash()
             hashed[begin:end] = hashes(vectors[begin:end])
-        # Ids and vectors are told apart by hashes of 64 bits. Of the songs of one id the first counts.
-        self._ids, song = np.unique(ids[:end], return_index=True)
+        self._ids = Known(ids[:end])
+        song = self._ids.first  # of the songs of one id the first counts
         self.hashes, first, of_id = np.unique(hashed[song], return_index=True, return_inverse=True)
         self._of_id = of_id.astype(np.uint32)
         self.vectors = vectors[song[first]]
         self.vectors += np.float32(0)  # which makes 0.0 of -0.0, as the hash does
 
-    def of(self, ids: pl.Series) -> NDArray[np.int64]:
-        """The recordings of songs, int64[ids]; -1 where there is no song of an id."""
-        hashed, row = np.unique(ids.hash().to_numpy(), return_inverse=True)
-        place = np.searchsorted(self._ids, hashed)
-        place[place == len(self._ids)] = 0
-        found = self._ids[place] == hashed if len(self._ids) else np.zeros(len(hashed), dtype=bool)
-        recordings = np.full(len(hashed), -1, dtype=np.int64)
-        recordings[found] = self._of_id[place[found]]
-        return recordings[row]
+    def of(self, ids: pl.Series) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+        """Of which ids there is a song, bool[ids], and the recordings of these, uint32."""
+        id_ = self._ids.find(ids)
+        return id_ >= 0, self._of_id[id_[id_ >= 0]]
 
 
 class _Charts:
@@ -163,19 +158,20 @@ class _Charts:
         self._files = [files.enter_context(TemporaryFile(dir=folder)) for _ in begins]  # noqa: SIM115 see ExitStack
         for frame in rankings.frames(columns):
             charts = frame.with_columns(pl.col(COUNTRY).cast(countries, strict=False)).drop_nulls()
-            recording = recordings.of(charts[ID])
-            known = recording >= 0
-            side, day = 2 * recording[known], charts[DATE].to_physical().to_numpy()[known]
+            known, recording = recordings.of(charts[ID])
+            side, day = 2 * recording, charts[DATE].to_physical().to_numpy()[known]
             if split_day is not None:
                 side += day >= split_day
             np.minimum.at(first, side, day)
             np.maximum.at(last, side, day)
             country = charts[COUNTRY].to_physical().to_numpy()[known]
             self._used[country] = True
-            pairs = np.unique((side * self._countries + country).astype(np.uint32), return_counts=True)
+            pairs = np.unique(side * np.uint32(self._countries) + country, return_counts=True)
             cells = np.column_stack([values.astype(np.uint32) for values in pairs])
             np.add.at(total, pairs[0] // self._countries, cells[:, 1])
-            for file, mine in zip(self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=bool(len(begins))):
+            for file, mine in zip(
+                self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=bool(len(begins))
+            ):
                 file.write(mine.data)
         self.rows, self.first, self.last = (values.reshape(-1, 2) for values in (total, first, last))
         self.labels = [country for country, used in zip(sorted(found), self._used, strict=False) if used]

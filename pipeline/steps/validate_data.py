@@ -25,7 +25,7 @@ from pipeline.data_profile import describe, shift
 from pipeline.documents import write_json
 from pipeline.errors import DataInvalid
 from pipeline.log import log
-from pipeline.parts import Batch, Parts, Sums, TooMany, Unusable
+from pipeline.parts import Batch, Known, Parts, Sums, TooMany, Unusable
 from pipeline.rules import (
     CHART_PLACES,
     COUNTS,
@@ -84,9 +84,8 @@ def validate_data(
     Raises DataInvalid, which names all failed checks of severity error; the report is written before.
     """
     found = _Found()
-    # In this order, for the rankings take more memory before they are reduced than after it.
-    charts, entries = _used("rankings", rankings, RANKINGS, found, lambda parts: _reduced(parts, limits))
     song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
+    charts, entries = _used("rankings", rankings, RANKINGS, found, lambda parts: _reduced(parts, song_rows, limits))
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
     tomorrow = today + timedelta(days=1)
     possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
@@ -306,7 +305,7 @@ def _songs(songs: Parts, limits: Limits) -> pl.LazyFrame:
     return register_io_source(read, schema=schema)
 
 
-def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _reduced(rankings: Parts, songs: pl.LazyFrame, limits: Limits) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rankings as ``charts``, a row a country and day, and ``entries``, a row a song.
 
     ``charts``: COUNTRY, DATE and, int64, ``rows``, COUNTS, ``repeated`` (rows whose id the chart has already) and
@@ -315,7 +314,7 @@ def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFram
 
     Raises TooMany where there are more charts or ids than ``limits`` allow.
     """
-    coded = _Coded(rankings)
+    coded = _Coded(rankings, songs)
     charts = Sums([COUNTRY, DATE], [pl.col("rows").sum()], limits.most_charts, "pairs of a country and a day")
     entries = _Entries(limits.most_songs)
     spans: list[tuple[Batch, int, int]] = []  # each batch with its first and its last day
@@ -328,22 +327,30 @@ def _reduced(rankings: Parts, limits: Limits) -> tuple[pl.DataFrame, pl.DataFram
         if batch:
             spans.append((batch, *frame.select(first=pl.col(DATE).min(), last=pl.col(DATE).max()).row(0)))
     by_day = charts.total().sort(DATE, COUNTRY)
+    del charts
     day = pl.col(DATE).replace(NO_DAY, None).cast(pl.Date)
-    charts_frame = coded.texts(by_day).select(
-        COUNTRY, day, pl.col("rows").cast(pl.Int64), *_measured(coded, by_day, spans)
+    charts_frame = by_day.select(coded.texts(by_day[COUNTRY]), day, "rows", *_measured(coded, by_day, spans))
+    entries_frame = entries.total()
+    entries_frame = entries_frame.with_columns(
+        coded.texts(entries_frame[ID]), pl.col("first").replace(NO_DAY, None).cast(pl.Date)
     )
-    entries_frame = coded.texts(entries.total()).with_columns(pl.col("first").replace(NO_DAY, None).cast(pl.Date))
     order = charts_frame.select(pl.arg_sort_by(COUNTRY, DATE)).to_series()
     # A column at a time: all of them twice would be the peak of the step.
     columns = (charts_frame.drop_in_place(name).gather(order) for name in charts_frame.columns)
-    return pl.DataFrame(columns), entries_frame
+    wide = (column.cast(pl.Int64) if column.dtype == pl.UInt32 else column for column in columns)
+    return pl.DataFrame(wide), entries_frame
 
 
 class _Coded:
-    """The rankings with numbers in the place of texts, which take less memory and are faster to compare."""
+    """The rankings with numbers in the place of texts, which take less memory and are faster to compare.
 
-    def __init__(self, rankings: Parts) -> None:
+    An id has the number of its song; those of no song come after them.
+    """
+
+    def __init__(self, rankings: Parts, songs: pl.LazyFrame) -> None:
         self._rankings = rankings
+        self._song_ids = songs.select(ID).drop_nulls()
+        self._known = Known(self._song_ids.collect().to_series().hash().to_numpy())
         # Polars forgets the numbers of a categorical type as soon as there is no series of it.
         self._numbered = {name: pl.Series(dtype=pl.Categorical(pl.Categories.random(name))) for name in (ID, COUNTRY)}
 
@@ -356,18 +363,30 @@ class _Coded:
             frame = pl.DataFrame(schema={name: self._rankings.columns[name] for name in columns})
         else:
             frame = self._rankings.read(batch, columns)
-        return frame.with_columns(KNOWN_ID).with_columns(
-            *(pl.col(name).cast(numbered.dtype).to_physical() for name, numbered in self._numbered.items()),
+        return frame.with_columns(
+            self._numbers(frame.select(KNOWN_ID).to_series()),
+            pl.col(COUNTRY).cast(self._numbered[COUNTRY].dtype).to_physical(),
             pl.col(DATE).to_physical().fill_null(NO_DAY),
         )
 
-    def texts(self, sums: pl.DataFrame) -> pl.DataFrame:
-        """The columns ID or COUNTRY, where they are, as text again."""
-        return sums.with_columns(
-            pl.col(name).cat.to(numbered.dtype).cast(pl.String)
-            for name, numbered in self._numbered.items()
-            if name in sums.columns
-        )
+    def _numbers(self, ids: pl.Series) -> pl.Series:
+        songs = self._known.find(ids)
+        other = (songs < 0) & ids.is_not_null().to_numpy()
+        if other.any():
+            codes = ids.filter(pl.Series(other)).cast(self._numbered[ID].dtype).to_physical()
+            songs[other] = len(self._known.first) + codes.to_numpy()
+        return pl.Series(ID, songs).set(ids.is_null(), None).cast(pl.UInt32)
+
+    def texts(self, numbers: pl.Series) -> pl.Series:
+        """The texts of the numbers, which are those of ID or COUNTRY."""
+        first = len(self._known.first) if numbers.name == ID else 0
+        number = pl.col(numbers.name)
+        other = pl.when(number >= first).then(number - first).cat.to(self._numbered[numbers.name].dtype)
+        others = numbers.to_frame().select(other.cast(pl.String)).to_series()
+        if not first:
+            return others
+        songs = self._song_ids.collect().to_series().gather(self._known.first)
+        return songs.gather(numbers.set(numbers >= first, None)).zip_with(numbers < first, others)
 
 
 class _Entries:
@@ -384,12 +403,12 @@ class _Entries:
         """Add a frame of different ids. Raises TooMany where there are more than ``most`` in all."""
         row = frame.select((pl.col(ID).cast(pl.Int64) + 1).fill_null(0)).to_series().to_numpy()
         more = max(0, int(row.max(initial=0)) + 1 - len(self._rows))
-        if len(self._rows) + more > 1 + self._most:
-            raise TooMany(f"more than {self._most:,} different ids")
         self._rows = np.pad(self._rows, (0, more))
         self._of_countries = np.pad(self._of_countries, (0, more))
         self._first = np.pad(self._first, (0, more), constant_values=NO_DAY)
         self._rows[row] += frame["rows"].to_numpy()
+        if np.count_nonzero(self._rows[1:]) > self._most:
+            raise TooMany(f"more than {self._most:,} different ids")
         self._of_countries[row] += frame["of_countries"].to_numpy()
         self._first[row] = np.minimum(self._first[row], frame["first"].fill_null(NO_DAY).to_numpy())
 
@@ -408,7 +427,7 @@ def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, 
     only those whose days meet it: once in all where the rows are in the order of their days, as they mostly are.
     """
     found: dict[str, NDArray[Any]] = {
-        name: np.zeros(len(charts), dtype=np.int64) for name in (*COUNTS, "repeated", "doubled")
+        name: np.zeros(len(charts), dtype=np.uint32) for name in (*COUNTS, "repeated", "doubled")
     }
     found["last_place"] = np.full(len(charts), -np.inf)
     days = charts[DATE].to_numpy()
@@ -432,7 +451,7 @@ def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, 
             found["last_place"][chart] = np.fmax(found["last_place"][chart], of_batch["last_place"].to_numpy())
             found["doubled"][chart] += of_batch["inside"].to_numpy()
             taken[chart - begin] |= of_batch.select(PLACES).to_numpy()
-        found["doubled"][begin:end] -= np.bitwise_count(taken).sum(axis=1, dtype=np.int64)
+        found["doubled"][begin:end] -= np.bitwise_count(taken).sum(axis=1, dtype=np.uint32)
         found["repeated"][begin:end] = songs.repeated(end - begin)
         begin = end
     return [pl.Series(name, values) for name, values in found.items()]
