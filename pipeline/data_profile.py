@@ -21,23 +21,23 @@ LARGEST = float(np.finfo(np.float32).max)  # the squares of larger values would 
 Floats = NDArray[np.float64]
 
 
-def describe(charted: pl.LazyFrame, charts: pl.DataFrame) -> dict[str, Any]:
+def describe(charted: pl.LazyFrame, charts: pl.LazyFrame) -> dict[str, Any]:
     """Describe the data, fit for JSON: its size and days, the features' moments and ten bins, the countries' shares.
 
     ``charted``: a row a song; those of the features that can be read, as float64, and ``rows``, in charts
     of countries; a song without takes no part. ``charts``: a row a country and day; COUNTRY (null: Global), DATE,
     ``rows``. A feature that has no value is left out.
     """
-    countries = charts.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort(COUNTRY)
-    days = charts.drop_nulls([COUNTRY, DATE])[DATE]
+    countries = charts.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort(COUNTRY).collect()
+    days = charts.drop_nulls([COUNTRY, DATE]).select(pl.col(DATE).unique()).collect().to_series()
     rows = charted.select("rows").collect().to_series()
     found = ((feature, *_values(charted, feature)) for feature in FEATURES)
     return {
         "charted_songs": int((rows > 0).sum()),
-        "rankings": int(charts["rows"].sum()),
+        "rankings": int(charts.select(pl.col("rows").sum()).collect().item()),
         "rankings_of_countries": int(countries["rows"].sum()),
         "countries": len(countries),
-        "days": days.n_unique(),
+        "days": len(days),
         "first_day": str(days.min()) if len(days) else None,
         "last_day": str(days.max()) if len(days) else None,
         "features": {feature.name: _describe(feature, *values) for feature, *values in found if len(values[0])},

@@ -242,8 +242,8 @@ def chart_rows(today: date) -> pa.DataFrameSchema:
         {
             COUNTRY: pa.Column(pl.String, code, nullable=True),
             DATE: pa.Column(pl.Date, [day, ahead]),
-            "ranks_missing": pa.Column(pl.Int64, present, title=RANK),
-            "ranks_outside": pa.Column(pl.Int64, inside, title=RANK),
+            "ranks_missing": pa.Column(pl.UInt32, present, title=RANK),
+            "ranks_outside": pa.Column(pl.UInt32, inside, title=RANK),
         }
     )
 

@@ -89,7 +89,7 @@ def validate_data(
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
     tomorrow = today + timedelta(days=1)
     possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
-    sound = charts.select(COUNTRY, DATE, "rows").filter(possible)
+    sound = charts.lazy().select(COUNTRY, DATE, "rows").filter(possible)
     charted = _charted(song_rows, entries)
     profile = {"songs": charted.select("rows").collect().height, **describe(charted, sound)}
 
@@ -99,7 +99,7 @@ def validate_data(
     _check_rows(chart_rows(today), charts, found, "rankings", show=[COUNTRY, DATE, "rows"], weight="rows")
     _check_rows(ENTRY_ROWS, entries, found, "rankings", show=[ID, "rows"], weight="rows")
     _check_named(feature_rows(limits), _of_features(song_rows), found)
-    countries = sound.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort("rows", COUNTRY)
+    countries = sound.drop_nulls(COUNTRY).group_by(COUNTRY).agg(pl.col("rows").sum()).sort("rows", COUNTRY).collect()
     median = float(np.median(countries["rows"])) if len(countries) else 0.0
     _check_named(country_rows(limits, median), countries, found)
     totals = _totals(song_rows, charts, entries, profile, today, limits)
@@ -308,8 +308,8 @@ def _songs(songs: Parts, limits: Limits) -> pl.LazyFrame:
 def _reduced(rankings: Parts, songs: pl.LazyFrame, limits: Limits) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rankings as ``charts``, a row a country and day, and ``entries``, a row a song.
 
-    ``charts``: COUNTRY, DATE and, int64, ``rows``, COUNTS, ``repeated`` (rows whose id the chart has already) and
-    ``doubled`` (rows whose rank, a valid one, the chart has already); ``last_place``, float64. ``entries``: ID and,
+    ``charts``: COUNTRY, DATE, int64 ``rows`` and, uint32, COUNTS, ``repeated`` (rows whose id the chart has already)
+    and ``doubled`` (rows whose rank, a valid one, the chart has already); ``last_place``, float64. ``entries``: ID and,
     int64, ``rows`` and ``of_countries``; ``first``, the first day in the chart of a country.
 
     Raises TooMany where there are more charts or ids than ``limits`` allow.
@@ -337,8 +337,7 @@ def _reduced(rankings: Parts, songs: pl.LazyFrame, limits: Limits) -> tuple[pl.D
     order = charts_frame.select(pl.arg_sort_by(COUNTRY, DATE)).to_series()
     # A column at a time: all of them twice would be the peak of the step.
     columns = (charts_frame.drop_in_place(name).gather(order) for name in charts_frame.columns)
-    wide = (column.cast(pl.Int64) if column.dtype == pl.UInt32 else column for column in columns)
-    return pl.DataFrame(wide), entries_frame
+    return pl.DataFrame(columns).with_columns(pl.col("rows").cast(pl.Int64)), entries_frame
 
 
 class _Coded:
@@ -626,8 +625,8 @@ def _totals(
 ) -> dict[str, _Total]:
     rankings = int(charts["rows"].sum())
     of = f"of {rankings:,} rankings"
-    ids = songs.select(ID).collect()
-    orphans = entries.drop_nulls(ID).join(ids, on=ID, how="anti").select(ID, "rows").sort("rows", ID, descending=True)
+    song = Known(songs.select(ID).drop_nulls().collect().to_series().hash().to_numpy()).find(entries[ID])
+    orphans = entries.select(ID, "rows").filter(pl.Series(song < 0)).drop_nulls(ID).sort("rows", ID, descending=True)
     dated = charts[DATE].count()
     of_day = pl.col(DATE).is_not_null()
     repeated = charts.filter(of_day, pl.col("repeated") > 0).select(COUNTRY, DATE, "rows", "repeated")
@@ -679,10 +678,14 @@ def _charted(songs: pl.LazyFrame, entries: pl.DataFrame) -> pl.LazyFrame:
 
     A song that is in none has 0 rows.
     """
-    ids = songs.select(ID).collect()
-    found = ids.join(entries.select(ID, "first", rows="of_countries"), on=ID, how="left", maintain_order="left")
-    known = pl.col(ID).is_first_distinct() & pl.col(ID).is_not_null()
-    seen = found.select(pl.when(known).then("rows").fill_null(0).alias("rows"), pl.when(known).then("first"))
+    ids = songs.select(ID).collect().to_series()
+    known = Known(entries[ID].hash().to_numpy())
+    entry = known.find(ids)
+    entry[~(ids.is_first_distinct() & ids.is_not_null()).to_numpy()] = -1
+    del ids
+    of_song = pl.Series(np.append(known.first, 0)[entry]).set(pl.Series(entry < 0), None)
+    seen = entries.select(pl.col("of_countries", "first").gather(of_song))
+    seen = seen.select(pl.col("of_countries").fill_null(0).alias("rows"), "first")
     return pl.concat([songs, seen.lazy()], how="horizontal")
 
 
