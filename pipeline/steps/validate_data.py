@@ -51,7 +51,7 @@ SHOWN_NAMES = 40
 LONGEST_TEXT = 60
 ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<|[`"})
 SLICE = 1 << 14  # songs
-BUCKET = 1 << 21  # rankings whose songs are compared at once, 8 bytes each
+BUCKET = 1 << 20  # rankings whose songs are compared at once, 8 bytes each
 NO_DAY = np.iinfo(np.int32).max
 PLACES = [f"places_{word}" for word in range(-(-CHART_PLACES // 64))]  # uint64, a bit a place
 KNOWN_ID = pl.when(pl.col(ID) != "").then(ID).alias(ID)  # an empty id is a missing one
@@ -94,8 +94,10 @@ def validate_data(
     profile = {"songs": charted.select("rows").collect().height, **describe(charted, sound)}
 
     for name, column in SONG_ROWS.columns.items():  # one at a time, for all of them are most of what there is of songs
-        values = song_rows.select(list(dict.fromkeys([ID, "name", name]))).collect()
-        _check_rows(pa.DataFrameSchema({name: column}), values, found, "songs", show=[ID, "name"])
+        schema = pa.DataFrameSchema({name: column})
+        if _errors(schema, song_rows.select(name).collect()):
+            values = song_rows.select(list(dict.fromkeys([ID, "name", name]))).collect()
+            _check_rows(schema, values, found, "songs", show=[ID, "name"])
     _check_rows(chart_rows(today), charts, found, "rankings", show=[COUNTRY, DATE, "rows"], weight="rows")
     _check_rows(ENTRY_ROWS, entries, found, "rankings", show=[ID, "rows"], weight="rows")
     _check_named(feature_rows(limits), _of_features(song_rows), found)
@@ -394,8 +396,8 @@ class _Entries:
     def __init__(self, most: int) -> None:
         self._most = most
         # By the number of the id and 1; the row 0 is that of a missing id.
-        self._rows = np.zeros(1, dtype=np.int64)
-        self._of_countries = np.zeros(1, dtype=np.int64)
+        self._rows = np.zeros(1, dtype=np.uint32)
+        self._of_countries = np.zeros(1, dtype=np.uint32)
         self._first = np.full(1, NO_DAY, dtype=np.int32)
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -416,7 +418,7 @@ class _Entries:
         frame = pl.DataFrame({"rows": self._rows, "of_countries": self._of_countries, "first": self._first})
         number = pl.int_range(-1, pl.len() - 1)
         id_ = pl.when(number >= 0).then(number).cast(pl.UInt32).alias(ID)
-        return frame.select(id_, pl.all()).filter(pl.col("rows") > 0)
+        return frame.select(id_, pl.col("rows", "of_countries").cast(pl.Int64), "first").filter(pl.col("rows") > 0)
 
 
 def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> list[pl.Series]:

@@ -449,6 +449,26 @@ print(peak_mib() - before)
 """
 
 
+ONE_STEP = """
+import sys
+from contextlib import suppress
+from datetime import date
+from pathlib import Path
+from pipeline.errors import DataInvalid
+from pipeline.log import peak_mib
+step, folder = sys.argv[1], Path(sys.argv[2])
+tables = folder / "songs", folder / "rankings"
+with suppress(DataInvalid):
+    if step == "validate_data":
+        from pipeline.steps.validate_data import validate_data
+        validate_data(*tables, folder / "report.json", data_version="", today=date(2026, 10, 1))
+    else:
+        from pipeline.steps.preprocess_data import preprocess_data
+        preprocess_data(*tables, folder / "examples")
+print(peak_mib())
+"""
+
+
 @pytest.mark.parametrize("ids", ["the same", "all of their own"])
 def test_memory_does_not_grow_with_the_rows_of_a_row_group(ids: str, good: Good, tmp_path: Path) -> None:
     songs, rankings = good
@@ -461,6 +481,34 @@ def test_memory_does_not_grow_with_the_rows_of_a_row_group(ids: str, good: Good,
     program = [sys.executable, "-c", MANY_ROWS, *(str(tmp_path / name) for name in ("songs", "rankings", "."))]
     used = int(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
     assert used < 450
+
+
+def charts_of(folder: Path, songs: int, rows: int) -> None:
+    """Write that many songs, and chart rows of them in 60 countries, day by day, each song for a month or so."""
+    rng = np.random.default_rng(0)
+    ids = pl.Series("id", np.arange(songs)).cast(pl.String) + "-of-the-song-22"
+    table = pl.DataFrame({ID: ids, "name": ids, "artists": ids, **{name: rng.random(songs) for name in FEATURE_NAMES}})
+    codes = pl.Series([f"{first}{second}" for first in "ABC" for second in "ABCDEFGHIJKLMNOPQRST"])
+    at = np.arange(rows)
+    song = (at * (songs - 1000) // rows) + rng.integers(1000, size=rows)
+    day = pl.Series(at // (rows // 500)).cast(pl.Int32) + (date(2024, 1, 1) - date(1970, 1, 1)).days
+    rankings = pl.DataFrame(
+        {ID: ids[song], COUNTRY: codes[rng.integers(60, size=rows)], DATE: day.cast(pl.Date), RANK: at % 50 + 1}
+    )
+    for frame, name in ((table, "songs"), (rankings, "rankings")):
+        (folder / name).mkdir(parents=True)
+        frame.write_parquet(folder / name / "part-00000.parquet", row_group_size=100_000)
+
+
+@pytest.mark.parametrize("step", ["validate_data", "preprocess_data"])
+def test_memory_hardly_grows_with_the_songs_and_the_rows(step: str, tmp_path: Path) -> None:
+    peaks = []
+    for songs, rows in ((10_000, 600_000), (200_000, 4_000_000)):
+        folder = tmp_path / str(songs)
+        charts_of(folder, songs, rows)
+        program = [sys.executable, "-c", ONE_STEP, step, str(folder)]
+        peaks.append(int(subprocess.run(program, check=True, capture_output=True, text=True).stdout.split()[-1]))
+    assert peaks[1] < 1.5 * peaks[0], peaks
 
 
 def test_limits_can_be_set(good: Good, tmp_path: Path) -> None:
