@@ -169,9 +169,8 @@ class _Charts:
             pairs = np.unique(side * np.uint32(self._countries) + country, return_counts=True)
             cells = np.column_stack([values.astype(np.uint32) for values in pairs])
             np.add.at(total, pairs[0] // self._countries, cells[:, 1])
-            for file, mine in zip(
-                self._files, np.split(cells, np.searchsorted(pairs[0], begins[1:])), strict=bool(len(begins))
-            ):
+            pieces = np.split(cells, np.searchsorted(pairs[0], begins[1:]))
+            for file, mine in zip(self._files, pieces, strict=False):  # no recording: no file, and an empty piece
                 file.write(mine.data)
         self.rows, self.first, self.last = (values.reshape(-1, 2) for values in (total, first, last))
         self.labels = [country for country, used in zip(sorted(found), self._used, strict=False) if used]
