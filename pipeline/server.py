@@ -188,13 +188,11 @@ class Server:
 def find_server(settings: Settings) -> Server:
     """Find the server: KFP_ENDPOINT, else on Kubeflow that of the settings, else the DSPA of the project's namespace.
 
-    The namespace is JUKEBOX_NAMESPACE, else the pod's where this runs in one, else that of the settings. Token and
-    CA come from the pod, else from the kubeconfig; on Kubeflow a token for the server alone goes before. Raises
-    SettingsInvalid where KFP_ENDPOINT is no address, or the file of the token cannot be read.
+    The namespace is JUKEBOX_NAMESPACE, else that of the settings. Token and CA come from the pod, else from the
+    kubeconfig; on Kubeflow a token for the server alone goes before. Raises SettingsInvalid if KFP_ENDPOINT
+    is not a valid address, or the file of the token cannot be read.
     """
-    namespace = os.environ.get("JUKEBOX_NAMESPACE") or (
-        (POD / "namespace").read_text().strip() if _in_pod() else settings.namespace
-    )
+    namespace = os.environ.get("JUKEBOX_NAMESPACE") or settings.namespace
     kubeflow = settings.platform == "kubeflow"
     usual = settings.kfp_endpoint if kubeflow else f"https://ds-pipeline-dspa.{namespace}.svc:8443"
     endpoint = os.environ.get("KFP_ENDPOINT", "")

@@ -33,7 +33,10 @@ _EXPECTED = {
     "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
     "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
     "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
-    "pull-secret": (r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "the name of a Secret, or nothing"),
+    "pull-secret": (
+        r"(?!jukebox-registry$)([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?",
+        "the name of a Secret, or nothing; not jukebox-registry, which may push, and what was pushed could read it",
+    ),
     "http-proxy": _PROXY,
     "https-proxy": _PROXY,
     "no-proxy": (r"\S*", "hosts with commas between them, without spaces"),
@@ -61,6 +64,7 @@ class Settings:
     repository: str
     git_host: str
     namespace: str
+    ci_namespace: str
     cluster_domain: str
     platform: str
     kfp_endpoint: str
@@ -80,7 +84,9 @@ class Settings:
     model_name: str
     model_store: str
     model_storage_pvc: str
+    data_secret: str
     s3_secret: str
+    store_secret: str
     step_cpu: str
     step_memory: str
     train_cpu: str

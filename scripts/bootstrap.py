@@ -27,8 +27,11 @@ Resource = dict[str, Any]
 PLATFORMS = ("kubeflow", "openshift-ai")
 # The namespace of each Argo CD that argocd/platform has a folder for.
 ARGO_CDS = {"argo-cd": "argocd", "openshift-gitops": "openshift-gitops"}
-# The admission policies that come with the namespace, whose name each has behind its own.
-POLICIES = ("jukebox-listener",)
+# The admission policies that come with the project, each with the namespace's name behind its own.
+POLICIES = ("jukebox-ci-pods", "jukebox-claims", "jukebox-listener", "jukebox-pipeline-pods", "jukebox-records")
+SETTINGS = "jukebox-settings"  # the ConfigMap that the tasks read the settings from
+# By this label of a namespace Kubeflow's pipeline server knows who may ask it.
+PROFILE = {"app.kubernetes.io/part-of": "kubeflow-profile"}
 PARTS = ("argocd", "manifests", "tekton")  # of the repository, which Kustomize reads
 OPERATORS_TIMEOUT = 900  # seconds
 APPLICATIONS_TIMEOUT = 120  # seconds
@@ -41,7 +44,7 @@ class KubectlMissing(JukeboxError):
 
 
 class Part(StrEnum):
-    """Who applies it: somebody who looks after the cluster, or somebody with the role admin of the namespace."""
+    """Who applies it: somebody who looks after the cluster, or somebody with the role admin of the two namespaces."""
 
     PLATFORM = "platform"
     TENANT = "tenant"
@@ -52,8 +55,9 @@ OnePart = Annotated[
     Part | None,
     typer.Option(
         "--part",
-        help="Only this one: a platform administrator's (the namespace, what fences the project in, and Argo CD's "
-        "AppProject and ApplicationSet), or a tenant's who has the role admin (the accounts and their rights).",
+        help="Only this one: a platform administrator's (the namespaces, what fences the project in, and Argo CD's "
+        "AppProject and ApplicationSet), or a tenant's who has the role admin of both (the accounts, their rights, and "
+        "the settings that the tasks rely on).",
     ),
 ]
 MANAGER = "jukebox"
@@ -86,7 +90,8 @@ def command(
     """Print what will be applied to the cluster of the kubeconfig, ask, and apply it.
 
     The platform's part comes first. All else Argo CD takes from the repository that the settings name: push first. It
-    may be run again; run it again before you push an upgrade of jukebox.
+    may be run again; run it again before you push an upgrade of jukebox, or settings that say where credentials go: the
+    addresses, the images, the Secrets and claims. The tasks rely on the settings of the last bootstrap.
 
     Example: `jukebox bootstrap --part platform --print`
     """
@@ -110,8 +115,10 @@ def command(
     for resource in itertools.chain(*made, secrets):
         print(f"  {resource['kind']}/{resource['metadata']['name']}")
     confirm(yes)
-    if not any(each["kind"] == "Namespace" for each in made.platform):
-        _expect_namespace(settings)
+    there = {each["metadata"]["name"] for each in made.platform if each["kind"] == "Namespace"}
+    for name in (settings["namespace"], settings["ci-namespace"]):
+        if name not in there:
+            _expect_namespace(settings, name)
     if made.platform:
         with advising("forbidden", "This part is a platform administrator's; a tenant's is `--part tenant`."):
             _apply_platform(settings, made, secrets)
@@ -137,6 +144,8 @@ def plan(folder: Path, settings: dict[str, str], part: Part | None, operators: b
     """Return what is applied of the manifests in ``folder``: of one part, or of both."""
     argocd = settings["argo-cd"]
     tenant = [] if part is Part.PLATFORM else build(folder, f"argocd/tenant/{settings['platform']}")
+    if tenant:
+        tenant.append(relied_on(settings["ci-namespace"]))
     if part is Part.TENANT:
         return Plan([], [], [], tenant)
     first = build(folder, "argocd/operators") if operators else []
@@ -144,9 +153,29 @@ def plan(folder: Path, settings: dict[str, str], part: Part | None, operators: b
     if argocd == "openshift-gitops":
         checks = [instance(each, ARGO_CDS[argocd]) for each in checks]
     platform = build(folder, f"argocd/platform/{argocd}")
-    if settings["platform"] == "kubeflow":  # a Profile makes it
-        platform = [each for each in platform if each["kind"] != "Namespace"]
+    if settings["platform"] == "kubeflow":
+        # A Profile makes the one of the runs. The other is not a person's, and needs none of what a Profile brings.
+        made = ("Namespace", settings["namespace"])
+        platform = [each for each in platform if (each["kind"], each["metadata"]["name"]) != made]
+        for each in platform:
+            if each["kind"] == "Namespace":
+                each["metadata"]["labels"] |= PROFILE
     return Plan(first, checks, platform, tenant)
+
+
+def relied_on(namespace: str) -> Resource:
+    """Return the ConfigMap with the settings as they are now, which no push can change."""
+    labels = {"name": "settings", "component": "accounts", "part-of": "jukebox"}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": SETTINGS,
+            "namespace": namespace,
+            "labels": {f"app.kubernetes.io/{key}": value for key, value in labels.items()},
+        },
+        "data": {"settings.yaml": settings_file().read_text("utf-8")},
+    }
 
 
 @contextmanager
@@ -327,14 +356,13 @@ def _teach(checks: Resource) -> None:
     print(kubectl("patch", "argocds.argoproj.io", name, *where, f"--patch={patch}").strip())
 
 
-def _expect_namespace(settings: dict[str, str]) -> None:
-    """Raise ServerUnavailable if the namespace is not there, and says who makes it."""
-    name = settings["namespace"]
+def _expect_namespace(settings: dict[str, str], name: str) -> None:
+    """Raise ServerUnavailable if a namespace is not there, and say who makes it."""
     with advising("forbidden", f"Is {name} the namespace of yours that the settings should name, and is it there?"):
         if _read("namespace", name):
             return
     maker = "its Profile makes it: create the Profile of that name"
-    if settings["platform"] != "kubeflow":
+    if settings["platform"] != "kubeflow" or name == settings["ci-namespace"]:
         maker = "`jukebox bootstrap --part platform` makes it: ask a platform administrator"
     raise ServerUnavailable(f"There is no namespace {name}; {maker}, and run this again.")
 
@@ -356,6 +384,11 @@ def read_all_settings() -> dict[str, str]:
     for key, expected in {"platform": PLATFORMS, "argo-cd": ARGO_CDS}.items():
         if settings[key] not in expected:
             raise SettingsInvalid(f"{file}: {key} is {settings[key]!r}, expected {' or '.join(expected)}")
+    if settings["namespace"] == settings["ci-namespace"]:
+        raise SettingsInvalid(
+            f"{file}: namespace and ci-namespace are the same, {settings['namespace']}, where what was pushed could "
+            "read the Secrets of the CI; name two"
+        )
     found = environments(settings)
     if not found:
         raise SettingsInvalid(f"{file}: dev-cluster and prod-cluster are empty; name a cluster in one of them")

@@ -18,14 +18,23 @@ from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import read_settings, settings_file
 from scripts import preflight as before
 from scripts.apply import VERSIONS
-from scripts.bootstrap import POLICIES, checkout, environments, placeholders, read_all_settings
+from scripts.bootstrap import POLICIES, SETTINGS, checkout, environments, placeholders, read_all_settings
 from scripts.commit_status import Host, find_api
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
-from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, project_cluster
+from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, ci_cluster, project_cluster
 from scripts.output import Output
-from scripts.preflight import ENFORCE, INFERENCE_SERVICES, NAMESPACES, PIPELINE_SERVERS, STORAGE_CLASSES, release
+from scripts.preflight import (
+    CONFIG_MAPS,
+    ENFORCE,
+    INFERENCE_SERVICES,
+    NAMESPACES,
+    PIPELINE_SERVERS,
+    STORAGE_CLASSES,
+    release,
+)
 from scripts.render import build
-from scripts.secrets import KEYS, SHORTEST, values, wanted
+from scripts.replay import SECRET
+from scripts.secrets import ALERT, KEYS, SHORTEST, Place, Wanted, clusters, values, wanted
 
 SOON = timedelta(days=14)
 
@@ -74,7 +83,7 @@ def command(
         with checkout() as folder:
             text = build(folder / "manifests" / "overlays" / data["platform"] / environments(data)[0])
     resources = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
-    project = Project(project_cluster(settings), settings, resources, data)
+    project = Project(project_cluster(settings), ci_cluster(settings), settings, resources, data)
     checks = {**BEFORE, **before.checks(project)} if preflight else CHECKS
     findings = list(examine(project, checks))
     if output is Output.JSON:
@@ -190,7 +199,9 @@ def _webhooks(project: Project) -> Findings:
         }
         name = f"Admission of {owner}"
         try:
-            project.cluster.create(kind, resource, dry_run=True)
+            # Each where the project has resources of the kind.
+            cluster = project.ci if "Tekton" in owner else project.cluster
+            cluster.create(kind, resource, dry_run=True)
         except ClusterRefuses as error:
             if error.webhook:
                 yield Finding(name, State.OK, f"{error.webhook} is up")
@@ -203,7 +214,7 @@ def _webhooks(project: Project) -> Findings:
             yield Finding(name, State.FAIL, f"nothing refuses a wrong {word}", remedy)
 
 
-# Verb, group, resource and subresource, and what it is for.
+# Verb, group, resource and subresource, and what it is for, in the namespace of Tekton.
 OURS = {
     ("create", "", "secrets", ""): "jukebox secrets",
     ("patch", "", "secrets", ""): "jukebox secrets --rotate",
@@ -222,28 +233,45 @@ def _permissions(project: Project) -> Findings:
     denied = [
         f"{' '.join(filter(None, right))} ({purpose})"
         for right, purpose in OURS.items()
-        if not allowed(project.cluster, right)
+        if not allowed(project.ci, right)
     ]
     found = f"you may not {', '.join(denied)}" if denied else "you may do what the commands do"
-    yield judge("Your permissions", not denied, found, "Ask for the role admin of the namespace.", State.WARN)
+    yield judge("Your permissions", not denied, found, "Ask for the role admin of both namespaces.", State.WARN)
     for account, right in THEIRS.items():
-        may = allowed(project.cluster, right, account)
-        found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]}"
+        cluster = project.cluster if account == "jukebox-release" else project.ci
+        may = allowed(cluster, right, account, of=project.ci.namespace)
+        found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]} in {cluster.namespace}"
         yield judge(
             "Account", may, found, "Run `jukebox bootstrap --part tenant`: its Role or RoleBinding is not there."
         )
     # It runs what was pushed, tests and all.
-    may = allowed(project.cluster, ("get", "", "secrets"), "jukebox-steps")
-    found = f"jukebox-steps {'may' if may else 'may not'} read Secrets"
-    yield judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
+    for cluster in (project.ci, project.cluster):
+        may = allowed(cluster, ("get", "", "secrets"), "jukebox-steps", of=project.ci.namespace)
+        found = f"jukebox-steps {'may' if may else 'may not'} read Secrets of {cluster.namespace}"
+        yield judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
+
+
+def _relied_on(project: Project) -> Findings:
+    """The settings that the tasks rely on are those of the file."""
+    held = (project.ci.read(CONFIG_MAPS, SETTINGS) or {}).get("data", {}).get("settings.yaml")
+    name, remedy = f"ConfigMap {SETTINGS}", "Run `jukebox bootstrap --part tenant`: the tasks rely on these settings."
+    if held is None:
+        yield Finding(name, State.FAIL, f"is not there, in {project.ci.namespace}", remedy)
+        return
+    data = yaml.safe_load(held)["data"]
+    other = sorted(key for key in {*data, *project.data} if data.get(key) != project.data.get(key))
+    text = f"has another {', '.join(other)} than {settings_file().name}" if other else "is as the settings are"
+    yield judge(name, not other, text, remedy, State.WARN)
 
 
 def _policies(project: Project) -> Findings:
     """What is there for safety is in force; without it all works the same, for whoever breaks in as well."""
-    namespace = project.cluster.read(NAMESPACES, project.cluster.namespace) or {"metadata": {}}
-    level = namespace["metadata"].get("labels", {}).get(ENFORCE, "")
     remedy = f"Label the namespace {ENFORCE}=baseline; bootstrap does, unless a Profile or somebody else decides it."
-    yield judge("Pod Security", level in ENFORCED, f"enforced is {level or 'nothing'}", remedy, State.WARN)
+    for cluster in (project.cluster, project.ci):
+        namespace = cluster.read(NAMESPACES, cluster.namespace) or {"metadata": {}}
+        level = namespace["metadata"].get("labels", {}).get(ENFORCE, "")
+        found = f"enforced in {cluster.namespace} is {level or 'nothing'}"
+        yield judge("Pod Security", level in ENFORCED, found, remedy, State.WARN)
     for policy in POLICIES:
         name = f"{policy}.{project.cluster.namespace}"
         binding = project.cluster.read(ADMISSION_BINDINGS, name)
@@ -259,32 +287,51 @@ def _policies(project: Project) -> Findings:
 
 
 def _secrets(project: Project) -> Findings:
-    """They are there and hold their keys."""
+    """They are there and hold their keys; and none of the CI's is where what is pushed could read it."""
+    places = clusters(project.settings)
     for each in wanted(project.settings):
-        name = f"Secret {each.name}"
-        secret = project.cluster.read(SECRETS, each.name)
-        remedy = f"jukebox secrets{f' {each.option} FILE' if each.option else ''}"
-        held = values(secret)
-        missing = [key for key in each.keys if not held.get(key)]
-        short = [] if each.option else [key for key in KEYS if 0 < len(held.get(key, "")) < SHORTEST]
-        if secret is None and not each.needed:
-            yield Finding(name, State.OK, f"not there, and not needed; it {each.purpose}")
-        elif secret is None:
-            yield Finding(name, State.FAIL, f"not there; {each.purpose}", remedy)
-        elif missing or short:
-            found = [f"{key} is missing or empty" for key in missing]
-            found += [f"{key} has fewer than {SHORTEST} characters" for key in short]
-            yield Finding(name, State.FAIL, ", ".join(found), remedy)
-        else:
-            yield Finding(name, State.OK, ", ".join(each.keys))
+        for cluster in places[each.place]:
+            yield _secret(each, cluster)
+        if each.place is Place.CI and project.cluster.read(SECRETS, each.name):
+            found = f"is in {project.cluster.namespace} as well, where what is pushed may read it"
+            yield Finding(f"Secret {each.name}", State.FAIL, found, "jukebox secrets, which moves it")
+    token = values(project.ci.read(SECRETS, SECRET)).get("alert", "")
+    shown = values(project.cluster.read(SECRETS, ALERT)).get("token", "")
+    found = (
+        f"holds {'the' if shown == token else 'another'} token" if shown else "is not there; alerts start no training"
+    )
+    yield judge(f"Secret {ALERT}", bool(shown) and shown == token, found, "jukebox secrets")
+
+
+def _secret(each: Wanted, cluster: Cluster) -> Finding:
+    name = f"Secret {each.name}"
+    secret = cluster.read(SECRETS, each.name)
+    remedy = f"jukebox secrets{f' {each.option} FILE' if each.option else ''}"
+    held = values(secret)
+    missing = [key for key in each.keys if not held.get(key)]
+    short = [] if each.option else [key for key in KEYS if 0 < len(held.get(key, "")) < SHORTEST]
+    if secret is None and not each.needed:
+        return Finding(name, State.OK, f"not there, and not needed; it {each.purpose}")
+    if secret is None:
+        return Finding(name, State.FAIL, f"not there, in {cluster.namespace}; {each.purpose}", remedy)
+    if missing or short:
+        found = [f"{key} is missing or empty" for key in missing]
+        found += [f"{key} has fewer than {SHORTEST} characters" for key in short]
+        return Finding(name, State.FAIL, ", ".join(found), remedy)
+    return Finding(name, State.OK, ", ".join(each.keys))
 
 
 def _token(project: Project) -> Findings:
     """It takes the token, for some time still."""
     name = "Token of the Git host"
-    token = values(project.cluster.read(SECRETS, "jukebox-git-host")).get("token", "")
+    held = values(project.ci.read(SECRETS, "jukebox-git-host"))
+    token = held.get("token", "")
     if not token:
         return
+    repository = held.get("repository", "")
+    if repository and repository != project.settings.repository:
+        text = f"it is for {repository}, and the settings name {project.settings.repository}: it is sent to neither"
+        yield Finding(name, State.FAIL, text, "jukebox secrets --git-token-file FILE, which notes what it is for")
     if "<" in project.settings.repository:
         remedy = "Put yours into manifests/settings/settings.yaml."
         yield Finding(name, State.WARN, f"cannot be tried: the repository is {project.settings.repository}", remedy)
@@ -357,15 +404,15 @@ def _ready(name: str, resource: Resource, remedy: str) -> Finding:
 
 def _listener(project: Project) -> Findings:
     """It runs, and the world reaches it."""
-    listener = project.cluster.read(LISTENERS, "jukebox")
-    deployment = project.cluster.read(DEPLOYMENTS, "el-jukebox")
+    listener = project.ci.read(LISTENERS, "jukebox")
+    deployment = project.ci.read(DEPLOYMENTS, "el-jukebox")
     if not listener or not deployment:
         yield Finding("Listener", State.FAIL, "EventListener jukebox has no Deployment", "Apply the overlay.")
         return
     available = deployment.get("status", {}).get("availableReplicas", 0)
     remedy = "See `kubectl describe deployment el-jukebox`: a Secret, an account or the image may be missing."
     yield judge("Listener", available > 0, f"{available} pods available", remedy)
-    hosts = list(_hosts(project.cluster))
+    hosts = list(_hosts(project.ci))
     if not hosts:
         yield Finding("Way to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")
     for host in hosts:
@@ -457,6 +504,7 @@ CHECKS: Checks = {
     "Settings": _overlay,
     "Permissions": _permissions,
     "Admission policies": _policies,
+    "Settings that the tasks rely on": _relied_on,
     "Secrets": _secrets,
     "Token of the Git host": _token,
     "Pipeline server": _pipeline_server,

@@ -47,11 +47,14 @@ class Project:
     """What the checks look at.
 
     Attributes:
+        cluster: in the namespace of the pipeline's runs.
+        ci: in that of Tekton and its Secrets.
         overlay: the resources that Git says; none if no overlay was named.
         data: all settings as they stand in the file; ``settings`` is what the pipeline takes from them.
     """
 
     cluster: Cluster
+    ci: Cluster
     settings: Settings
     overlay: list[Resource]
     data: Mapping[str, str]
@@ -85,11 +88,12 @@ def judge(name: str, good: bool, found: str, remedy: str, bad: State = State.FAI
     return Finding(name, State.OK, found) if good else Finding(name, bad, found, remedy)
 
 
-def allowed(cluster: Cluster, right: tuple[str, ...], account: str = "") -> bool:
-    """Ask whether an account of the namespace, or who asks, has a right there.
+def allowed(cluster: Cluster, right: tuple[str, ...], account: str = "", of: str = "") -> bool:
+    """Ask whether an account, or who asks, has a right in the namespace; the account is one of it, or ``of`` another.
 
     ``right`` is a verb, a group, a resource and, as far as there are any, a subresource and a name.
     """
+    of = of or cluster.namespace
     keys = ("verb", "group", "resource", "subresource", "name")
     spec: dict[str, Any] = {
         "resourceAttributes": dict(zip(keys, right, strict=False)) | {"namespace": cluster.namespace}
@@ -99,10 +103,10 @@ def allowed(cluster: Cluster, right: tuple[str, ...], account: str = "") -> bool
     if account:
         review, word = THEIR_ACCESS, "LocalSubjectAccessReview"
         body["metadata"] = {"namespace": cluster.namespace}
-        spec["user"] = f"system:serviceaccount:{cluster.namespace}:{account}"
+        spec["user"] = f"system:serviceaccount:{of}:{account}"
         spec["groups"] = [
             "system:serviceaccounts",
-            f"system:serviceaccounts:{cluster.namespace}",
+            f"system:serviceaccounts:{of}",
             "system:authenticated",
         ]
     return bool(cluster.create(review, {**body, "kind": word})["status"].get("allowed"))

@@ -1,6 +1,7 @@
 """The cluster's API, as far as the commands need it, with one way to ask for resources of any kind."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ Resource = dict[str, Any]
 Resources = list[Resource]  # as a name, since a method is called list
 Warnings = list[str]
 
+CI_NAMESPACE = "JUKEBOX_CI_NAMESPACE"  # the variable
 PREFIX = "jukebox.github.io"  # of labels and annotations of our own
 OURS = "app.kubernetes.io/name=continuous-training"  # on every PipelineRun that an event has started
 RUN_LABEL = "pipeline/runid"  # on the Workflow and the pods of a run
@@ -159,12 +161,20 @@ class Cluster:
 
 
 def project_cluster(settings: Settings) -> Cluster:
-    """Return the cluster, in the project's namespace; raises SettingsInvalid where nobody has named one."""
-    namespace = find_server(settings).namespace
+    """Return the cluster, in the namespace of the pipeline's runs; raises SettingsInvalid if nobody has named one."""
+    return _named(find_server(settings).namespace, "JUKEBOX_NAMESPACE")
+
+
+def ci_cluster(settings: Settings) -> Cluster:
+    """Return the cluster, in the namespace of Tekton and its Secrets; raises as ``project_cluster``."""
+    return _named(os.environ.get(CI_NAMESPACE) or settings.ci_namespace, CI_NAMESPACE)
+
+
+def _named(namespace: str, variable: str) -> Cluster:
     if "<" in namespace:
         raise SettingsInvalid(
             f"The namespace {namespace} is a placeholder: name yours in manifests/settings/settings.yaml or in "
-            "JUKEBOX_NAMESPACE"
+            f"{variable}"
         )
     return Cluster(namespace)
 

@@ -9,7 +9,7 @@ import typer
 from pipeline.errors import ServerUnavailable, SettingsInvalid
 from pipeline.settings import read_settings
 from scripts.causes import cleaned
-from scripts.kubernetes_api import TASK_RUNS, Resource, project_cluster
+from scripts.kubernetes_api import TASK_RUNS, Resource, ci_cluster
 
 
 class State(StrEnum):
@@ -66,7 +66,7 @@ def look_up(pipeline_run: str) -> Told:
     if not pipeline_run:
         return Told()
     try:
-        tasks = project_cluster(read_settings()).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
+        tasks = ci_cluster(read_settings()).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
     except (ServerUnavailable, SettingsInvalid) as error:
         print(f"Why {pipeline_run} ended so is not known: {error}")
         return Told()

@@ -41,12 +41,14 @@ class Planned(NamedTuple):
         group: what it is one of.
         name: of its task, its step or its Job.
         replicas: how many there are at all times; 0: it ends.
+        ci: it is in the namespace of Tekton, not in that of the pipeline's runs.
     """
 
     group: str
     name: str
     pod: Resource
     replicas: int = 0
+    ci: bool = False
 
 
 def plan(overlay: list[Resource], spec: Resource, *, image: str, restricted: bool) -> list[Planned]:
@@ -107,9 +109,9 @@ def _tekton(overlay: list[Resource], image: str, restricted: bool) -> Iterator[P
             given = {**shared, **own.get(each["name"], {})}
             given["podTemplate"] = {**shared.get("podTemplate", {}), **given.get("podTemplate", {})}
             pod = _task(task, given, labels, values, image, restricted)
-            yield Planned(TASKS, each["name"], pod)
+            yield Planned(TASKS, each["name"], pod, ci=True)
         assistant = _assistant(shared, image, restricted)
-        yield Planned("Pod that keeps the tasks together", "affinity-assistant", assistant, 1)
+        yield Planned("Pod that keeps the tasks together", "affinity-assistant", assistant, 1, ci=True)
 
 
 def _task(
@@ -187,7 +189,7 @@ def _listener(overlay: list[Resource], image: str) -> Iterator[Planned]:
         pod["containers"] = [{"securityContext": RESTRICTED, **container, "name": "event-listener", "image": image}]
         labels = {**listener["metadata"].get("labels", {}), "eventlistener": name}
         labels |= {"app.kubernetes.io/managed-by": "EventListener", **template.get("metadata", {}).get("labels", {})}
-        yield Planned("Pod of the listener", f"el-{name}", _pod(pod, labels), given.get("replicas", 1))
+        yield Planned("Pod of the listener", f"el-{name}", _pod(pod, labels), given.get("replicas", 1), ci=True)
 
 
 def _jobs(overlay: list[Resource]) -> Iterator[Planned]:
@@ -195,7 +197,7 @@ def _jobs(overlay: list[Resource]) -> Iterator[Planned]:
     for job in [*jobs, *of_kind(overlay, "Job")]:
         template = job["spec"]["template"]
         pod = _pod(template["spec"], template.get("metadata", {}).get("labels", {}))
-        yield Planned("Pods of the Jobs", job["metadata"]["name"], pod)
+        yield Planned("Pods of the Jobs", job["metadata"]["name"], pod, ci="namespace" in job["metadata"])
 
 
 def _kfp(overlay: list[Resource], spec: Resource, helper: str) -> Iterator[Planned]:

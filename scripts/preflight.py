@@ -143,7 +143,7 @@ def checks(project: Project) -> Checks:
         "Address of the pipeline server": _endpoint,
         "Namespace": _namespace,
     }
-    if _is_missing(project.cluster):
+    if _is_missing(project.cluster) or _is_missing(project.ci):
         return found
     return {
         **found,
@@ -377,20 +377,14 @@ def _endpoint(project: Project) -> Findings:
 
 
 def _namespace(project: Project) -> Findings:
-    """It is there, and Pod Security there fits."""
-    name = project.cluster.namespace
-    found = project.cluster.read(NAMESPACES, name)
+    """Both are there, and Pod Security fits Tekton."""
+    yield from _is_there(project.cluster, PROFILE if project.data["platform"] == "kubeflow" else BOOTSTRAP)
+    yield from _is_there(project.ci, BOOTSTRAP)
+    found = project.ci.read(NAMESPACES, project.ci.namespace)
     if not found:
-        remedy = {
-            "kubeflow": "Have a Profile of that name made, which makes it with all that runs need.",
-            "openshift-ai": "Have a platform administrator make it (jukebox bootstrap --part platform).",
-        }[project.data["platform"]]
-        yield Finding(
-            "Namespace", State.FAIL, f"{name} is not there", f"{remedy} Then run this again: it tries the pods."
-        )
         return
     level = found["metadata"].get("labels", {}).get(ENFORCE, "")
-    text = f"{name} enforces {level or 'no level of its own'}"
+    text = f"{project.ci.namespace} enforces {level or 'no level of its own'}"
     flag = _set_security_context(project.cluster)
     if level == "restricted" and not flag:
         text += ", which Tekton's own containers do not fit" + (" by default" if flag is None else "")
@@ -400,16 +394,35 @@ def _namespace(project: Project) -> Findings:
         yield Finding("Pod Security", State.OK, text)
 
 
+PROFILE = "Have a Profile of that name made, which makes it with all that runs need."
+BOOTSTRAP = "Have a platform administrator make it (jukebox bootstrap --part platform)."
+
+
+def _is_there(cluster: Cluster, remedy: str) -> Findings:
+    if not cluster.read(NAMESPACES, cluster.namespace):
+        found, remedy = f"{cluster.namespace} is not there", f"{remedy} Then run this again: it tries the pods."
+        yield Finding("Namespace", State.FAIL, found, remedy)
+
+
 def _scc(pods: list[Planned], project: Project) -> Findings:
     """You and the accounts may use the SCC that all pods fit."""
     use = ("use", "security.openshift.io", "securitycontextconstraints", "", SCC)
     remedy = f"Have the ClusterRole system:openshift:scc:{SCC} bound to you and the accounts."
-    may = allowed(project.cluster, use)
-    yield judge("SCC", may, f"you may{'' if may else ' not'} use {SCC}", remedy)
-    accounts = sorted({each.pod["spec"].get("serviceAccountName", "default") for each in pods})
-    denied = [each for each in accounts if not allowed(project.cluster, use, each)]
-    found = f"{', '.join(denied or accounts)} may{' not' if denied else ''} use {SCC}"
-    yield judge("SCC", not denied, found, remedy)
+    for cluster, mine in _by_namespace(project, pods):
+        may = allowed(cluster, use)
+        yield judge("SCC", may, f"you may{'' if may else ' not'} use {SCC} in {cluster.namespace}", remedy)
+        accounts = sorted({each.pod["spec"].get("serviceAccountName", "default") for each in mine})
+        denied = [each for each in accounts if not allowed(cluster, use, each)]
+        found = f"{', '.join(denied or accounts)} may{' not' if denied else ''} use {SCC}"
+        yield judge("SCC", not denied, found, remedy)
+
+
+def _by_namespace(project: Project, pods: list[Planned]) -> list[tuple[Cluster, list[Planned]]]:
+    """The pods of each of the project's namespaces."""
+    return [
+        (cluster, [each for each in pods if each.ci is ci])
+        for cluster, ci in ((project.cluster, False), (project.ci, True))
+    ]
 
 
 def _profile(project: Project) -> Findings:
@@ -438,7 +451,7 @@ def _profile(project: Project) -> Findings:
 def _token(project: Project) -> Findings:
     """The cluster makes tokens for the server's audience, and they are taken."""
     name = "Token for the pipeline server"
-    account = "jukebox-release" if project.cluster.read(ACCOUNTS, "jukebox-release") else "default"
+    account = "jukebox-release" if project.ci.read(ACCOUNTS, "jukebox-release") else "default"
     # Of a request for a token nothing is kept, and this one is good for ten minutes.
     request = {
         "apiVersion": "authentication.k8s.io/v1",
@@ -446,7 +459,7 @@ def _token(project: Project) -> Findings:
         "spec": {"audiences": [AUDIENCE], "expirationSeconds": 600},
     }
     path = Kind("", "v1", f"serviceaccounts/{account}/token")
-    token = project.cluster.create(path, request)["status"]["token"]
+    token = project.ci.create(path, request)["status"]["token"]
     review = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -478,22 +491,28 @@ def _pull_secret(project: Project) -> Findings:
     make = (
         f"kubectl create secret docker-registry {name} --docker-server=REGISTRY --docker-username=… --docker-password=…"
     )
-    secret = project.cluster.read(SECRETS, name)
-    if not secret:
-        yield Finding("Pull secret", State.FAIL, f"Secret {name} is not there", f"Make it: {make}")
-    else:
-        good = secret.get("type") == kind and bool(values(secret).get(".dockerconfigjson"))
-        text = f"Secret {name} is of type {secret.get('type', 'Opaque')}"
-        yield judge("Pull secret", good, text, f"Nodes take {kind} only: delete it, and make it anew: {make}")
+    for cluster in (project.cluster, project.ci):
+        secret = cluster.read(SECRETS, name)
+        where = f"Secret {name} in {cluster.namespace}"
+        if not secret:
+            yield Finding("Pull secret", State.FAIL, f"{where} is not there", f"Make it: {make}")
+        else:
+            good = secret.get("type") == kind and bool(values(secret).get(".dockerconfigjson"))
+            text = f"{where} is of type {secret.get('type', 'Opaque')}"
+            yield judge("Pull secret", good, text, f"Nodes take {kind} only: delete it, and make it anew: {make}")
 
 
 def _trusted_ca(project: Project) -> Findings:
     """What pods shall trust are certificates, which are still good."""
-    name = f"ConfigMap {CONFIG_MAP}"
-    found = project.cluster.read(CONFIG_MAPS, CONFIG_MAP)
+    for cluster in (project.cluster, project.ci):
+        yield _trusted(cluster)
+
+
+def _trusted(cluster: Cluster) -> Finding:
+    name = f"ConfigMap {CONFIG_MAP} in {cluster.namespace}"
+    found = cluster.read(CONFIG_MAPS, CONFIG_MAP)
     if not found:
-        yield Finding("Trusted CA", State.OK, f"{name} is not there: pods trust public CAs alone")
-        return
+        return Finding("Trusted CA", State.OK, f"{name} is not there: pods trust public CAs alone")
     remedy = f"Put your CA's certificates into its key {FILE.name}, as PEM, and take out what has expired."
     # What stands between them may be of any alphabet, which ssl does not take.
     text = found.get("data", {}).get(FILE.name, "")
@@ -506,15 +525,14 @@ def _trusted_ca(project: Project) -> Findings:
         pem = ""
     if not pem:
         what = f"{FILE.name} of {name} is not PEM" if text else f"{name} has no {FILE.name}"
-        yield Finding("Trusted CA", State.FAIL, what, remedy)
-        return
+        return Finding("Trusted CA", State.FAIL, what, remedy)
     now = datetime.now(UTC).timestamp()
     certificates = store.get_ca_certs()
     old = [each for each in certificates if ssl.cert_time_to_seconds(str(each["notAfter"])) < now]
     text = f"{name} has {len(certificates)} certificates of CAs"
     if old:
         text += f"; expired: {'; '.join(_subject(each) for each in old)}"
-    yield judge("Trusted CA", bool(certificates) and not old, text, remedy, State.WARN)
+    return judge("Trusted CA", bool(certificates) and not old, text, remedy, State.WARN)
 
 
 def _subject(certificate: Mapping[str, Any]) -> str:
@@ -580,18 +598,19 @@ def _default_mode(cluster: Cluster) -> Findings:
 
 def _pods(pods: list[Planned], project: Project) -> Findings:
     """The pods are admitted; those that are judged in the same words are one finding."""
-    there = {each["metadata"]["name"] for each in project.cluster.list(ACCOUNTS)}
     openshift = _is_openshift(project.cluster)
     outcomes: dict[tuple[str, State, str, str], list[str]] = {}
     absent = set()
-    for each in pods:
-        account = each.pod["spec"].get("serviceAccountName", "default")
-        if account not in there:
-            # The API server refuses a pod whose account is not there before anybody else sees it.
-            absent.add(account)
-            account = "default"
-        for outcome in _outcomes(project.cluster, each.pod, account, openshift):
-            outcomes.setdefault((each.group, *outcome), []).append(each.name)
+    for cluster, mine in _by_namespace(project, pods):
+        there = {each["metadata"]["name"] for each in cluster.list(ACCOUNTS)}
+        for each in mine:
+            account = each.pod["spec"].get("serviceAccountName", "default")
+            if account not in there:
+                # The API server refuses a pod whose account is not there before anybody else sees it.
+                absent.add(account)
+                account = "default"
+            for outcome in _outcomes(cluster, each.pod, account, openshift):
+                outcomes.setdefault((each.group, *outcome), []).append(each.name)
     for (group, state, text, remedy), names in outcomes.items():
         yield Finding(group, state, f"{', '.join(names)}: {text}", remedy)
     if absent:
@@ -633,17 +652,22 @@ def _remedy(message: str) -> str:
 
 
 def _quota(pods: list[Planned], project: Project) -> Findings:
-    """The quotas of the namespace leave room for one run, and for what runs all the time unless it does already."""
-    running = project.cluster.read(INFERENCE_SERVICES, project.settings.model_name)
-    need = _sum([_run(pods), *(_asked(each.pod, each.replicas) for each in pods if not running)])
-    claims = [each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")]
-    if project.cluster.read(CLAIMS, project.settings.model_storage_pvc):
-        claims = []
-    for claim in [*claims, *workspaces(project.overlay)]:
-        size = parse_quantity(claim["resources"]["requests"]["storage"])
-        need = _sum([need, {"persistentvolumeclaims": Decimal(1), "requests.storage": size}])
-    # The overlay's own comes in the first wave; one that is there already says what is used of it.
-    quotas = [*of_kind(project.overlay, "ResourceQuota"), *project.cluster.list(QUOTAS)]
+    """The quotas leave room for one run, and for what runs all the time unless it does already."""
+    serving = project.cluster.read(INFERENCE_SERVICES, project.settings.model_name)
+    there = project.cluster.read(CLAIMS, project.settings.model_storage_pvc)
+    claims = [] if there else [each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")]
+    for cluster, mine in _by_namespace(project, pods):
+        ci = cluster is project.ci
+        need = _sum([_run(mine), *(_asked(each.pod, each.replicas) for each in mine if ci or not serving)])
+        for claim in workspaces(project.overlay) if ci else claims:
+            size = parse_quantity(claim["resources"]["requests"]["storage"])
+            need = _sum([need, {"persistentvolumeclaims": Decimal(1), "requests.storage": size}])
+        # The overlay's own comes in the first wave; one that is there already says what is used of it.
+        own = [each for each in of_kind(project.overlay, "ResourceQuota") if ("namespace" in each["metadata"]) is ci]
+        yield from _room([*own, *cluster.list(QUOTAS)], need, cluster.namespace)
+
+
+def _room(quotas: list[Resource], need: Sizes, namespace: str) -> Findings:
     for name, quota in {each["metadata"]["name"]: each for each in quotas}.items():
         if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):
             continue  # which is of some pods alone
@@ -653,21 +677,20 @@ def _quota(pods: list[Planned], project: Project) -> Findings:
             room = parse_quantity(bound) - parse_quantity(used.get(key, "0"))
             if need.get(key, 0) > room:
                 short.append(f"{key} {_shown(need[key])}, where {_shown(max(room, Decimal(0)))} are left")
-        found = f"{name}: one run needs {'; '.join(short)}" if short else f"{name} leaves room for one run"
+        where = f"{name} of {namespace}"
+        found = f"{where}: one run needs {'; '.join(short)}" if short else f"{where} leaves room for one run"
         remedy = "Ask for a larger quota (quota-cpu, quota-memory, quota-storage), or make the steps smaller."
         yield judge("Quota", not short, found, remedy)
 
 
 def _run(pods: list[Planned]) -> Sizes:
-    """What a run asks of a quota at most: three tasks side by side, or the one that waits and the largest step."""
+    """What a run asks of a namespace's quota at most: three tasks side by side, and in its own the largest step."""
     tasks = [_asked(each.pod) for each in pods if each.group == TASKS]
     steps = [_asked(each.pod) for each in pods if each.group == STEPS]
-    [waiting] = [_asked(each.pod) for each in pods if (each.group, each.name) == (TASKS, "wait")]
     need = {}
     for key in {key for each in [*tasks, *steps] for key in each}:
         three = sum(sorted((each.get(key, Decimal(0)) for each in tasks), reverse=True)[:3], Decimal(0))
-        largest = max(each.get(key, Decimal(0)) for each in steps)
-        need[key] = max(three, waiting.get(key, Decimal(0)) + largest)
+        need[key] = three + max((each.get(key, Decimal(0)) for each in steps), default=Decimal(0))
     return need
 
 

@@ -7,7 +7,7 @@ import typer
 
 from pipeline.errors import ClusterRefuses
 from pipeline.settings import read_settings
-from scripts.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, Cluster, Resource, project_cluster
+from scripts.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, Cluster, Resource, ci_cluster
 
 CLAIM_AGE = timedelta(days=1)  # since the end of its run: who looks into a failure may want to see the files
 PROTECTION = "kubernetes.io/pvc-protection"
@@ -24,7 +24,7 @@ def command(
 
     Example: `jukebox prune --keep 20 --days 30 --dry-run`
     """
-    cluster = project_cluster(read_settings())
+    cluster = ci_cluster(read_settings())
     runs = cluster.list(PIPELINE_RUNS, OURS)
     now = datetime.now(UTC)
     said = "would go" if dry_run else "is gone"

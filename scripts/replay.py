@@ -21,7 +21,7 @@ from pipeline.errors import ListenerRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import Settings, read_settings, settings_file
 from pipeline.sources import redact
-from scripts.kubernetes_api import SECRETS, project_cluster
+from scripts.kubernetes_api import SECRETS, ci_cluster
 
 NOBODY = "0" * 40
 # An alert asks for a new training by this label, whose value is the model's name.
@@ -160,7 +160,7 @@ def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
     if file:
         where, secret = str(file), file.read_text().strip() if file.is_file() else ""
     else:
-        cluster = project_cluster(settings)
+        cluster = ci_cluster(settings)
         where = f"key {SENDERS[kind]} of Secret {SECRET} in {cluster.namespace}"
         data = (cluster.read(SECRETS, SECRET) or {}).get("data", {})
         secret = base64.b64decode(data.get(SENDERS[kind], "")).decode().strip()

@@ -4,8 +4,9 @@ import json
 import re
 import secrets
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,26 @@ from rich.table import Table
 from pipeline.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import S3_KEYS
 from pipeline.settings import Settings, read_settings
-from scripts.kubernetes_api import SECRETS, Cluster, Resource, project_cluster
+from scripts.kubernetes_api import SECRETS, Cluster, Resource, ci_cluster, project_cluster
 from scripts.output import console
 from scripts.replay import SECRET, SENDERS
 
 # The listener takes no bearer token that is shorter.
 SHORTEST = 16  # characters
+CONFIG = ".dockerconfigjson"  # the key of credentials for registries
 KEYS = tuple(sorted(set(SENDERS.values())))
 # Requests a second that the listener may send to the API server, two for each run; without, it is five in all, and news
 # of a thousand uploaded objects keep a push waiting for minutes.
 LISTENER = {"qps": "50", "burst": "100"}
+
+
+ALERT = "jukebox-alert"  # the Secret of the namespace of the runs with the token of alerts, for Alertmanager
+
+
+class Place(StrEnum):
+    """Which of the project's namespaces has a Secret."""
+
+    CI, RUNS, BOTH = "ci-namespace", "namespace", "both"
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Wanted:
     """
 
     name: str
+    place: Place
     keys: tuple[str, ...]
     purpose: str
     option: str = ""
@@ -43,18 +55,41 @@ class Wanted:
 
 
 def wanted(settings: Settings) -> tuple[Wanted, ...]:
-    """All Secrets that the project uses."""
-    on_s3 = any(uri.startswith("s3://") for uri in (settings.songs, settings.rankings, settings.model_store))
+    """All Secrets that the project uses, but ALERT, which holds a copy."""
+    data = any(uri.startswith("s3://") for uri in (settings.songs, settings.rankings))
+    store = settings.model_store.startswith("s3://")
+    artifacts = settings.platform == "openshift-ai"  # Kubeflow has its own
+    repository = {"repository": settings.repository}
     return (
-        Wanted(SECRET, KEYS, "the listener lets in who has one of them", needed=True),
-        Wanted("jukebox-listener", tuple(LISTENER), "the listener does not start without", needed=True, fixed=LISTENER),
+        Wanted(SECRET, Place.CI, KEYS, "the listener lets in who has one of them", needed=True),
         Wanted(
-            "jukebox-git-host", ("token",), "reads a private repository, shows a commit's status", "--git-token-file"
+            "jukebox-listener", Place.CI, tuple(LISTENER), "the listener does not start without", "", True, LISTENER
         ),
-        Wanted("jukebox-registry", (".dockerconfigjson",), "pulls and pushes the training image", "--registry-file"),
-        Wanted(settings.s3_secret, S3_KEYS[:2], "reads and writes s3://", "--s3-file", needed=on_s3),
-        Wanted("jukebox-chat", ("url",), "tells a chat what became of a training", "--chat-file"),
+        Wanted(
+            "jukebox-git-host",
+            Place.CI,
+            ("token", "repository"),
+            "reads a private repository, shows a commit's status",
+            "--git-token-file",
+            fixed=repository,
+        ),
+        Wanted("jukebox-registry", Place.CI, (CONFIG,), "pushes the training image", "--registry-file"),
+        Wanted("jukebox-chat", Place.CI, ("url",), "tells a chat what became of a training", "--chat-file"),
+        Wanted(settings.data_secret, Place.BOTH, S3_KEYS[:2], "reads data at s3://", "--data-file", data),
+        Wanted(settings.s3_secret, Place.RUNS, S3_KEYS[:2], "keeps what runs hand on", "--s3-file", artifacts),
+        Wanted(settings.store_secret, Place.RUNS, S3_KEYS[:2], "adds models at s3://", "--store-file", store),
+        *(
+            [Wanted(settings.pull_secret, Place.BOTH, (CONFIG,), "pulls all images", "--pull-file", True)]
+            if settings.pull_secret
+            else []
+        ),
     )
+
+
+def clusters(settings: Settings) -> dict[Place, list[Cluster]]:
+    """Return, by the place of a Secret, the namespaces that have it."""
+    ci, runs = ci_cluster(settings), project_cluster(settings)
+    return {Place.CI: [ci], Place.RUNS: [runs], Place.BOTH: [ci, runs]}
 
 
 def command(
@@ -62,44 +97,78 @@ def command(
         Path | None, typer.Option(help="A token of the Git host that may read the repository and set commit statuses.")
     ] = None,
     registry_file: Annotated[
-        Path | None, typer.Option(help="A config.json as `podman login --authfile` writes it.")
+        Path | None, typer.Option(help="A config.json as `podman login --authfile` writes it, which may push.")
     ] = None,
-    s3_file: Annotated[
-        Path | None, typer.Option(help=f"Lines as {S3_KEYS[0]}=…; also {', '.join(S3_KEYS[1:])}.")
+    pull_file: Annotated[
+        Path | None, typer.Option(help="Another that may pull alone, for the Secret that pull-secret names.")
     ] = None,
+    data_file: Annotated[
+        Path | None, typer.Option(help=f"Reads the data. Lines as {S3_KEYS[0]}=…; also {', '.join(S3_KEYS[1:])}.")
+    ] = None,
+    s3_file: Annotated[Path | None, typer.Option(help="Keeps what runs hand on, likewise.")] = None,
+    store_file: Annotated[Path | None, typer.Option(help="Adds to the model store, likewise.")] = None,
     chat_file: Annotated[Path | None, typer.Option(help="The address of an incoming webhook.")] = None,
     rotate: Annotated[list[str] | None, typer.Option(help=f"Make this one anew: {', '.join(KEYS)}.")] = None,
 ) -> None:
     """Make the Secrets that the project needs, and say which ones are missing; no value is printed or put in a file.
 
-    What is there stays, unless it is given in a file or is to be rotated: then the sender needs the new one.
+    What is there stays, unless it is given in a file or is to be rotated: then the sender needs the new one. The token
+    of the Git host is noted to be for the repository of the settings, and is sent nowhere else.
 
-    Example: `jukebox secrets --git-token-file token --s3-file s3.env`
+    Example: `jukebox secrets --git-token-file token --data-file data.env --s3-file s3.env`
     """
     settings = read_settings()
     files = {
         "--git-token-file": (git_token_file, _line("token")),
         "--registry-file": (registry_file, _registry),
+        "--pull-file": (pull_file, _registry),
+        "--data-file": (data_file, _s3),
         "--s3-file": (s3_file, _s3),
+        "--store-file": (store_file, _s3),
         "--chat-file": (chat_file, _line("url")),
     }
     # All of them are read before the first one is written.
     given = {option: read(_text(file, option)) for option, (file, read) in files.items() if file}
     if unknown := sorted(set(rotate or ()) - set(KEYS)):
         raise SettingsInvalid(f"{', '.join(unknown)} cannot be rotated: expected one of {', '.join(KEYS)}")
-    cluster = project_cluster(settings)
-    table = Table("Secret", "Key", "State", box=None)
+    if pull_file and not settings.pull_secret:
+        raise SettingsInvalid("--pull-file is for the Secret that pull-secret in the settings names: name one")
+    places = clusters(settings)
+    for name in _move([each.name for each in wanted(settings) if each.place is Place.CI], places):
+        print(f"Secret {name} was in {settings.namespace}, where what is pushed could read it, and is moved")
+    table = Table("Namespace", "Secret", "Key", "State", box=None)
     for each in wanted(settings):
-        for key, state in write(cluster, each, given.get(each.option, {}), rotate or ()).items():
-            table.add_row(each.name, key, state)
+        for cluster in places[each.place]:
+            for key, state in write(cluster, each, given.get(each.option, {}), rotate or ()).items():
+                table.add_row(cluster.namespace, each.name, key, state)
+    [ci], [runs] = places[Place.CI], places[Place.RUNS]
+    token = {"token": values(ci.read(SECRETS, SECRET))["alert"]}
+    alert = Wanted(ALERT, Place.RUNS, ("token",), "shows the listener that an alert is genuine", "--rotate alert")
+    if values(runs.read(SECRETS, ALERT)) == token:
+        token = {}
+    table.add_row(runs.namespace, ALERT, "token", write(runs, alert, token, ())["token"])
     screen = console()
     screen.print(table)
     screen.print(
-        f"To hand one to its sender: kubectl get secret {SECRET} --namespace {cluster.namespace} "
+        f"To hand one to its sender: kubectl get secret {SECRET} --namespace {ci.namespace} "
         "--output jsonpath='{.data.KEY}' | base64 --decode",
         soft_wrap=True,
         markup=False,
     )
+
+
+def _move(names: Sequence[str], places: Mapping[Place, list[Cluster]]) -> Iterator[str]:
+    """Move Secrets of an installation from when it had one namespace; yield their names."""
+    [ci], [runs] = places[Place.CI], places[Place.RUNS]
+    for name in names:
+        if (old := runs.read(SECRETS, name)) and not old["metadata"].get("ownerReferences"):
+            if not ci.read(SECRETS, name):
+                metadata = {key: old["metadata"][key] for key in ("name", "labels") if key in old["metadata"]}
+                ci.create(
+                    SECRETS, {key: old[key] for key in ("apiVersion", "kind", "type", "data")} | {"metadata": metadata}
+                )
+            runs.delete(SECRETS, name)
+            yield name
 
 
 def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequence[str]) -> dict[str, str]:
@@ -110,8 +179,9 @@ def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequ
     there = cluster.read(SECRETS, each.name)
     held = values(there)
     new = dict(given)
-    if each.fixed:
-        new = {key: value for key, value in each.fixed.items() if key not in held}
+    if each.fixed and (new or held or not each.option):
+        # A new token is for the address that the settings have now.
+        new |= {key: value for key, value in each.fixed.items() if new or key not in held}
     elif not each.option:
         new = {
             key: secrets.token_urlsafe(32) for key in each.keys if key in rotate or len(held.get(key, "")) < SHORTEST
@@ -126,7 +196,7 @@ def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequ
         cluster.patch(SECRETS, each.name, {"stringData": new})
     elif new:
         labels = {"app.kubernetes.io/name": each.name.removeprefix("jukebox-"), "app.kubernetes.io/part-of": "jukebox"}
-        kind = "kubernetes.io/dockerconfigjson" if ".dockerconfigjson" in new else "Opaque"
+        kind = "kubernetes.io/dockerconfigjson" if CONFIG in new else "Opaque"
         secret = {"metadata": {"name": each.name, "labels": labels}, "type": kind, "stringData": new}
         cluster.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", **secret})
     missing = f"missing: give it with {each.option}; it {each.purpose}" + ("" if each.needed else " (optional)")
@@ -166,7 +236,7 @@ def _registry(text: str) -> dict[str, str]:
         found = None
     if not isinstance(found, dict) or not found:
         raise SettingsInvalid("the registry's file is no JSON with auths: `podman login --authfile FILE` writes it")
-    return {".dockerconfigjson": text}
+    return {CONFIG: text}
 
 
 def _s3(text: str) -> dict[str, str]:

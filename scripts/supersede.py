@@ -11,7 +11,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from pipeline.errors import ClusterRefuses, SettingsInvalid
 from pipeline.settings import read_settings
 from scripts.git import TokenFile, fetch, git
-from scripts.kubernetes_api import OURS, PIPELINE_RUNS, PREFIX, Cluster, Resource, project_cluster
+from scripts.kubernetes_api import OURS, PIPELINE_RUNS, PREFIX, Cluster, Resource, ci_cluster
 
 COMMIT, SUPERSEDED_BY = f"{PREFIX}/commit", f"{PREFIX}/superseded-by"
 PUSHES = f"{OURS},{PREFIX}/reason=push"
@@ -37,7 +37,7 @@ def command(
 
     Example: `jukebox supersede push-0a1b2c3d4e5f --repository https://github.com/you/jukebox`
     """
-    cluster = project_cluster(read_settings())
+    cluster = ci_cluster(read_settings())
     ours = cluster.read(PIPELINE_RUNS, run)
     if ours is None:
         raise SettingsInvalid(

@@ -30,26 +30,27 @@ def command(
     """Print what will be deleted from the cluster of the kubeconfig, ask, and delete it.
 
     The Applications go with all that they brought up, then the runs of Tekton and the accounts with their rights. The
-    model store, the pipeline server with its history, a bucket and the Secrets stay, so that a later bootstrap finds
-    them, and so do the namespace and its admission policy. What Argo CD's own configuration was given stays as well: it
-    harms nobody.
+    model store, the pipeline server with its history, a bucket, the Secrets and the records of images and commits stay,
+    so that a later bootstrap finds them, and so do the namespaces and their admission policies. What Argo CD's own
+    configuration was given stays as well: it harms nobody.
 
     Example: `jukebox teardown`
     """
     settings = read_all_settings()
-    project, profile = settings["namespace"], settings["platform"] == "kubeflow"
-    namespace = "" if profile else f"namespace/{project}"  # which a Profile would make anew
+    project, ci, profile = settings["namespace"], settings["ci-namespace"], settings["platform"] == "kubeflow"
+    # A Profile would make its own anew.
+    namespaces = [f"namespace/{each}" for each in (ci, *(() if profile else (project,)))]
     platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
     print(f"This is deleted from the cluster {context()}:")
     if platform:
         print(f"  ApplicationSet, Applications and AppProject {project}, with all that they brought up but data,")
         print("  and what lets the listener watch the cluster")
     if tenant:
-        print(f"  the PipelineRuns in {project}, its accounts and their rights")
+        print(f"  the PipelineRuns in {ci}, its accounts and their rights")
     if data and tenant:
-        print(f"  models, run history and Secrets in {project}")
+        print(f"  models and run history in {project}, Secrets there and in {ci}")
     if data and platform:
-        print(f"  its admission policy{namespace and f', and {namespace} with all that is in it'}")
+        print(f"  its admission policies, and {' and '.join(namespaces)} with all that is in it")
     if not data:
         print("Models and Secrets stay.")
     confirm(yes)
@@ -57,18 +58,20 @@ def command(
         if platform:
             _stop(project, f"--namespace={ARGO_CDS[settings['argo-cd']]}")
         if tenant:
+            _tidy(ci, data, server=False)
             _tidy(project, data, server=not profile)
         if platform and data:
             policies = [f"{name}.{project}" for name in POLICIES]
             _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies)
-            if namespace:
-                _delete(namespace)
+            _delete(*namespaces)
     if not platform:
         print(f"Argo CD still looks after {project}: jukebox teardown --part platform ends that, for who may.")
     elif not tenant:
-        print(f"Runs and accounts are left in {project}, if it is there: jukebox teardown --part tenant.")
+        print(f"Runs and accounts are left in {ci}, if it is there: jukebox teardown --part tenant.")
     print(
-        "Gone." if data else f"Gone, but for the data in the namespace {project}: jukebox teardown --data deletes it."
+        "Gone."
+        if data
+        else f"Gone, but for the data and Secrets in {project} and {ci}: jukebox teardown --data deletes them."
     )
 
 
@@ -82,13 +85,13 @@ def _stop(project: str, argocd: str) -> None:
     _delete("clusterroles,clusterrolebindings", f"jukebox-listener.{project}")
 
 
-def _tidy(project: str, data: bool, server: bool) -> None:
-    """Take out of the namespace what its tenant may: runs and rights, and the data if told."""
-    here = f"--namespace={project}"
+def _tidy(namespace: str, data: bool, server: bool) -> None:
+    """Take out of a namespace what its tenant may: runs and rights, and the data if told."""
+    here = f"--namespace={namespace}"
     _delete("pipelineruns.tekton.dev", here, OURS)
     _delete("rolebindings,roles,serviceaccounts", here, OURS)
     if data:
-        kinds = ["secrets", *(["datasciencepipelinesapplications"] if server else [])]
+        kinds = ["configmaps", "secrets", *(["datasciencepipelinesapplications"] if server else [])]
         _delete(",".join(kinds), here, OURS)
         # A claim goes with the last pod that mounts it; those of ended runs stay until the pipeline server tidies up.
         _delete("persistentvolumeclaims", here, OURS, "--wait=false")

@@ -40,7 +40,13 @@ class Cluster:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     bearers: list[str] = field(default_factory=list)  # the tokens of who asked
     url: str = ""
+    others: dict[str, "Cluster"] = field(default_factory=dict)  # the same cluster, in other namespaces
     _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def ci(self) -> "Cluster":
+        """The cluster in the namespace of Tekton."""
+        return self.others[f"{self.namespace}-ci"]
 
     def list(self, plural: str) -> list[Resource]:
         return [resource for (kind, _), resource in self.objects.items() if kind == plural]
@@ -93,6 +99,9 @@ class Cluster:
         return file
 
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Any) -> tuple[int, Resource | str]:
+        namespace = re.search("/namespaces/([^/]+)/", path)
+        if namespace and namespace[1] in self.others:
+            return self.others[namespace[1]].answer(method, path, query, body)
         self.asked.append((method, path, body))
         if path in self.paths:
             return 200, self.paths[path]

@@ -24,7 +24,7 @@ from tests.kfp.execution import ScriptedExecutor
 from tests.kfp.in_cluster import KubernetesAccess
 from tests.kfp.server import StaticGuard, serve
 from tests.kfp.service import Service
-from tests.kfp.world import AUDIENCE_TOKEN, NAMESPACE, TOKEN, World
+from tests.kfp.world import AUDIENCE_TOKEN, CI_NAMESPACE, NAMESPACE, TOKEN, World
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +94,8 @@ def _cluster(certificate: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     with serve_cluster(Cluster(NAMESPACE), certificate) as cluster:
         cluster.kubeconfig(folder / "kubeconfig", TOKEN, certificate)
         monkeypatch.setenv("JUKEBOX_NAMESPACE", NAMESPACE)
+        monkeypatch.setenv("JUKEBOX_CI_NAMESPACE", CI_NAMESPACE)
+        cluster.others[CI_NAMESPACE] = Cluster(CI_NAMESPACE)
         # The client reads KUBECONFIG when it is imported.
         monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(folder / "kubeconfig"))
         for module in (apply, kfp_server, start):

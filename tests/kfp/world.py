@@ -17,6 +17,7 @@ from tests.kfp.execution import Look, ScriptedExecutor, printed
 from tests.kfp.service import Service
 
 NAMESPACE = "ada-jukebox"
+CI_NAMESPACE = f"{NAMESPACE}-ci"
 TOKEN = "a-token-that-nobody-may-read"
 AUDIENCE_TOKEN = "a-token-for-the-pipeline-server-that-nobody-may-read"
 DATA_VERSION = "d" * 64
