@@ -45,6 +45,12 @@ def make_namespace(kubectl: Kubectl) -> None:
         )
 
 
+def restrict(kubectl: Kubectl) -> None:
+    """Have a namespace enforce the level of Pod Security that the platform's team has set."""
+    level = {key: value for key, value in LABELS.items() if key.startswith("pod-security")}
+    kubectl("label", "--overwrite", "namespace", kubectl.namespace, *(f"{key}={value}" for key, value in level.items()))
+
+
 def restrict_tekton(kubectl: Kubectl) -> None:
     """Have Tekton restrict the containers that it adds to a task's pod, without which ``restricted`` refuses them."""
     patch = json.dumps({"data": {"set-security-context": "true"}})
@@ -60,5 +66,5 @@ def settings(proxy: str) -> dict[str, str]:
         "monitoring-namespace": "monitoring",
         "https-proxy": f"http://{proxy}:3128",
         "no-proxy": f"$(KUBERNETES_SERVICE_HOST),localhost,127.0.0.1,.svc,.cluster.local,.kubeflow,{node.ADDRESS}",
-        "pull-secret": "jukebox-registry",
+        "pull-secret": "jukebox-pull",
     }

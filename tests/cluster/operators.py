@@ -1,7 +1,7 @@
-"""A stand-in for the operators of OpenShift AI, for OpenShift's router and for a gateway, in one namespace.
+"""A stand-in for the operators of OpenShift AI, for OpenShift's router and for a gateway, in some namespaces.
 
 The pipeline server is ready when its pod is; a route of either kind is admitted at once. It runs in a pod of the CI
-image, as ``python3 operators.py NAMESPACE``.
+image, as ``python3 operators.py NAMESPACE …``.
 """
 
 import sys
@@ -39,7 +39,8 @@ def main() -> None:
     config.load_incluster_config()
     while True:
         try:
-            look(sys.argv[1])
+            for namespace in sys.argv[1:]:
+                look(namespace)
         except ApiException as error:
             print(error.status, error.reason, flush=True)
         time.sleep(1)

@@ -11,6 +11,7 @@ brings up all else; who commits and pushes there then starts a training.
 import base64
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -42,6 +43,7 @@ ENVIRONMENT = FOLDER / "env"
 KUBECONFIG = FOLDER / "kubeconfig"
 KUBEFLOW = os.environ.get("PLATFORM") == "kubeflow"  # else OpenShift AI
 NAMESPACE = "ada" if KUBEFLOW else "ada-jukebox"  # that of a Profile has its name
+CI_NAMESPACE = f"{NAMESPACE}-ci"
 APPLICATION = f"{NAMESPACE}.prod"
 TRACKING = "argocd.argoproj.io/tracking-id"
 # The kinds that the overlay holds, in words of kubectl.
@@ -57,6 +59,12 @@ KINDS = ",".join(
 OVERLAY = f"manifests/overlays/{'kubeflow' if KUBEFLOW else 'openshift-ai'}/prod"
 SURROUNDINGS = "surroundings"
 SERVICES = ("git", "packages", "s3")  # of the surroundings
+# What is in the namespace of Tekton, in words of kubectl.
+CI = re.compile(
+    r"(event|http)?(listener|route)s?(\..*)?/.*|(pipelinerun|taskrun|cronjob|configmap/jukebox-(settings|images|commits)).*"
+    r"|(secret|role|rolebinding|serviceaccount)s?/jukebox-(senders|listener|git-host|registry|chat|runs|source|images)"
+    r"|(deployment|service)s?/(el-jukebox|way-to-listener)"
+)
 PROGRAMS = ("forward_proxy.py", "git_server.py", "openshift.py", "operators.py", "package_index.py")
 DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
 Resource = dict[str, Any]
@@ -85,6 +93,14 @@ class Project:
     kubectl: Kubectl
 
     @property
+    def ci(self) -> Kubectl:
+        return self.kubectl.within(CI_NAMESPACE)
+
+    def of(self, name: str) -> Kubectl:
+        """The namespace, of the project's two, that a resource is in, ``<kind>/<name>``."""
+        return self.ci if CI.fullmatch(name) else self.kubectl
+
+    @property
     def surroundings(self) -> Kubectl:
         return self.kubectl.within(SURROUNDINGS)
 
@@ -94,7 +110,7 @@ class Project:
 
     def address(self, service: str) -> str:
         """Host and port of a Service, from this machine, when it can be reached."""
-        return (self.surroundings if service in SERVICES else self.kubectl).reach(service)
+        return (self.surroundings if service in SERVICES else self.of(f"service/{service}")).reach(service)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -103,7 +119,7 @@ class Project:
 
     def secret(self, name: str, key: str) -> str:
         """A value of a Secret."""
-        return base64.b64decode(self.kubectl.get(f"secret/{name}")["data"][key]).decode()
+        return base64.b64decode(self.of(f"secret/{name}").get(f"secret/{name}")["data"][key]).decode()
 
     @cached_property
     def s3(self) -> Any:
@@ -145,14 +161,15 @@ class Project:
 
     def get(self, name: str) -> Any:
         """A resource, or None."""
-        text = self.kubectl("get", name, "--ignore-not-found", "--output=json")
+        text = self.of(name)("get", name, "--ignore-not-found", "--output=json")
         return json.loads(text) if text.strip() else None
 
     def applied(self) -> dict[str, Resource]:
-        """What Argo CD keeps in the namespace, by kind and name."""
+        """What Argo CD keeps in both namespaces, by kind and name; those of Tekton's with ci/ between them."""
         return {
-            f"{item['kind']}/{item['metadata']['name']}": item
-            for item in self.kubectl.get(KINDS)["items"]
+            f"{item['kind']}/{between}{item['metadata']['name']}": item
+            for kubectl, between in ((self.kubectl, ""), (self.ci, "ci/"))
+            for item in kubectl.get(KINDS)["items"]
             if item["metadata"].get("annotations", {}).get(TRACKING, "").endswith(f"/{item['metadata']['name']}")
             and not item["metadata"].get("ownerReferences")
         }
@@ -184,7 +201,7 @@ def up(kubectl: Kubectl) -> Project:
         for each in installed:
             each.result()
     say(f"making the surroundings of a project in namespace {NAMESPACE}")
-    for space in (project.kubectl, project.surroundings):
+    for space in (project.kubectl, project.ci, project.surroundings):
         space.create_namespace()
     node.certificate(
         "services",
@@ -194,9 +211,11 @@ def up(kubectl: Kubectl) -> Project:
     )
     if KUBEFLOW:
         kubeflow.make_namespace(project.kubectl)
+        kubeflow.restrict(project.ci)
         kubeflow.restrict_tekton(kubectl)
     else:
         openshift_ai.mark_namespace(project.kubectl)
+        openshift_ai.mark_namespace(project.ci)
     environment(project)
     clone(project, ci)
     keys = secret(project)
@@ -205,7 +224,8 @@ def up(kubectl: Kubectl) -> Project:
     if not KUBEFLOW:
         project.surroundings.reach(openshift_ai.NAME)
         kubectl.apply(openshift_ai.hook(SURROUNDINGS))  # before there is a pod that it is for
-    project.kubectl.apply(*held())
+    for space in (project.kubectl, project.ci):
+        space.apply(*held(space.namespace))
     kubectl.apply(*pipeline_server(ci))
     kubectl.within(SERVER.namespace).wait("condition=Available", "deployment", "--all")
     project.s3.create_bucket(Bucket=BUCKET)
@@ -226,16 +246,16 @@ def bootstrap(project: Project) -> None:
 def ready(project: Project) -> None:
     """Wait until a push can start a training."""
     # The model store is in Argo CD's last wave.
-    wanted = ("deployment/el-jukebox", "service/el-jukebox", "persistentvolumeclaim/jukebox-model-pvc")
-    node.wait("listener and model store", lambda: project.kubectl("get", *wanted))
-    project.kubectl.wait("condition=Available", "deployment/el-jukebox")
+    node.wait("model store", lambda: project.kubectl("get", "persistentvolumeclaim/jukebox-model-pvc"))
+    node.wait("listener", lambda: project.ci("get", "deployment/el-jukebox", "service/el-jukebox"))
+    project.ci.wait("condition=Available", "deployment/el-jukebox")
     project.address("el-jukebox")
 
 
 def down(kubectl: Kubectl) -> None:
     """Take the project and its surroundings out of the node, where they are there."""
     project = Project(kubectl.within(NAMESPACE))
-    if kubectl("get", "namespace", NAMESPACE, "--ignore-not-found"):
+    if kubectl("get", "namespace", NAMESPACE, CI_NAMESPACE, "--ignore-not-found"):
         say(project.jukebox("teardown", "--data", "--yes"))
     kubectl("delete", "namespace", SURROUNDINGS, "--ignore-not-found")
 
@@ -267,12 +287,13 @@ def environment(project: Project) -> None:
 
 
 def tenant(project: Project) -> Path:
-    """Write a kubeconfig of somebody who has the role admin of the project's namespace, and no other right."""
+    """Write a kubeconfig of somebody who has the role admin of the project's two namespaces, and no other right."""
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "tenant"}}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
     subject = {"kind": "ServiceAccount", "name": "tenant", "namespace": SURROUNDINGS}
     project.surroundings.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "tenant"}})
-    project.kubectl.apply({**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [subject]})
+    for space in (project.kubectl, project.ci):
+        space.apply({**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [subject]})
     file = FOLDER / "tenant"
     project.surroundings.log_in("tenant", file)
     return file
@@ -289,6 +310,7 @@ def settings(ci: str) -> dict[str, str]:
         **(kubeflow.settings(host("proxy")) if KUBEFLOW else {}),
         "repository": f"http://{host('git')}/acme/jukebox",
         "namespace": NAMESPACE,
+        "ci-namespace": CI_NAMESPACE,
         "cluster-domain": "cluster.local",
         "argo-cd": "argo-cd",
         "image": f"{REGISTRY}/{TRAINING}",
@@ -339,43 +361,55 @@ def patch(overlay: Path, **operations: list[Resource]) -> None:
     file.write_text(yaml.safe_dump({**kustomization, "patches": patches}, sort_keys=False))
 
 
-def secret(project: Project) -> dict[str, str]:
-    """Make the project's Secrets as its owner does; return the keys of S3."""
+# What an identity may do, in the words of the S3 server, by the option that gives its keys. The model store is a claim.
+IDENTITIES = {"data": [f"Read:{BUCKET}", f"List:{BUCKET}"], "s3": ["Admin"]}
+
+
+def secret(project: Project) -> dict[str, dict[str, str]]:
+    """Make the project's Secrets as its owner does; return the keys of S3, by identity."""
     keys = {
-        "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
-        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
-        "AWS_S3_ENDPOINT": f"http://{host('s3')}:8333",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        identity: {
+            "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
+            "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
+            "AWS_S3_ENDPOINT": f"http://{host('s3')}:8333",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        for identity in IDENTITIES
     }
     with tempfile.TemporaryDirectory() as folder:
-        token, s3 = Path(folder) / "token", Path(folder) / "s3"
-        token.write_text(secrets.token_urlsafe(32))
-        s3.write_text("".join(f"{name}={value}\n" for name, value in keys.items()))
-        registry = Path(folder) / "registry"
-        registry.write_text(json.dumps({"auths": {node.GUARDED_REGISTRY: {"auth": node.REGISTRY_LOGIN}}}))
-        login = [f"--registry-file={registry}"] if KUBEFLOW else []
-        project.jukebox("secrets", f"--git-token-file={token}", f"--s3-file={s3}", *login)
+        files = {"git-token": secrets.token_urlsafe(32)}
+        for identity, held in keys.items():
+            files[identity] = "".join(f"{name}={value}\n" for name, value in held.items())
+        if KUBEFLOW:
+            login = json.dumps({"auths": {node.GUARDED_REGISTRY: {"auth": node.REGISTRY_LOGIN}}})
+            files |= {"registry": login, "pull": login}
+        for name, text in files.items():
+            Path(folder, name).write_text(text)
+        project.jukebox("secrets", *(f"--{name}-file={Path(folder, name)}" for name in files))
     return keys
 
 
-def held() -> Iterable[Resource]:
-    """What the project's namespace holds before Argo CD looks at it: the CA that is trusted, and ways in."""
+def held(namespace: str) -> Iterable[Resource]:
+    """What a namespace of the project holds before Argo CD looks at it: the CA that is trusted, and a way in."""
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
-    for name, address, port, target, labels in (
-        ("way-to-listener", LISTENER, 80, 8080, {"eventlistener": "jukebox"}),
-        ("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS, {"serving.kserve.io/inferenceservice": "jukebox"}),
-    ):
-        spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
-        yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
-    # The operators see and set what is in the project's namespace.
+    name, address, port, target, labels = {
+        CI_NAMESPACE: ("way-to-listener", LISTENER, 80, 8080, {"eventlistener": "jukebox"}),
+        NAMESPACE: (
+            *("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS),
+            {"serving.kserve.io/inferenceservice": "jukebox"},
+        ),
+    }[namespace]
+    spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
+    yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+    # The operators see and set what is there.
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "patch"]}
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "operators"}}
     yield {**rbac, "kind": "Role", "rules": [everything]}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operators"}
     account = {"kind": "ServiceAccount", "name": "default", "namespace": SURROUNDINGS}
     yield {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [account]}
-    if not KUBEFLOW:
+    if not KUBEFLOW and namespace == NAMESPACE:
         yield from openshift_ai.before_model_server("jukebox", NAMESPACE, *pem()[:2])
 
 
@@ -387,15 +421,21 @@ def pipeline_server(ci: str) -> Iterable[Resource]:
         yield resource
 
 
-def surroundings(project: Project, keys: dict[str, str]) -> Iterable[Resource]:
+def surroundings(project: Project, keys: dict[str, dict[str, str]]) -> Iterable[Resource]:
     """What the services need."""
 
     def secret(name: str, **data: str) -> Resource:
         return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
 
-    credentials = [{"accessKey": keys["AWS_ACCESS_KEY_ID"], "secretKey": keys["AWS_SECRET_ACCESS_KEY"]}]
-    identity = {"name": "jukebox", "credentials": credentials, "actions": ["Admin"]}
-    yield secret("s3", **{"s3.json": json.dumps({"identities": [identity]})})
+    identities = [
+        {
+            "name": name,
+            "credentials": [{"accessKey": held["AWS_ACCESS_KEY_ID"], "secretKey": held["AWS_SECRET_ACCESS_KEY"]}],
+            "actions": IDENTITIES[name],
+        }
+        for name, held in keys.items()
+    ]
+    yield secret("s3", **{"s3.json": json.dumps({"identities": identities})})
     certificate, private, _ = (each.decode() for each in pem())
     for name in ("packages", openshift_ai.NAME):
         yield secret(name, **{"tls.crt": certificate, "tls.key": private})
@@ -420,7 +460,7 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
         8080,
         {**mounted, "data": {"emptyDir": {}}},
         EXTERNAL_URL={"value": f"http://{host('git')}"},
-        WEBHOOK_URL={"value": f"http://el-jukebox.{NAMESPACE}.svc:8080"},
+        WEBHOOK_URL={"value": f"http://el-jukebox.{CI_NAMESPACE}.svc:8080"},
         WEBHOOK_SECRET=of("git", "webhook"),
         TOKEN=of("git", "token"),
     )
@@ -443,7 +483,7 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
         },
     )
     yield from (proxy(ci, mounted) if KUBEFLOW else admission(ci, mounted))
-    yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE], mounted)
+    yield deployment("operators", ci, ["python3", "/programs/operators.py", NAMESPACE, CI_NAMESPACE], mounted)
 
 
 def proxy(ci: str, mounted: Resource) -> Iterable[Resource]:

@@ -65,7 +65,7 @@ def table(name: str, run: Run) -> Table:
     made = Table(title=f"A push that changes {name}: {run.reason}", caption=milestones(run, begun))
     for column in ("Task", "Begins after", "Takes", "of it, before its first step"):
         made.add_column(column, justify="left" if column == "Task" else "right")
-    taskruns = run.project.kubectl.get("taskruns", selector)["items"]
+    taskruns = run.project.ci.get("taskruns", selector)["items"]
     for taskrun in sorted(taskruns, key=lambda each: str(each["status"]["startTime"])):
         status = taskrun["status"]
         start, end = moment(status["startTime"]), moment(status["completionTime"])
@@ -79,7 +79,7 @@ def table(name: str, run: Run) -> Table:
 def milestones(run: Run, begun: datetime) -> str:
     """When the run of the pipeline was started, and when its model was published, which `wait` has seen."""
     ends = {}
-    for taskrun in run.project.kubectl.get("taskruns", f"--selector=tekton.dev/pipelineRun={run.name}")["items"]:
+    for taskrun in run.project.ci.get("taskruns", f"--selector=tekton.dev/pipelineRun={run.name}")["items"]:
         task = taskrun["metadata"]["labels"]["tekton.dev/pipelineTask"]
         ends[task] = f"{seconds(begun, moment(taskrun['status']['completionTime']))} s"
     if run.results.get("run-started") != "true":

@@ -28,7 +28,7 @@ class Run:
 
     @cached_property
     def resource(self) -> Json:
-        return self.project.kubectl.finished(f"pipelinerun/{self.name}", MINUTES * 60)  # type: ignore[no-any-return]
+        return self.project.ci.finished(f"pipelinerun/{self.name}", MINUTES * 60)  # type: ignore[no-any-return]
 
     @property
     def reason(self) -> str:
@@ -45,7 +45,7 @@ class Run:
         selector = f"--selector=tekton.dev/pipelineRun={self.name}"
         return {
             each["metadata"]["labels"]["tekton.dev/pipelineTask"]: each["status"]["conditions"][0]["status"] == "True"
-            for each in self.project.kubectl.get("taskruns", selector)["items"]
+            for each in self.project.ci.get("taskruns", selector)["items"]
         }
 
     @property
@@ -56,10 +56,10 @@ class Run:
     def log(self, task: str) -> str:
         """What a task's steps have written; of a task with retries the last."""
         selector = f"--selector=tekton.dev/pipelineRun={self.name},tekton.dev/pipelineTask={task}"
-        [taskrun] = self.project.kubectl.get("taskruns", selector)["items"]
+        [taskrun] = self.project.ci.get("taskruns", selector)["items"]
         status = taskrun["status"]
         steps = [step["container"] for step in status["steps"]]
-        return "".join(self.project.kubectl("logs", status["podName"], f"--container={step}") for step in steps)
+        return "".join(self.project.ci("logs", status["podName"], f"--container={step}") for step in steps)
 
     @property
     def told(self) -> str:
@@ -109,7 +109,7 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
     """The run of an event that was sent; it is sent again where Triggers has lost it."""
     for _ in range(10):
         with suppress(TimeoutError):
-            node.wait(f"PipelineRun {name}", lambda: project.kubectl("get", f"pipelinerun/{name}"), 30)
+            node.wait(f"PipelineRun {name}", lambda: project.ci("get", f"pipelinerun/{name}"), 30)
             return Run(project, name)
         build.say(f"sending the event of {name} again")
         again()

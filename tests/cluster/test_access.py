@@ -49,19 +49,22 @@ VERSIONS = {
 }
 ALPHA = {"clusterinterceptors", "interceptors"}
 METHODS = {"get": "GET", "list": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE"}
-OURS, ELSEWHERE, EVERYWHERE = "ours", "default", ""  # namespaces
+OURS, RUNS, ELSEWHERE, EVERYWHERE = "ours", "runs", "default", ""  # namespaces; the first is Tekton's
 
 
 @dataclass(frozen=True)
 class Access:
-    """The project's namespace.
+    """The project's namespaces.
 
     Attributes:
+        kubectl: that of Tekton.
+        runs: that of the pipeline's runs.
         overlay: all that the overlay holds.
         tokens: of the accounts that have asked.
     """
 
     kubectl: Kubectl
+    runs: Kubectl
     overlay: list[Resource]
     tokens: dict[str, str] = field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class Access:
         plural, _, rest = resource.partition("/")
         group, version = API[plural], VERSIONS.get(API[plural], "v1")
         api = f"apis/{group}/{'v1alpha1' if plural in ALPHA else version}" if group else f"api/{version}"
-        space = self.kubectl.namespace if namespace == OURS else namespace
+        space = {OURS: self.kubectl.namespace, RUNS: self.runs.namespace}.get(namespace, namespace)
         path = "/".join(filter(None, (api, f"namespaces/{space}" if space else "", plural, rest)))
         with node.session() as http:
             answer = http.request(
@@ -111,11 +114,19 @@ class Access:
 @pytest.fixture(scope="module")
 def access(project: Project) -> Iterator[Access]:
     """The project with something of each kind that an account may do something to, or not."""
-    there = [claim("there"), *(make("there") for make in NEW.values())]
-    project.kubectl.apply(*there)
-    yield Access(project.kubectl, building.build(project.kubectl.program, projects.FORK / projects.OVERLAY))
-    names = [f"{each['kind']}.{each['apiVersion'].split('/')[0]}/there" for each in there[1:]]
-    project.kubectl("delete", "persistentvolumeclaim/there", *names, "--ignore-not-found")
+    there = {project.ci: [run("there"), claim("foreign"), claim("there")]}
+    there[project.kubectl] = [pipeline("there"), version("there"), claim("there")]
+    for kubectl, resources in there.items():
+        kubectl.apply(*resources)
+    owner = {"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "there"}
+    owner["uid"] = project.ci.get("pipelinerun/there")["metadata"]["uid"]
+    patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
+    project.ci("patch", "persistentvolumeclaim/there", "--type=merge", f"--patch={patch}")
+    yield Access(project.ci, project.kubectl, building.build(project.kubectl.program, projects.FORK / projects.OVERLAY))
+    for kubectl, resources in there.items():
+        for each in resources:
+            name = f"{each['kind']}.{each['apiVersion'].split('/')[0]}".removesuffix(".v1")
+            kubectl("delete", f"{name}/{each['metadata']['name']}", "--ignore-not-found")
 
 
 def run(name: str) -> Resource:
@@ -171,14 +182,19 @@ ALLOWED = [
     ("jukebox-runs", "list", "persistentvolumeclaims", OURS),
     ("jukebox-runs", "patch", "persistentvolumeclaims/there", OURS),
     ("jukebox-runs", "delete", "persistentvolumeclaims/there", OURS),
+    ("jukebox-runs", "get", "configmaps/jukebox-commits", OURS),
+    ("jukebox-runs", "patch", "configmaps/jukebox-commits", OURS),
+    ("jukebox-source", "get", "configmaps/jukebox-images", OURS),
+    ("jukebox-images", "get", "configmaps/jukebox-images", OURS),
+    ("jukebox-images", "patch", "configmaps/jukebox-images", OURS),
     *(
-        ("jukebox-release", verb, resource, OURS)
+        ("jukebox-release", verb, resource, RUNS)
         for plural in ("pipelines", "pipelineversions")
         for verb, resource in (("get", f"{plural}/there"), ("create", plural), ("patch", f"{plural}/there"))
     ),
-    ("jukebox-release", "list", "workflows", OURS),
-    ("jukebox-release", "list", "pods", OURS),
-    ("jukebox-release", "list", "events", OURS),
+    ("jukebox-release", "list", "workflows", RUNS),
+    ("jukebox-release", "list", "pods", RUNS),
+    ("jukebox-release", "list", "events", RUNS),
 ]
 FORBIDDEN = [
     # The world speaks to it: it starts runs, and sees neither them nor what they use.
@@ -217,23 +233,55 @@ FORBIDDEN = [
     ("jukebox-runs", "delete", "pipelineruns/there", ELSEWHERE),
     ("jukebox-runs", "list", "persistentvolumeclaims", ELSEWHERE),
     # It makes versions and waits for their runs, and takes nothing back.
-    ("jukebox-release", "delete", "pipelineversions/there", OURS),
+    ("jukebox-release", "delete", "pipelineversions/there", RUNS),
     ("jukebox-release", "create", "pipelineversions", ELSEWHERE),
-    ("jukebox-release", "create", "workflows", OURS),
-    ("jukebox-release", "delete", "workflows/there", OURS),
-    ("jukebox-release", "create", "pods", OURS),
-    ("jukebox-release", "create", "pods/there/exec", OURS),
+    ("jukebox-release", "create", "workflows", RUNS),
+    ("jukebox-release", "delete", "workflows/there", RUNS),
+    ("jukebox-release", "create", "pods", RUNS),
+    ("jukebox-release", "create", "pods/there/exec", RUNS),
     ("jukebox-release", "get", "pods/there/log", ELSEWHERE),
     ("jukebox-release", "list", "events", ELSEWHERE),
-    ("jukebox-release", "list", "taskruns", OURS),
-    ("jukebox-release", "get", "secrets/jukebox-senders", OURS),
-    ("jukebox-release", "list", "pipelineruns", OURS),
-    ("jukebox-release", "patch", "inferenceservices/jukebox", OURS),
-    ("jukebox-release", "patch", "roles/jukebox-release", OURS),
+    ("jukebox-release", "list", "taskruns", RUNS),
+    ("jukebox-release", "get", "secrets/jukebox-senders", RUNS),
+    ("jukebox-release", "list", "pipelineruns", RUNS),
+    ("jukebox-release", "patch", "inferenceservices/jukebox", RUNS),
+    ("jukebox-release", "patch", "roles/jukebox-release", RUNS),
+    # In the namespace of Tekton it has no right at all; nor have the others where the pipeline runs.
+    *(
+        ("jukebox-release", verb, resource, OURS)
+        for verb, resource in (
+            ("list", "pods"),
+            ("get", "configmaps/jukebox-settings"),
+            ("get", "secrets/jukebox-git-host"),
+            ("list", "pipelineruns"),
+            ("create", "pods"),
+        )
+    ),
+    *(
+        (account, verb, resource, RUNS)
+        for account in ("jukebox-source", "jukebox-images", "jukebox-runs", "jukebox-listener", "jukebox-schedule")
+        for verb, resource in (
+            ("list", "secrets"),
+            ("list", "pods"),
+            ("create", "pods"),
+            ("create", "pipelines"),
+            ("delete", "persistentvolumeclaims/there"),
+            ("patch", "inferenceservices/jukebox"),
+        )
+    ),
+    # What runs later rely on is each written by one account alone.
+    ("jukebox-source", "patch", "configmaps/jukebox-images", OURS),
+    ("jukebox-runs", "patch", "configmaps/jukebox-images", OURS),
+    ("jukebox-images", "patch", "configmaps/jukebox-commits", OURS),
+    ("jukebox-images", "patch", "configmaps/jukebox-settings", OURS),
+    ("jukebox-runs", "patch", "configmaps/jukebox-settings", OURS),
+    ("jukebox-source", "list", "secrets", OURS),
+    ("jukebox-images", "list", "secrets", OURS),
+    ("jukebox-images", "create", "pods", OURS),
     # They run what was pushed, or serve: no right at all.
     *(
-        (account, verb, resource, OURS)
-        for account in ("jukebox-steps", "default")
+        (account, verb, resource, space)
+        for account, space in (("jukebox-steps", OURS), ("jukebox-steps", RUNS), ("default", OURS))
         for verb, resource in (
             ("get", "secrets/jukebox-senders"),
             ("list", "secrets"),
@@ -259,7 +307,7 @@ def test_an_account_may_do_what_it_is_for(
 
 def test_who_waits_for_a_run_may_read_the_logs_of_its_pods(access: Access) -> None:
     """There is no such pod, which is said only to who may read its log."""
-    status, said = access.ask("jukebox-release", "get", "pods/there/log")
+    status, said = access.ask("jukebox-release", "get", "pods/there/log", RUNS)
     assert (status, said) == (404, 'pods "there" not found')
 
 
@@ -289,12 +337,12 @@ def test_who_calls_the_model_shows_a_token_of_an_account_that_may(
         }
         rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": account}}
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account}
-        access.kubectl.apply(
+        access.runs.apply(
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}},
             {**rbac, "kind": "Role", "rules": [rule]},
             {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [{"kind": "ServiceAccount", "name": account}]},
         )
-        token = access.kubectl("create", "token", account).strip()
+        token = access.runs("create", "token", account).strip()
     with node.session() as http:
         answer = http.post(
             f"https://{published.kubectl.reach('way-to-model-server')}/v2/models/jukebox/infer",
@@ -327,6 +375,13 @@ def test_the_listener_starts_what_an_event_asks_for(access: Access) -> None:
     assert status == 201, said
 
 
+@pytest.mark.parametrize("verb", ["patch", "delete"])
+def test_who_removes_old_runs_touches_no_claim_but_theirs(access: Access, verb: str) -> None:
+    status, said = access.ask("jukebox-runs", verb, "persistentvolumeclaims/foreign")
+    assert status == INVALID
+    assert "removes claims that a PipelineRun owns alone" in said
+
+
 SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
 
 
@@ -350,6 +405,20 @@ SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
             "gives each task its own account alone",
         ),
         ({"workspaces": [SECRET]}, "hands runs nothing but a volume of their own"),
+        (
+            {"params": [{"name": "repository", "value": "https://elsewhere.example"}]},
+            "gives a run the parameters reason",
+        ),
+        ({"params": [{"name": "commit", "value": ["a", "list"]}]}, "as text"),
+        (
+            {"taskRunTemplate": {"serviceAccountName": "jukebox-steps", "podTemplate": {"hostNetwork": True}}},
+            "settings",
+        ),
+        (
+            {"taskRunSpecs": [{"pipelineTaskName": "apply", "serviceAccountName": "jukebox-release", "stepSpecs": []}]},
+            "gives each task its own account alone",
+        ),
+        ({"managedBy": "somebody"}, "with the fields of its template alone"),
     ],
 )
 def test_the_listener_starts_nothing_else(access: Access, change: dict[str, Any], message: str) -> None:
@@ -415,7 +484,7 @@ def test_more_than_the_quota_is_refused(access: Access, document: Resource, mess
 
 def test_a_container_that_says_nothing_gets_the_defaults_of_the_limit_range(access: Access) -> None:
     [container] = access.dry_run(pod())["spec"]["containers"]
-    [limits] = of_kind(access.overlay, "LimitRange")
+    limits, _ = of_kind(access.overlay, "LimitRange")
     [default] = limits["spec"]["limits"]
     assert container["resources"] == {"requests": default["defaultRequest"], "limits": default["default"]}
 
@@ -436,7 +505,7 @@ def test_every_policy_is_taken_as_it_is_written(access: Access) -> None:
         return bool(written == stored)
 
     policies = of_kind(access.overlay, "NetworkPolicy")
-    assert len(policies) == 7
+    assert len(policies) >= 9
     for policy in policies:
         copy = {**policy, "metadata": {"name": "copy"}}
         assert kept(policy["spec"], access.dry_run(copy)["spec"]), policy["metadata"]["name"]
@@ -485,10 +554,11 @@ SORTS = {
 
 
 def sorts(access: Access, *options: str) -> set[str]:
-    """The sorts of those pods of the project that options of kubectl select."""
+    """The sorts of those pods of the project that options of kubectl select, in both namespaces."""
     labels = [
         {f"{key}={value}" for key, value in item["metadata"].get("labels", {}).items()}
-        for item in access.kubectl.get("pods", *options)["items"]
+        for kubectl in (access.kubectl, access.runs)
+        for item in kubectl.get("pods", *options)["items"]
     ]
     return {sort for sort, label in SORTS.items() if any(label in each for each in labels)}
 
@@ -514,13 +584,14 @@ def words(selector: dict[str, Any]) -> str:
 )
 @pytest.mark.usefixtures("pods")
 def test_a_policy_selects_the_pods_that_it_is_for(access: Access, policy: str, selected: set[str]) -> None:
-    live = access.kubectl.get(f"networkpolicy/{policy}")
-    assert sorts(access, f"--selector={words(live['spec']['podSelector'])}") == selected
+    policies = [each for each in of_kind(access.overlay, "NetworkPolicy") if each["metadata"]["name"] == policy]
+    selectors = {words(each["spec"]["podSelector"]) for each in policies}
+    assert set().union(*(sorts(access, f"--selector={each}") for each in selectors)) == selected
 
 
 @pytest.mark.parametrize(("make", "plural"), [(pod, "pods"), (claim, "persistentvolumeclaims")])
 def test_more_in_number_than_the_quota_is_refused(access: Access, make: Any, plural: str) -> None:
-    [quota] = of_kind(access.overlay, "ResourceQuota")
+    quota, _ = of_kind(access.overlay, "ResourceQuota")
     most = int(quota["spec"]["hard"][plural])
     many = [make(f"many-{number}") for number in range(most + 1)]  # more than fit beside what is there
     try:

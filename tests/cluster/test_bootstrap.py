@@ -41,7 +41,7 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     assert not before & {"Task", "Pipeline", "EventListener", "InferenceService", "PersistentVolumeClaim"}
 
     project.kubectl("scale", server, "--replicas=1")
-    node.wait("last wave", lambda: project.kubectl("get", *LAST))
+    node.wait("last wave", lambda: all(map(project.get, LAST)))
     waves: dict[int, list[str]] = {}
     for resource in project.applied().values():
         wave = int(resource["metadata"].get("annotations", {}).get(WAVE, 0))
@@ -76,7 +76,7 @@ def test_it_may_be_run_again_and_leaves_what_others_have_set(project: Project) -
 
 def test_a_tenant_with_the_role_admin_applies_its_part_and_no_other(project: Project) -> None:
     kubeconfig = projects.tenant(project)
-    project.kubectl("delete", "serviceaccount/jukebox-runs", "rolebinding/jukebox-runs", "role/jukebox-runs")
+    project.ci("delete", "serviceaccount/jukebox-runs", "rolebinding/jukebox-runs", "role/jukebox-runs")
     project.jukebox("bootstrap", "--part=tenant", "--yes", kubeconfig=kubeconfig)
     assert project.get("serviceaccount/jukebox-runs")
     assert project.get("rolebinding/jukebox-runs")

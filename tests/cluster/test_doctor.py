@@ -55,6 +55,10 @@ class Fork:
     host: HttpServer
     kubeconfig: Path
 
+    def of(self, name: str) -> Kubectl:
+        """The namespace that a resource is in, ``<kind>/<name>``."""
+        return Project(self.kubectl).of(name)
+
     @property
     def settings(self) -> Path:
         return self.folder / "manifests" / "settings" / "settings.yaml"
@@ -75,7 +79,7 @@ class Fork:
 
     def patch(self, name: str, patch: Any, *options: str) -> None:
         """Merge a patch into a resource."""
-        self.kubectl("patch", name, "--type=merge", f"--patch={json.dumps(patch)}", *options)
+        self.of(name)("patch", name, "--type=merge", f"--patch={json.dumps(patch)}", *options)
 
     def jukebox(self, *arguments: str) -> str:
         """Run a command of ours as who looks; returns what it prints. One may end with 1, none by an error."""
@@ -97,7 +101,9 @@ def fork(published: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         stack.callback(look_again, published.argocd, projects.APPLICATION)
         stack.enter_context(resting(published.argocd, "statefulset/argocd-application-controller"))
         stack.enter_context(resting(published.surroundings, "deployment/operators"))
-        kubectl.apply(account("viewer"), binding("viewer", "view"))
+        kubectl.apply(account("viewer"))
+        for space in (kubectl, published.ci):
+            space.apply(binding("viewer", "view", projects.NAMESPACE))
         host = stack.enter_context(serve_http())
         host.serve(GIT_HOST, Answer(b"{}"))
         made = Fork(kubectl, folder / "fork", host, folder / "kubeconfig")
@@ -134,14 +140,14 @@ def account(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
 
 
-def binding(account: str, role: str) -> dict[str, Any]:
-    """What gives an account a role of the cluster in the namespace."""
+def binding(account: str, role: str, namespace: str) -> dict[str, Any]:
+    """What gives an account of a namespace a role of the cluster in another."""
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
         "metadata": {"name": f"test-{account}"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": projects.NAMESPACE}],
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
     }
 
 
@@ -224,16 +230,16 @@ def test_who_may_only_look_is_told_what_cannot_be_seen_and_that_nothing_fails(fo
 
 
 def test_an_http_route_leads_to_the_listener_where_there_is_no_route(fork: Fork) -> None:
-    host = fork.kubectl.get("route/jukebox-listener")["spec"]["host"]
+    host = fork.of("route/jukebox-listener").get("route/jukebox-listener")["spec"]["host"]
     metadata = {"name": "jukebox-listener"}
     route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": metadata}
     with broken(fork, without("route/jukebox-listener")):
-        fork.kubectl.apply({**route, "spec": {"hostnames": [host]}})
+        fork.of("httproute/jukebox-listener").apply({**route, "spec": {"hostnames": [host]}})
         try:
             expect(fork)
             assert f"https://{host}/live answers 200" in [each["found"] for each in look(fork)]
         finally:
-            fork.kubectl("delete", "httproute", "jukebox-listener")
+            fork.of("httproute/jukebox-listener")("delete", "httproute/jukebox-listener")
 
 
 @contextmanager
@@ -249,7 +255,7 @@ def broken(fork: Fork, *breaks: Break) -> Iterator[None]:
 
 def unlabelled(fork: Fork) -> Iterator[None]:
     """Tekton's webhooks leave the namespace out, as namespaces of the system are left out."""
-    words = ("label", "namespace", fork.kubectl.namespace)
+    words = ("label", "namespace", projects.CI_NAMESPACE)
     fork.kubectl(*words, "webhooks.knative.dev/exclude=true")
     yield
     fork.kubectl(*words, "webhooks.knative.dev/exclude-")
@@ -259,14 +265,15 @@ def without(*names: str) -> Break:
     """Resources are deleted, each ``<kind>/<name>``."""
 
     def broken(fork: Fork) -> Iterator[None]:
-        before = [fork.kubectl.get(name) for name in names]
-        fork.kubectl("delete", *names)
+        before = [fork.of(name).get(name) for name in names]
+        for name in names:
+            fork.of(name)("delete", name)
         yield
         kept = ("name", "labels", "annotations")
-        for each in before:
+        for name, each in zip(names, before, strict=True):
             each["metadata"] = {key: value for key, value in each["metadata"].items() if key in kept}
             each.pop("status", None)
-        fork.kubectl.apply(*before)
+            fork.of(name).apply(each)
 
     return broken
 
@@ -275,7 +282,7 @@ def with_key(name: str, key: str, value: str) -> Break:
     """A key of a Secret has another value."""
 
     def broken(fork: Fork) -> Iterator[None]:
-        before = fork.kubectl.get(f"secret/{name}")["data"][key]
+        before = fork.of(f"secret/{name}").get(f"secret/{name}")["data"][key]
         fork.patch(f"secret/{name}", {"data": {key: base64.b64encode(value.encode()).decode()}})
         yield
         fork.patch(f"secret/{name}", {"data": {key: before}})
@@ -319,7 +326,7 @@ def on_claim(name: str, mode: str, storage_class: str) -> Break:
 
 def readable(fork: Fork) -> Iterator[None]:
     """The account that runs what was pushed may do what a developer may."""
-    given = binding("jukebox-steps", "edit")
+    given = binding("jukebox-steps", "edit", projects.CI_NAMESPACE)
     fork.kubectl.apply(given)
     yield
     fork.kubectl("delete", "rolebinding", given["metadata"]["name"])
@@ -373,14 +380,14 @@ def restarted(fork: Fork) -> Iterator[None]:
     """The listener starts anew, without the Secret that it needs for that."""
     delete = ("delete", "pod", "--selector=eventlistener=jukebox", "--grace-period=1")
     with broken(fork, without("secret/jukebox-listener")):
-        fork.kubectl(*delete)
+        fork.of("deployment/el-jukebox")(*delete)
         yield
-    fork.kubectl(*delete)
+    fork.of("deployment/el-jukebox")(*delete)
 
 
 def elsewhere(fork: Fork) -> Iterator[None]:
     """The route's name is not in the certificate of what answers there."""
-    host = fork.kubectl.get("route/jukebox-listener")["spec"]["host"]
+    host = fork.of("route/jukebox-listener").get("route/jukebox-listener")["spec"]["host"]
     fork.patch("route/jukebox-listener", {"spec": {"host": host.replace("127.0.0.1", "localhost")}})
     yield
     fork.patch("route/jukebox-listener", {"spec": {"host": host}})
@@ -501,7 +508,14 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "no S3 keys": (
         without("secret/jukebox-s3"),
-        [("Secret jukebox-s3", "fail", "not there; reads and writes s3://", "jukebox secrets --s3-file FILE")],
+        [
+            (
+                "Secret jukebox-s3",
+                "fail",
+                "not there, in ada-jukebox; keeps what runs hand on",
+                "jukebox secrets --s3-file FILE",
+            )
+        ],
     ),
     "a token that is not taken": (answering(401), [(TOKEN, "fail", "answers 401", "--git-token-file FILE")]),
     "a token that expires soon": (
@@ -526,7 +540,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "a listener that starts anew without its Secret": (
         restarted,
         [
-            ("Secret jukebox-listener", "fail", "not there; the listener does not start without", "jukebox secrets"),
+            ("Secret jukebox-listener", "fail", "the listener does not start without", "jukebox secrets"),
             ("Listener", "fail", "0 pods available", "describe deployment el-jukebox`: a Secret"),
             ("Way to the listener", "fail", "/live answers 503", "the route's status"),
         ],

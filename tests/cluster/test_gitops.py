@@ -63,7 +63,7 @@ def test_a_hand_edit_is_healed_and_what_was_deleted_comes_back(published: Projec
 def bound(kind: str, name: str, role: str, role_kind: str = "ClusterRole") -> dict[str, Any]:
     """What binds the account that runs what was pushed to a role."""
     reference = {"apiGroup": RBAC, "kind": role_kind, "name": role}
-    subject = {"kind": "ServiceAccount", "name": "jukebox-steps", "namespace": projects.NAMESPACE}
+    subject = {"kind": "ServiceAccount", "name": "jukebox-steps", "namespace": projects.CI_NAMESPACE}
     named = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}}
     return {**named, "roleRef": reference, "subjects": [subject]}
 

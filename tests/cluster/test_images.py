@@ -105,8 +105,8 @@ def test_an_appended_image_is_that_of_the_containerfile_file_by_file(
         base=settings["base-image"],
         index=settings["package-index"],
     )
-    project.kubectl.apply(document)
-    done = project.kubectl.finished(f"pipelinerun/{name}")
+    project.ci.apply(document)
+    done = project.ci.finished(f"pipelinerun/{name}")
     assert done["status"]["conditions"][0]["reason"] == "Succeeded", done["status"]
     [reference] = [each["value"] for each in done["status"]["results"]]
     appended = Image.fetched(f"docker://{reference}", tmp_path / "appended", f"--src-cert-dir={node.TRUST}")

@@ -37,9 +37,10 @@ Resource = dict[str, Any]
 
 @dataclass(frozen=True)
 class Site:
-    """A namespace in which nothing is yet, a fork, and who looks."""
+    """Two namespaces in which nothing is yet, a fork, and who looks."""
 
     kubectl: Kubectl
+    ci: Kubectl
     folder: Path
     server: HttpServer
     kubeconfig: Path
@@ -76,14 +77,21 @@ def site(cluster: Kubectl, tekton: None, kserve: None, tmp_path_factory: pytest.
     definitions = yaml.load_all((build.build("argocd") / argocd.MANIFEST).read_text(), yaml.CSafeLoader)
     cluster.apply(*(each for each in definitions if each and each["kind"] == "CustomResourceDefinition"))
     kubectl = cluster.within(f"test-preflight-{uuid.uuid4().hex[:8]}")
-    kubectl.create_namespace()
+    ci = cluster.within(f"{kubectl.namespace}-ci")
+    for space in (kubectl, ci):
+        space.create_namespace()
     kubectl("label", "namespace", kubectl.namespace, "app.kubernetes.io/part-of=kubeflow-profile")
     kubectl.apply(
         named("ServiceAccount", "default-editor"),
         {**named("Secret", "mlpipeline-minio-artifact"), "stringData": {"accesskey": "a", "secretkey": "b"}},
         {**named("ConfigMap", "kfp-launcher"), "data": {}},
     )
-    settings = {"platform": "kubeflow", "argo-cd": "argo-cd", "namespace": kubectl.namespace}
+    settings = {
+        "platform": "kubeflow",
+        "argo-cd": "argo-cd",
+        "namespace": kubectl.namespace,
+        "ci-namespace": ci.namespace,
+    }
     folder = tmp_path_factory.mktemp("preflight")
     building.copy(folder / "fork", {**settings, "storage-class": "standard"})
     with serve_http() as server, pytest.MonkeyPatch.context() as environment:
@@ -93,8 +101,8 @@ def site(cluster: Kubectl, tekton: None, kserve: None, tmp_path_factory: pytest.
         environment.setenv("KFP_ENDPOINT", server.url)
         # The client reads KUBECONFIG when it is imported.
         environment.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", cluster.kubeconfig)
-        yield Site(kubectl, folder / "fork", server, folder / "kubeconfig")
-    cluster("delete", "namespace", kubectl.namespace, "--wait=false")
+        yield Site(kubectl, ci, folder / "fork", server, folder / "kubeconfig")
+    cluster("delete", "namespace", kubectl.namespace, ci.namespace, "--wait=false")
 
 
 def named(kind: str, name: str, version: str = "v1") -> Resource:
@@ -128,7 +136,9 @@ def test_the_rights_of_a_tenant_suffice_for_the_pods_and_the_rest_is_said_to_be_
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
     subject = {"kind": "ServiceAccount", "name": "tenant", "namespace": site.kubectl.namespace}
     binding = named("RoleBinding", "tenant", "rbac.authorization.k8s.io/v1")
-    site.kubectl.apply(named("ServiceAccount", "tenant"), {**binding, "roleRef": role, "subjects": [subject]})
+    site.kubectl.apply(named("ServiceAccount", "tenant"))
+    for space in (site.kubectl, site.ci):
+        space.apply({**binding, "roleRef": role, "subjects": [subject]})
     site.kubectl.log_in("tenant", site.kubeconfig)
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(site.kubeconfig))
     found = site.look()
@@ -141,14 +151,15 @@ def test_the_rights_of_a_tenant_suffice_for_the_pods_and_the_rest_is_said_to_be_
 
 
 def labelled(labels: Mapping[str, str | None]) -> Break:
-    """The namespace has these labels; None: not any more."""
+    """The namespaces have these labels; None: not any more."""
 
     def broken(site: Site) -> Iterator[None]:
-        name = f"namespace/{site.kubectl.namespace}"
-        before = site.kubectl.get(name)["metadata"]["labels"]
+        names = [f"namespace/{space.namespace}" for space in (site.kubectl, site.ci)]
+        before = site.kubectl.get(names[0])["metadata"]["labels"]
 
         def patch(values: Mapping[str, str | None]) -> None:
-            site.kubectl("patch", name, "--type=merge", f"--patch={json.dumps({'metadata': {'labels': values}})}")
+            for name in names:
+                site.kubectl("patch", name, "--type=merge", f"--patch={json.dumps({'metadata': {'labels': values}})}")
 
         patch(labels)
         yield
@@ -158,12 +169,14 @@ def labelled(labels: Mapping[str, str | None]) -> Break:
 
 
 def made(*documents: Resource) -> Break:
-    """The namespace holds these as well."""
+    """The namespaces hold these as well."""
 
     def broken(site: Site) -> Iterator[None]:
-        site.kubectl.apply(*documents)
+        for space in (site.kubectl, site.ci):
+            space.apply(*documents)
         yield
-        site.kubectl("delete", *(f"{each['kind']}/{each['metadata']['name']}".lower() for each in documents))
+        for space in (site.kubectl, site.ci):
+            space("delete", *(f"{each['kind']}/{each['metadata']['name']}".lower() for each in documents))
 
     return broken
 
@@ -182,7 +195,7 @@ def policy(site: Site) -> Iterator[None]:
     """A policy of the cluster, as Kyverno would be one: CronJobs' pods need the label of a team."""
     version, name = "admissionregistration.k8s.io/v1", f"teams.{site.kubectl.namespace}"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-    here = {"matchLabels": {"kubernetes.io/metadata.name": site.kubectl.namespace}}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": site.ci.namespace}}
     jobs = {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": ["prune", "schedule"]}]}
     spec = {
         "matchConstraints": {"resourceRules": [rule], "namespaceSelector": here, "objectSelector": jobs},
@@ -361,15 +374,15 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     ),
     "no pull secret": (
         [with_settings(pull_secret="pulls")],
-        [("Pull secret", "fail", "Secret pulls is not there", "kubectl create secret docker-registry pulls")],
+        [("Pull secret", "fail", "is not there", "kubectl create secret docker-registry pulls")],
     ),
     "a pull secret of another type": (
         [with_settings(pull_secret="other"), made(secret("other", "Opaque"))],
-        [("Pull secret", "fail", "Secret other is of type Opaque", "Nodes take kubernetes.io/dockerconfigjson only")],
+        [("Pull secret", "fail", "is of type Opaque", "Nodes take kubernetes.io/dockerconfigjson only")],
     ),
     "a CA that is not PEM": (
         [made({**named("ConfigMap", "jukebox-trusted-ca"), "data": {"ca-bundle.crt": "MIIB"}})],
-        [("Trusted CA", "fail", "ca-bundle.crt of ConfigMap jukebox-trusted-ca is not PEM", "as PEM")],
+        [("Trusted CA", "fail", "ca-bundle.crt of ConfigMap jukebox-trusted-ca in", "as PEM")],
     ),
     "a namespace without the profile's label": (
         [labelled({"app.kubernetes.io/part-of": None})],
@@ -491,9 +504,11 @@ def openshift(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         [judge] = hook["webhooks"]
         judge["clientConfig"] |= {"url": f"https://{node.HOST}:{server.server_address[1]}/"}
         del judge["clientConfig"]["service"]
-        judge["namespaceSelector"] = {"matchLabels": {"kubernetes.io/metadata.name": space}}
+        spaces = [space, site.ci.namespace]
+        ours = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": spaces}
+        judge["namespaceSelector"] = {"matchExpressions": [ours]}
         marks = [f"{key}={value}" for key, value in openshift_ai.ANNOTATIONS.items()]
-        site.kubectl("annotate", "namespace", space, *marks)
+        site.kubectl("annotate", "namespace", *spaces, *marks)
         with running(server), broken(site, with_settings(platform="openshift-ai", argo_cd="openshift-gitops")):
             # Of the grants, those to a webhook of the cluster are not needed: this one asks as an administrator.
             site.kubectl.apply(*openshift_ai.grants({"kind": "Group", "name": "nobody"})[2:], constraints, hook)

@@ -10,7 +10,8 @@ def test_teardown_takes_everything_but_the_models_and_the_history(published: Pro
     project, name = published, projects.NAMESPACE
     said = project.jukebox("teardown", "--part=tenant", "--yes", kubeconfig=projects.tenant(project))
     assert f"Argo CD still looks after {name}: jukebox teardown --part platform" in said
-    assert not project.kubectl("get", "roles,rolebindings,serviceaccounts,pipelineruns", OURS, "--output=name")
+    for kubectl in (project.kubectl, project.ci):
+        assert not kubectl("get", "roles,rolebindings,serviceaccounts,pipelineruns", OURS, "--output=name")
     assert "Gone, but for the data" in project.jukebox("teardown", "--yes")
     assert project.applied().keys() == {
         "PersistentVolumeClaim/jukebox-model-pvc",
@@ -27,4 +28,4 @@ def test_teardown_takes_everything_but_the_models_and_the_history(published: Pro
     assert (project.kubectl.model_store() / "jukebox" / "2").is_dir()
 
     project.jukebox("teardown", "--data", "--yes")
-    assert not project.argocd("get", "namespace", name, "--ignore-not-found")
+    assert not project.argocd("get", "namespace", name, projects.CI_NAMESPACE, "--ignore-not-found")

@@ -39,7 +39,7 @@ def by_hand(project: Project, run: Run, **parameters: str) -> Run:
     spec["params"] += [{"name": name, "value": value} for name, value in parameters.items()]
     metadata = {"generateName": f"{run.name}-r-", "labels": old["metadata"]["labels"]}
     resource = {"apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": metadata, "spec": spec}
-    name = project.kubectl("create", "--filename=-", "--output=name", stdin=json.dumps(resource)).strip()
+    name = project.ci("create", "--filename=-", "--output=name", stdin=json.dumps(resource)).strip()
     return Run(project, name.partition("/")[2])
 
 
@@ -57,7 +57,7 @@ def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
 
 
 def runs(project: Project) -> set[str]:
-    return set(project.kubectl("get", "pipelineruns", "--output=jsonpath={.items[*].metadata.name}").split())
+    return set(project.ci("get", "pipelineruns", "--output=jsonpath={.items[*].metadata.name}").split())
 
 
 def models(project: Project) -> dict[int, Json]:
@@ -126,7 +126,7 @@ def test_a_push_becomes_a_published_model(project: Project, host: GitHost, train
 
 def test_every_pod_on_the_way_is_restricted(project: Project, trained: Run) -> None:
     assert trained.reason == "Completed", trained.told
-    pods = project.kubectl.get("pods")["items"]
+    pods = [pod for kubectl in (project.kubectl, project.ci) for pod in kubectl.get("pods")["items"]]
     admitted = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get("openshift.io/scc") for pod in pods}
     assert set(admitted.values()) == {"restricted-v2"}, admitted
     labels = {key for pod in pods for key in pod["metadata"]["labels"]}
@@ -179,7 +179,7 @@ def settled(project: Project) -> set[str]:
     """The runs, once all that was sent before is dealt with: the schedule's event has come after it."""
     moment = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(hours=len(runs(project)))
     control = sent(project, Kind.SCHEDULE, moment, f"schedule-{moment:%Y%m%d%H}").name
-    project.kubectl("delete", f"pipelinerun/{control}")
+    project.ci("delete", f"pipelinerun/{control}")
     return runs(project) - {control}
 
 
