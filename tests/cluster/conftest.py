@@ -125,6 +125,7 @@ def surroundings(cluster: Kubectl, tekton: None, registry: str, request: pytest.
     if failed(request):
         for name, kubectl in {
             "project": made.kubectl,
+            "ci": made.ci,
             "surroundings": made.surroundings,
             "argocd": made.argocd,
         }.items():

@@ -90,7 +90,8 @@ class Access:
                     "Authorization": f"Bearer {self.tokens[account]}",
                     "Content-Type": "application/merge-patch+json" if verb == "patch" else "application/json",
                 },
-                data=json.dumps(body or {}),
+                # Of a deletion the options are in the body alone, if there is one.
+                data=json.dumps({"dryRun": ["All"]} if verb == "delete" else body or {}),
                 timeout=30,
             )
         return answer.status_code, answer.text if answer.ok else str(answer.json()["message"])
