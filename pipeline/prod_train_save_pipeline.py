@@ -169,7 +169,11 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             published,
         )
         stores = (validated, evaluated, published)
-        mounting, outside = (stores, (fetched,)) if settings.on_claim else ((), (fetched, *stores))
+        mounting = stores if settings.on_claim else ()
+        # Each step has the one Secret that it needs: who trains on what the data's owner has written adds no version.
+        secrets = {fetched.name: settings.data_secret}
+        if not settings.on_claim:
+            secrets |= {task.name: settings.store_secret for task in stores}
         places = {
             trained.name: (settings.train_nodes, settings.train_taint),
             **{task.name: (settings.store_nodes, settings.store_taint) for task in mounting},
@@ -192,8 +196,10 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             task.set_caching_options(enable_caching=False)
         for task in mounting:
             kubernetes.mount_pvc(task, model_storage_pvc, settings.model_store)
-        for task in outside:
-            kubernetes.use_secret_as_env(task, settings.s3_secret, {key: key for key in S3_KEYS}, optional=True)
+        for task in steps:
+            if task.name not in secrets:
+                continue
+            kubernetes.use_secret_as_env(task, secrets[task.name], {key: key for key in S3_KEYS}, optional=True)
             kubernetes.use_config_map_as_volume(task, CONFIG_MAP, str(FILE.parent), optional=True)
             for name, value in settings.proxies.items():
                 task.set_env_variable(name, value)

@@ -53,6 +53,8 @@ _EXPECTED = {
     "train-memory": _MEMORY,
     "train-gpus": (r"[0-9]+", "a whole number"),
 }
+# What a step may read must not be what another may write; see docs/s3.md.
+_S3_SECRETS = ("s3-secret", "data-secret", "store-secret")
 # What is in the cluster: the launcher of a step asks the cluster's API, the pipeline server and the object store.
 _WITHOUT_PROXY = ("$(KUBERNETES_SERVICE_HOST)", ".svc", ".cluster.local")
 
@@ -136,6 +138,8 @@ def read_settings(path: Path | None = None) -> Settings:
         for key in dict.fromkeys([*keys.values(), *data])
         if (problem := _secret(key, data.get(key)) or (_problem(key, data) if key in keys.values() else ""))
     ]
+    if not wrong and len({data[key] for key in _S3_SECRETS}) < len(_S3_SECRETS):
+        wrong = [f"{', '.join(_S3_SECRETS)} name the same Secret twice, expected three: each is an identity of its own"]
     if wrong:
         raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
     return Settings(**{name: data[key] for name, key in keys.items()})
@@ -157,7 +161,7 @@ def _secret(key: str, value: object) -> str:
     if secret := secret_in(value):
         return (
             f"{secret}, and Git keeps it for ever: name it without, and put what lets you in into a Secret; the one "
-            "that s3-secret names holds the keys for s3://"
+            "that data-secret names holds the keys for s3://"
         )
     return ""
 

@@ -125,7 +125,7 @@ def start(
         if secret := secret_in(value):
             raise SettingsInvalid(
                 f"the parameter {parameter} {secret}, and whoever sees the run sees its parameters: name it without; "
-                "the Secret that s3-secret in the settings names holds the keys for s3://"
+                "the Secret that data-secret in the settings names holds the keys for s3://"
             )
     name = f"{version} {key}"
     if len(name) > NAME_LIMIT:

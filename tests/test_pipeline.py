@@ -356,20 +356,29 @@ def secrets(compiled: Compiled) -> dict[str, Spec]:
     return {name: one for name, (one,) in found.items()}
 
 
-def test_only_who_fetches_sees_the_s3_secret_where_the_store_is_on_a_claim(compiled: Compiled) -> None:
-    assert secrets(compiled).keys() == {"fetch-data"}
+def secret_names(compiled: Compiled) -> dict[str, str]:
+    return {name: one["secretNameParameter"]["runtimeValue"]["constant"] for name, one in secrets(compiled).items()}
 
 
-def test_who_uses_the_store_sees_the_s3_secret_where_the_store_is_on_s3(settings: Settings) -> None:
-    assert secrets(Compiled(on_s3(settings))).keys() == {"fetch-data", *READ_THE_STORE}
+def test_only_who_fetches_has_a_secret_if_the_store_is_on_a_claim_and_it_reads_data_alone(settings: Settings) -> None:
+    ours = replace(settings, s3_secret="runs", data_secret="data", store_secret="store")
+    assert secret_names(Compiled(ours)) == {"fetch-data": "data"}
 
 
-def test_the_secret_is_named_may_be_absent_and_is_not_in_the_pipeline(settings: Settings) -> None:
-    found = secrets(Compiled(replace(settings, s3_secret="my-bucket")))["fetch-data"]
-    assert found["secretNameParameter"] == {"runtimeValue": {"constant": "my-bucket"}}
-    assert found["optional"] is True
+def test_who_uses_the_store_has_its_secret_alone_if_the_store_is_on_s3(settings: Settings) -> None:
+    ours = replace(on_s3(settings), s3_secret="runs", data_secret="data", store_secret="store")
+    assert secret_names(Compiled(ours)) == {"fetch-data": "data", **dict.fromkeys(READ_THE_STORE, "store")}
+
+
+def test_no_step_has_a_secret_in_a_file(settings: Settings) -> None:
+    assert not [name for name, one in Compiled(on_s3(settings)).pods().items() if "secretAsVolume" in one]
+
+
+def test_a_secret_may_be_absent_and_gives_the_keys_of_a_data_connection(settings: Settings) -> None:
     keys = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION"]
-    assert found["keyToEnv"] == [{"secretKey": key, "envVar": key} for key in keys]
+    for found in secrets(Compiled(on_s3(settings))).values():
+        assert found["optional"] is True
+        assert found["keyToEnv"] == [{"secretKey": key, "envVar": key} for key in keys]
 
 
 def test_who_talks_to_the_outside_trusts_a_private_ca_if_there_is_one(settings: Settings) -> None:

@@ -112,6 +112,12 @@ def test_all_wrong_values_are_named_at_once(write: Write) -> None:
         assert key in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["s3_secret", "store_secret"])
+def test_an_identity_of_s3_is_not_two(write: Write, key: str) -> None:
+    with pytest.raises(SettingsInvalid, match="s3-secret, data-secret, store-secret name the same Secret twice"):
+        read_settings(write(**{key: read_settings().data_secret}))
+
+
 @pytest.mark.parametrize("key", ["repository", "songs", "model_store"])
 def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str) -> None:
     with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
