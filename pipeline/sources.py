@@ -346,10 +346,18 @@ def _head_s3(client: "S3Client", bucket: str, key: str) -> Item | None:
     try:
         head = client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        # 403 is also said of what is not there, to whom may list a part of the bucket alone.
+        if status == 404 or (status == 403 and not _is_listed(client, bucket, key)):
             return None
         raise
     return _s3_item(client, bucket, key, PurePosixPath(key).name, head["ETag"], head["ContentLength"])
+
+
+def _is_listed(client: "S3Client", bucket: str, key: str) -> bool:
+    # What is named like the prefix comes first.
+    listed = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    return [each["Key"] for each in listed] == [key]
 
 
 def _list_s3(client: "S3Client", bucket: str, folder: str, *, prefix: str = "", delimiter: str = "") -> Iterator[Item]:

@@ -17,8 +17,9 @@ whoever comes next does for a process that was killed. A run that comes too late
 is judged again, for the next one. So versions are judged one after the other, in the order of their numbers, however
 many runs publish at once; nobody waits, and nobody publishes beside one that it has not seen.
 
-Nothing is deleted but what somebody names. A file ``<number>.pinned`` beside the versions says that a version must
-stay; its content is free.
+Nothing is deleted but what somebody names. On S3 publishing writes only where nothing is, so an identity will do that
+may neither change nor delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions says that a
+version must stay; its content is free.
 """
 
 import errno
@@ -484,7 +485,7 @@ class _S3Store(ModelStore):
         return [name for name in names if _STAGED.fullmatch(name)]
 
     def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
-        self._put(f".staging/{staged}", _pack(files))
+        self._add(f".staging/{staged}", _pack(files))
         return True
 
     def _move(self, staged: str, place: str) -> None:
@@ -493,7 +494,7 @@ class _S3Store(ModelStore):
             return  # another process has done this
         unpacked = _unpack(packed)
         for name in sorted(unpacked, key=lambda name: name == MODEL):
-            self._put(f"{place}/{name}", unpacked[name])
+            self._add(f"{place}/{name}", unpacked[name])
         self._drop(staged)
 
     def _drop(self, staged: str) -> None:
@@ -521,10 +522,20 @@ class _S3Store(ModelStore):
                 return self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")["Body"].read()
             except self._client.exceptions.NoSuchKey:
                 return None
+            except self._client.exceptions.ClientError as error:
+                # So is answered of what is not there, to whom may list a part of the bucket alone.
+                if _status(error) == 403 and name not in self._list(name):
+                    return None
+                raise
 
-    def _put(self, name: str, content: bytes) -> None:
-        with self._explained():
-            self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=content)
+    def _add(self, name: str, content: bytes) -> None:
+        """Put an object where there is none, or the same one: whoever finishes for another may not be the first."""
+        if not self._put_new(name, content) and self._get(name) not in (None, content):
+            raise StoreBroken(
+                f"{self._location}/{name} is there, and is not what the run has published that has this number: "
+                "somebody else has put it there; look who may write to the store, delete this version with "
+                "`jukebox delete-version`, then run this step again"
+            )
 
     def _put_new(self, name: str, content: bytes) -> bool:
         """Put an object where there is none; return False where there is one."""

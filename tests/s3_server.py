@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,8 @@ class S3Server:
     access_key: str
     secret_key: str
     client: "S3Client" = field(repr=False)
+    # The keys of others, by name; the server itself lets them do all.
+    keys: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @property
@@ -60,10 +62,14 @@ class S3Server:
 @contextmanager
 def serve(folder: Path) -> Iterator[S3Server]:
     """Run the server on ``folder`` (empty, kept by the caller) while the context lasts."""
-    access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
+    keys = {name: (secrets.token_hex(10), secrets.token_hex(20)) for name in ("tests", "data", "artifacts", "store")}
+    access_key, secret_key = keys["tests"]
     config = folder / "s3.json"
-    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
-    config.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}))
+    known = [
+        {"name": name, "credentials": [{"accessKey": access, "secretKey": secret}], "actions": ["Admin"]}
+        for name, (access, secret) in keys.items()
+    ]
+    config.write_text(json.dumps({"identities": known}))
     names = ("master", "volume", "filer", "s3")
     ports = dict(zip([*names, *(f"{name}.grpc" for name in names)], free_ports(8), strict=True))
     command = [
@@ -92,7 +98,7 @@ def serve(folder: Path) -> Iterator[S3Server]:
         except Exception as error:
             raise RuntimeError(f"no S3 server; its log:\n{log.read_text()[-5000:]}") from error
         with closing(client):
-            yield S3Server(endpoint, access_key, secret_key, client)
+            yield S3Server(endpoint, access_key, secret_key, client, keys)
 
 
 def _weed() -> str:

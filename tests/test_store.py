@@ -388,14 +388,14 @@ def in_a_process(function: str, *arguments: str) -> None:
 
 
 def publish_killed(base: str) -> None:
-    _killed_at_each_change(Path(base), lambda root: None, _publish_first)
+    _killed_at_each_change(Path(base), lambda root: None, publish_first)
 
 
 def delete_killed(base: str) -> None:
     _killed_at_each_change(Path(base), _publish_two, _delete)
 
 
-def _publish_first(root: str) -> None:
+def publish_first(root: str) -> None:
     open_store(root, "jukebox").publish("run", building("first"))
 
 
@@ -509,11 +509,12 @@ class Killed(BaseException):
 class Watched:
     """The S3 client, which calls ``before`` right before each of its writes."""
 
-    def __init__(self, before: Callable[[], None]) -> None:
+    def __init__(self, before: Callable[[], None], client: "S3Client | None" = None) -> None:
         self._before = before
+        self._client = client or shared_client()
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(shared_client(), name)
+        found = getattr(self._client, name)
         return preceded(self._before, found) if name in ("put_object", "delete_object") else found
 
 
@@ -537,13 +538,16 @@ def death(write: int) -> Callable[[], None]:
 
 
 def killed_at_each_write(
-    monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], str], work: Callable[[str], None]
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[], str],
+    work: Callable[[str], None],
+    client: "S3Client | None" = None,
 ) -> Iterator[str]:
     """Yield a store for each write to S3 at which ``work`` was killed, and one where it ended."""
     for write in range(1000):
         root = prepare()
         with monkeypatch.context() as patch:
-            patch.setattr(store_module, "s3_client", functools.partial(Watched, death(write)))
+            patch.setattr(store_module, "s3_client", functools.partial(Watched, death(write), client))
             try:
                 work(root)
             except Killed:
@@ -559,7 +563,7 @@ def test_publish_killed_at_each_write_to_s3_and_run_again(
     on_s3: None, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makers = []
-    for root in killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first):
+    for root in killed_at_each_write(monkeypatch, lambda: fresh(bucket), publish_first):
         store = open_store(root, "jukebox")
         assert store.versions() in ([], [1])
         assert all(whole(store, number, ["first"]) for number in store.versions())
@@ -576,7 +580,7 @@ def test_publish_killed_at_each_write_to_s3_and_run_again(
 def test_who_publishes_after_one_that_was_killed_sees_what_that_had_claimed_in_s3(
     on_s3: None, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = killed_at_each_write(monkeypatch, lambda: fresh(bucket), _publish_first)
+    killed = killed_at_each_write(monkeypatch, lambda: fresh(bucket), publish_first)
     numbers = [publish_another(root) for root in killed]
     # The run registered twice, the staged object, the claim.
     assert numbers == 4 * [1] + 5 * [2]

@@ -36,7 +36,11 @@ def test_it_runs_in_the_steps_image_with_what_any_step_mounts(pod: dict[str, Any
     mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
     assert mounts["/models"]["persistentVolumeClaim"] == {"claimName": "another-claim"}
     secrets = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each}
-    assert secrets["AWS_SECRET_ACCESS_KEY"] == {"name": "jukebox-data", "key": "AWS_SECRET_ACCESS_KEY", "optional": True}
+    assert secrets["AWS_SECRET_ACCESS_KEY"] == {
+        "name": "jukebox-data",
+        "key": "AWS_SECRET_ACCESS_KEY",
+        "optional": True,
+    }
 
 
 def test_it_is_secured_as_the_server_secures_a_step_and_no_more(pod: dict[str, Any]) -> None:
