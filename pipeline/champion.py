@@ -23,7 +23,7 @@ from pipeline.store import MODEL, ModelStore, open_store
 # say "passed" of a model that nobody has judged.
 SCHEMA = 1
 NONE = "none"
-LABELS, LINEAGE = "labels.json", "lineage.json"
+LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
 # The check that compares a model with the champion, in nats: above 0, it is worse.
 NO_WORSE = "no-worse-than-champion"
 
@@ -128,7 +128,7 @@ def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
     """
     try:
         lineage = json.loads(store.read(number, LINEAGE))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(store, number, f"its {LINEAGE} is not valid JSON ({error})") from None
     if not isinstance(lineage, dict):
         raise _damaged(store, number, f"its {LINEAGE} holds no object")
@@ -145,6 +145,29 @@ def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
         where = ".".join(map(str, first["loc"])) or "it"
         raise _damaged(store, number, f"its {LINEAGE} is not one of this pipeline: {where}, {first['msg']}") from None
     return lineage
+
+
+def read_files(store: ModelStore, number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a version's lineage.json, and its other files by their names; each has the digest that stands there.
+
+    Versions of older releases record none of the card, which is left out then. Raises VersionBroken, with what to do,
+    if a file is not there, or is not the one that was published.
+    """
+    lineage = read_lineage(store, number)
+    content = {}
+    for name in (MODEL, LABELS, CARD):
+        expected = lineage["sha256"].get(name)
+        if name == CARD and not expected:
+            continue
+        content[name] = store.read(number, name)
+        digest = hashlib.sha256(content[name]).hexdigest()
+        if digest != expected:
+            raise _damaged(
+                store,
+                number,
+                f"the sha256 of its {name} is {digest[:12]}…, expected {(expected or 'none')[:12]}…",
+            )
+    return lineage, content
 
 
 def _number(version: str) -> int:
@@ -210,16 +233,7 @@ def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
 
 def _read(store: ModelStore, number: int) -> Version:
     """Read a version; raises VersionBroken, with what to do, if it is not whole."""
-    lineage = read_lineage(store, number)
-    content = {name: store.read(number, name) for name in (MODEL, LABELS)}
-    for name, found in content.items():
-        expected, digest = lineage["sha256"].get(name), hashlib.sha256(found).hexdigest()
-        if digest != expected:
-            raise _damaged(
-                store,
-                number,
-                f"the sha256 of its {name} is {digest[:12]}…, expected {(expected or 'none')[:12]}…",
-            )
+    lineage, content = read_files(store, number)
     try:
         version = Version(number, content[MODEL], json.loads(content[LABELS]), lineage)
         labels = [*map(str, version.labels)]
@@ -290,3 +304,4 @@ class _Lineage(_Shape):
     verdict: _Verdict
     data: _Data
     sha256: dict[str, str]
+    champion: int | None = None

@@ -290,7 +290,6 @@ def publish_model(
         from pipeline.documents import write_json
         from pipeline.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
-        from pipeline.store import open_store
 
         result = run(
             store=model_store,
@@ -319,5 +318,5 @@ def publish_model(
             uri=result.uri, number=result.number, version=version, framework="onnx", passed=result.passed
         )
         write_json(Path(published.path), result.lineage)
-        Path(card.path).write_bytes(open_store(model_store, model_name).read(result.number, "model-card.html"))
+        Path(card.path).write_bytes(result.card)
         Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))

@@ -28,6 +28,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 FAILED = ".failed"
+# Whoever may publish may put anything there, and it is read into memory. A step has 2 GiB, and an ONNX file is held
+# three times when it is loaded; the network of 16 layers that this pipeline could train at most is no model of a song.
+LARGEST_MODEL = 128 << 20  # bytes
+LARGEST = 16 << 20  # bytes, of any other file
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _PIN = re.compile(r"([1-9][0-9]*)\.pinned")
@@ -108,9 +113,17 @@ class ModelStore(ABC):
         """Return the numbers that have a file ``<number>.pinned``, whether or not the version exists."""
 
     def read(self, number: int, name: str) -> bytes:
-        """Return the file ``name`` of version ``number``, whether it passed or not; raises VersionBroken without it."""
+        """Return the file ``name`` of version ``number``, whether it passed or not.
+
+        Raises VersionBroken if there is none, or if it is larger than a version's files are.
+        """
         for place in _places(number):
             content = self._get(f"{place}/{name}")
+            if content is not None and len(content) > _limit(name):
+                raise VersionBroken(
+                    f"Version {number} ({self.uri(number)}) is damaged: its {name} has more than {_limit(name)} bytes, "
+                    f"which no version of this pipeline has. Delete it: `jukebox delete-version {number}`."
+                )
             if content is not None:
                 return content
         raise VersionBroken(
@@ -157,6 +170,12 @@ class ModelStore(ABC):
             files = build(number)
             if not files.get(MODEL):
                 raise ValueError(f"a version needs a {MODEL}, found {sorted(files)}")
+            for name, content in files.items():
+                if len(content) > _limit(name):
+                    raise StoreBroken(
+                        f"{name} has {len(content)} bytes, and nobody would read more than {_limit(name)}: train a "
+                        "smaller network"
+                    )
             staged = f"{number}-{uuid4().hex}" + (_APART if isinstance(files, Failed) else "")
             try:
                 ours = self._stage(staged, files) and self._claim(number, f"{run}\n{staged}")
@@ -214,7 +233,10 @@ class ModelStore(ABC):
 
     @abstractmethod
     def _get(self, name: str) -> bytes | None:
-        """Return the content of a file by its path below the model's folder, or None where there is none."""
+        """Return the content of a file by its path below the model's folder, or None where there is none.
+
+        Of what is larger than ``_limit`` allows, only a part is read: a byte more than that.
+        """
 
     @abstractmethod
     def _register(self, run: str) -> bool:
@@ -253,6 +275,11 @@ class ModelStore(ABC):
         """Make a version vanish at once, then delete its files; return False where there are none."""
 
 
+def _limit(name: str) -> int:
+    """How many bytes a file may have; what is staged on S3 is a whole version."""
+    return LARGEST_MODEL if name.endswith(MODEL) else LARGEST_MODEL + 4 * LARGEST if ".staging/" in name else LARGEST
+
+
 def _places(number: int) -> tuple[str, str]:
     """Where a version is that passed, and where one that failed."""
     return str(number), f"{FAILED}/{number}"
@@ -285,7 +312,10 @@ class _FolderStore(ModelStore):
     def _get(self, name: str) -> bytes | None:
         with self._explained("read"):
             try:
-                return (self._folder / name).read_bytes()
+                with open(self._folder / name, "rb", opener=_open_file) as file:
+                    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        raise OSError(errno.EINVAL, "it is not a file", str(self._folder / name))
+                    return file.read(_limit(name) + 1)
             except FileNotFoundError:
                 return None
 
@@ -420,6 +450,11 @@ _ADVICE = {
 }
 
 
+def _open_file(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody: a pipe would hold whoever reads it, and a link names what lies elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return [entry.name for entry in folder.iterdir()]
@@ -492,7 +527,13 @@ class _S3Store(ModelStore):
         packed = self._get(f".staging/{staged}")
         if packed is None:
             return  # another process has done this
-        unpacked = _unpack(packed)
+        try:
+            unpacked = _unpack(packed)
+        except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
+            raise StoreBroken(
+                f"{self._location}/.staging/{staged} is not what a run stages ({error}): somebody else has put it "
+                "there; delete it, then run this step again"
+            ) from None
         for name in sorted(unpacked, key=lambda name: name == MODEL):
             self._add(f"{place}/{name}", unpacked[name])
         self._drop(staged)
@@ -519,14 +560,19 @@ class _S3Store(ModelStore):
     def _get(self, name: str) -> bytes | None:
         with self._explained():
             try:
-                return self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")["Body"].read()
+                return self._get_object(name)
             except self._client.exceptions.NoSuchKey:
                 return None
             except self._client.exceptions.ClientError as error:
+                if _status(error) != 403:
+                    raise
                 # So is answered of what is not there, to whom may list a part of the bucket alone.
-                if _status(error) == 403 and name not in self._list(name):
-                    return None
-                raise
+                return self._get_object(name) if name in self._list(name) else None
+
+    def _get_object(self, name: str) -> bytes:
+        answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+        with answer["Body"] as body:
+            return body.read(_limit(name) + 1)
 
     def _add(self, name: str, content: bytes) -> None:
         """Put an object where there is none, or the same one: whoever finishes for another may not be the first."""
@@ -600,4 +646,7 @@ def _pack(files: Mapping[str, bytes]) -> bytes:
 
 def _unpack(packed: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        # They are stored, not compressed: what would be larger than its archive is a bomb.
+        if sum(entry.file_size for entry in archive.infolist()) > len(packed):
+            raise ValueError("it unpacks to more than it has")
         return {name: archive.read(name) for name in archive.namelist()}

@@ -1,7 +1,5 @@
 """``jukebox status``: what there is: versions of the pipeline, runs, models."""
 
-import json
-from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -11,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from pipeline.champion import read_files
 from pipeline.documents import to_json
 from pipeline.errors import StoreBroken, VersionBroken
 from pipeline.kfp_server import Json, Kfp, from_cache
@@ -88,19 +87,23 @@ def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
         return [], f"The models are on a claim, {root}, which is not mounted here: name a store with --model-store."
     store = open_store(root, model_name)
     try:
-        return [_model(store, number) for number in sorted(store.versions(), reverse=True)[:limit]], ""
+        found = [_model(store, number) for number in sorted(store.versions(), reverse=True)[:limit]]
     except StoreBroken as error:
         return [], str(error)
+    return [row for row, _ in found], " ".join(damage for _, damage in found if damage)
 
 
-def _model(store: ModelStore, number: int) -> dict[str, Any]:
-    """The version as a row; `jukebox predict` tells what is wrong with a damaged one."""
-    found = {"number": number, "version": "damaged", "run": "", "commit": ""}
-    with suppress(VersionBroken, ValueError, AttributeError):  # not there, not JSON, or JSON of another shape
-        lineage = json.loads(store.read(number, "lineage.json"))
-        model, run = lineage.get("model", {}), lineage.get("run", {})
-        found |= {"version": model.get("version", ""), "run": run.get("id", ""), "commit": run.get("commit", "")}
-    return found
+def _model(store: ModelStore, number: int) -> tuple[dict[str, Any], str]:
+    """The version as a row, and what is wrong with it if it is damaged."""
+    row = {"number": number, "version": "damaged", "run": "", "commit": ""}
+    try:
+        lineage, _ = read_files(store, number)
+    except VersionBroken as error:
+        return row, str(error)
+    model, run = (lineage.get(part) for part in ("model", "run"))
+    if isinstance(model, dict) and isinstance(run, dict):
+        row |= {"version": model.get("version", ""), "run": run.get("id", ""), "commit": run.get("commit", "")}
+    return row, ""
 
 
 def _table(rows: Rows) -> Table:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -153,6 +154,14 @@ def another(name: str, content: bytes, *, recorded: bool = False) -> Callable[[P
     return change
 
 
+def sparse(name: str, size: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+
+    return change
+
+
 def without(*names: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         for name in names:
@@ -204,6 +213,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         another("model.onnx", model([float("nan")] * 4), recorded=True),
         "answers with what is not a number",
     ),
+    "a card that is not the one that was published": (
+        another("model-card.html", b"<script>"),
+        "sha256 of its model-card.html",
+    ),
+    "a lineage of a gigabyte": (sparse("lineage.json", 1 << 30), "its lineage.json has more than 16777216 bytes"),
+    "a model of a gigabyte": (sparse("model.onnx", 1 << 30), "its model.onnx has more than 134217728 bytes"),
+    "a deep lineage": (another("lineage.json", b"[" * 1_000_000), "not valid JSON"),
+    "deep labels": (another("labels.json", b"[" * 1_000_000, recorded=True), "cannot be used"),
+    "a champion that is no number": (replaced(champion=[1]), "champion, Input should be a valid integer"),
     "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected up to 1"),
     "a schema in words": (replaced(schema="2026-01"), "schema"),
 }
@@ -245,10 +263,14 @@ def test_a_store_that_fails_for_a_moment_is_not_one_without_a_champion(
 ) -> None:
     publish_version(root, "a")
 
-    def away(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    opened = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", away)
+    def away(path: Any, *arguments: Any, **named: Any) -> int:
+        if root in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", away)
     with pytest.raises(StoreBroken, match="Permission denied"):
         champion(root)
 
@@ -283,3 +305,28 @@ def test_a_bucket_has_a_champion_as_a_folder_has(s3_environment: S3Server) -> No
     publish_version(root, "bad", passed=False, apart=True)
     assert champion(root) == 1
     assert read_version(root, "jukebox", 3)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "endless"])
+def test_what_is_no_file_is_named_and_never_read(root: str, kind: str) -> None:
+    """A pipe would hold whoever reads it for ever, and a link is to what lies elsewhere."""
+    publish_version(root, "a")
+    path = Path(root, "jukebox", "1", "lineage.json")
+    path.rename(path.with_name("elsewhere"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "endless" else path.with_name("elsewhere"))
+    with pytest.raises(StoreBroken, match=r"lineage\.json"):
+        read_version(root, "jukebox", 1)
+
+
+def test_a_version_of_a_release_that_recorded_no_digest_of_the_card_is_read(root: str) -> None:
+    publish_version(root, "a")
+    lineage = json.loads(Path(root, "jukebox", "1", "lineage.json").read_text())
+    replaced(sha256={name: digest for name, digest in lineage["sha256"].items() if name != "model-card.html"})(
+        Path(root, "jukebox", "1")
+    )
+    assert champion(root) == 1

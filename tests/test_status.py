@@ -14,6 +14,7 @@ from scripts.cli import app
 from scripts.kubernetes_api import Cluster
 from scripts.start import start
 from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
+from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -22,9 +23,7 @@ VERSION = f"{PIPELINE}-000000000001"
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A store with a published version."""
-    lineage = {"model": {"version": "0.0.2"}, "run": {"id": "run-1", "commit": "c" * 40}}
-    files = {"model.onnx": b"onnx", "lineage.json": json.dumps(lineage).encode()}
-    open_store(str(tmp_path / "models"), read_settings().model_name).publish("run-1", lambda _: files)
+    publish_version(str(tmp_path / "models"), "run-1")
     return tmp_path / "models"
 
 
@@ -60,11 +59,28 @@ def test_a_damaged_version_hides_no_other(world: World, store: Path, content: by
     open_store(str(store), read_settings().model_name).publish(
         "run-2", lambda _: {"model.onnx": b"onnx"} | ({} if content is None else {"lineage.json": content})
     )
+    shown_as_damaged(store)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "labels.json"])
+def test_a_version_with_a_file_that_was_altered_is_damaged(world: World, store: Path, name: str) -> None:
+    publish_version(str(store), "run-2")
+    (store / "jukebox" / "2" / name).write_bytes(b"another")
+    assert f"Version 2 ({store}/jukebox/2) is damaged: the sha256 of its {name} is" in shown_as_damaged(store)
+
+
+def shown_as_damaged(store: Path) -> str:
+    """Whether version 2 is, and 1 is not; returns the note about it."""
     result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
     assert result.exit_code == 0, result.output
-    models = json.loads(result.output)["models"]
+    found = json.loads(result.output)
+    models = found["models"]
     assert models[0] == {"number": 2, "version": "damaged", "run": "", "commit": ""}
     assert models[1]["version"] == "0.0.2"
+    assert (
+        "`jukebox delete-version 2`" in found["models_note"] or "does not exist or was deleted" in found["models_note"]
+    )
+    return str(found["models_note"])
 
 
 def test_the_newest_come_first_and_only_as_many_as_asked(world: World, tmp_path: Path) -> None:

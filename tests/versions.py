@@ -35,6 +35,7 @@ def publish_version(
     files = {
         "model.onnx": model([*WEIGHTS[: len(labels)]]) if onnx is None else onnx,
         "labels.json": json.dumps(labels).encode(),
+        "model-card.html": b"",
     }
     whole = {
         "schema": SCHEMA,
@@ -51,5 +52,5 @@ def publish_version(
         "sha256": {name: sha256(content).hexdigest() for name, content in files.items()},
         **lineage,
     }
-    files |= {"lineage.json": json.dumps(whole).encode(), "model-card.html": b""}
+    files["lineage.json"] = json.dumps(whole).encode()
     return open_store(root, "jukebox").publish(run, lambda number: Failed(files) if apart else files)

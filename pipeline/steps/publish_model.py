@@ -4,12 +4,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.champion import LABELS, LINEAGE, SCHEMA, read_lineage, search
+from pipeline.champion import CARD, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
 from pipeline.documents import to_json
 from pipeline.errors import CommitOutdated, ParityBroken, SettingsInvalid, VersionBroken
 from pipeline.log import log
@@ -28,7 +28,7 @@ _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIERS})?(\+{_I
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the model store: its number, where it is, and its lineage.json.
+    """A version in the model store: its number, where it is, its lineage.json and the page that is its card.
 
     One that has not passed has a number, too, but is where nobody serves it.
     """
@@ -36,6 +36,7 @@ class Published:
     number: int
     uri: str
     lineage: dict[str, Any]
+    card: bytes = field(repr=False)
 
     @property
     def passed(self) -> bool:
@@ -80,7 +81,7 @@ def publish_model(
 
     Raises GateRefused or ParityBroken if the verdict or the verification says no, CommitOutdated if the model of a
     newer commit is published already, SettingsInvalid if ``model_name``, ``version``, ``commit_time`` or ``store`` is
-    not a valid one, StoreBroken if the store cannot be used.
+    not a valid one, StoreBroken if the store cannot be used, or does not hold what was published.
     """
     documents = {
         name: json.loads(path.read_text("utf-8"))
@@ -140,16 +141,14 @@ def publish_model(
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "created": datetime.now(UTC).strftime(_TIME),
         }
-        endpoint = _endpoint(model_name, namespace, cluster_domain)
-        whole = {
-            **files,
-            LINEAGE: to_json(lineage, indent=1).encode(),
-            "model-card.html": _card(lineage, now, endpoint).encode(),
-        }
+        card = _card(lineage, now, _endpoint(model_name, namespace, cluster_domain)).encode()
+        lineage["sha256"][CARD] = hashlib.sha256(card).hexdigest()
+        whole = {**files, CARD: card, LINEAGE: to_json(lineage, indent=1).encode()}
         return whole if verdict["passed"] else Failed(whole)
 
     number = models.publish(f"{run_name}/{run_id}", build)
-    published = Published(number, models.uri(number), json.loads(models.read(number, LINEAGE)))
+    lineage, content = read_files(models, number)
+    published = Published(number, models.uri(number), lineage, content[CARD])
     if published.passed:
         log.info("published %s", published.uri)
     else:
@@ -184,13 +183,15 @@ def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> Non
         try:
             run = read_lineage(models, number)["run"]
             theirs = datetime.fromisoformat(run["commit_time"]).astimezone(UTC)
-        except (VersionBroken, KeyError, TypeError, ValueError):
+        except (VersionBroken, KeyError, TypeError, ValueError, OverflowError):
             continue  # damaged, or of an older release, or of a run by hand
+        if theirs > datetime.now(UTC):
+            continue  # no commit was made in the future, and it would keep all others out until then
         if theirs > made:
             raise CommitOutdated(
                 f"Nothing is published: commit {commit[:12]} is of {made.strftime(_TIME)}, and version {number} is of "
-                f"the newer commit {run.get('commit', '')[:12]} ({run['commit_time']}). To go back to older code, push "
-                "a commit that reverts the newer one"
+                f"the newer commit {str(run.get('commit', ''))[:12]} ({run['commit_time']}). To go back to older code, "
+                "push a commit that reverts the newer one"
             )
         return
 

@@ -135,7 +135,8 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
         "champion": None,
         "parity": found["parity"],
         "sha256": {
-            name: sha256(Path(published.uri, name).read_bytes()).hexdigest() for name in ("model.onnx", "labels.json")
+            name: sha256(Path(published.uri, name).read_bytes()).hexdigest()
+            for name in ("model.onnx", "labels.json", "model-card.html")
         },
     }
     assert isinstance(lineage["data"]["songs"]["rows"], int)
