@@ -14,6 +14,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── StoreBroken              the model store cannot be read or written
     │   └── VersionBroken        a version in it is not whole, or not there
     ├── SettingsInvalid          the settings file or an option is wrong
+    ├── SpecRefused              a compiled pipeline asks for what the cluster does not give
     ├── RunFailed                a run has not succeeded
     ├── BuildFailed              the training image cannot be built, or not be pushed
     └── ServerUnavailable        a server does not answer, or refuses
@@ -77,6 +78,10 @@ class VersionBroken(StoreBroken):
 
 class SettingsInvalid(JukeboxError):
     """The settings file or an option is wrong."""
+
+
+class SpecRefused(JukeboxError):
+    """A compiled pipeline asks for what the cluster does not give."""
 
 
 class RunFailed(JukeboxError):

@@ -52,6 +52,8 @@ _EXPECTED = {
     "train-cpu": _CPU,
     "train-memory": _MEMORY,
     "train-gpus": (r"[0-9]+", "a whole number"),
+    "quota-cpu": _CPU,
+    "quota-memory": _MEMORY,
 }
 # What a step may read must not be what another may write; see docs/s3.md.
 _S3_SECRETS = ("s3-secret", "data-secret", "store-secret")
@@ -95,6 +97,8 @@ class Settings:
     train_memory: str
     train_gpus: str
     gpu_resource: str
+    quota_cpu: str
+    quota_memory: str
 
     @property
     def on_claim(self) -> bool:

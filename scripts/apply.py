@@ -1,6 +1,7 @@
 """``jukebox apply``: Pipeline and PipelineVersion into the cluster, through the admission of the pipeline server."""
 
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,63 +17,91 @@ from pipeline.server import find_server
 from pipeline.settings import read_settings
 from scripts.kubernetes_api import Cluster, Kind, Resource
 from scripts.results import ResultDir, write_results
+from scripts.spec_policy import API_VERSION, judge
 
-GROUP, API_VERSION = "pipelines.kubeflow.org", "v2beta1"
-PIPELINES = Kind(GROUP, API_VERSION, "pipelines")
-VERSIONS = Kind(GROUP, API_VERSION, "pipelineversions")
+GROUP, VERSION = API_VERSION.split("/")
+PIPELINES = Kind(GROUP, VERSION, "pipelines")
+VERSIONS = Kind(GROUP, VERSION, "pipelineversions")
 # The pipeline server's webhook puts it on what it admits.
 ADMITTED = "pipelines.kubeflow.org/pipeline-id"
 BACKOFF = wait_exponential_jitter(multiplier=0.5, max=10)  # seconds
 
 
+LARGEST = 1 << 20  # bytes of a file: etcd takes objects of 1.5 MiB, and YAML is longer than the JSON in there
+
+
 def command(
     file: Annotated[Path, typer.Argument(help="What `jukebox compile` wrote.")] = Path("build/pipeline.yaml"),
+    image: Annotated[str, typer.Option(help="The image that all steps must run, by digest.")] = "",
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the admission to be up.")] = 120,
     result_dir: ResultDir = None,
 ) -> None:
     """Apply the Pipeline and create the PipelineVersion, unless it is there.
 
+    Pushed code has written the file. What it asks for is compared with the settings first, and nothing is applied if
+    that is more than they give: another Secret, claim or image, more than the quota, a field that is not known.
+
     Example: `jukebox apply build/pipeline.yaml`
     """
     pipeline, version = read_resources(file)
-    server = find_server(read_settings())
+    settings = read_settings()
+    judge(pipeline, version, settings, image)
+    server = find_server(settings)
     name = version["metadata"]["name"]
     try:
-        created = apply(Cluster(version["metadata"].get("namespace") or server.namespace), pipeline, version, timeout)
+        created = apply(Cluster(server.namespace), pipeline, version, timeout)
     except NotYet as error:
         raise ServerUnavailable(f"{error}\n{server.advice.admission}") from None
     print(f"PipelineVersion {name}: {'created' if created else 'there already, unchanged'}")
     write_results(result_dir, version=name, created=to_json(created))
 
 
-def read_resources(file: Path) -> tuple[Resource, Resource]:
-    """Return the Pipeline and the PipelineVersion in a YAML or JSON file.
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, of which a few lines make gigabytes; the compiler writes none."""
 
-    Raises SettingsInvalid where it holds not one of each, or a name in it has become something else than text: n, y,
-    no or on are truth values for some YAML readers, and the server would take a parameter called "false".
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "it holds an alias", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+
+def read_resources(file: Path) -> tuple[Resource, Resource]:
+    """Return the Pipeline and the PipelineVersion in a YAML or JSON file, which anybody may have written.
+
+    Raises SettingsInvalid, which quotes no line of it, where it is not a file of at most 1 MiB with one of each,
+    or where a name in it has become something else than text: n, y, no or on are truth values for some YAML readers,
+    and the server would take a parameter called "false".
     """
     try:
-        documents = list(yaml.safe_load_all(file.read_text("utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        documents = _documents(file)
+        strange = next(_strange_keys(documents), "")
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise SettingsInvalid(f"{file} cannot be read: {error}; `jukebox compile` writes it") from None
     if not all(isinstance(document, dict) for document in documents):
         documents = []
-    for where in _strange_keys(documents):
+    if strange:
         raise SettingsInvalid(
-            f"{file} has the key {where}, expected text: a tool read an unquoted name as a truth value or a number; "
+            f"{file} has the key {strange}, expected text: a tool read an unquoted name as a truth value or a number; "
             "apply the file as `jukebox compile` wrote it"
         )
     kinds = {str(document.get("kind")): document for document in documents}
     if len(documents) != 2 or set(kinds) != {"Pipeline", "PipelineVersion"}:
         raise SettingsInvalid(
-            f"{file} holds {', '.join(kinds) or 'nothing'}, expected one Pipeline and one PipelineVersion; "
+            f"{file} holds {[*kinds]!r:.100}, expected one Pipeline and one PipelineVersion; "
             "`jukebox compile` writes them"
         )
-    pipeline, version = kinds["Pipeline"], kinds["PipelineVersion"]
-    names = pipeline["metadata"]["name"], version["spec"].get("pipelineName")
-    if len(set(names)) != 1:
-        raise SettingsInvalid(f"{file} holds Pipeline {names[0]} and a PipelineVersion of {names[1]}: they must agree")
-    return pipeline, version
+    return kinds["Pipeline"], kinds["PipelineVersion"]
+
+
+def _documents(file: Path) -> list[Any]:
+    if file.exists() and not file.is_file():
+        raise ValueError("it is not a file")
+    with file.open("rb") as stream:
+        content = stream.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    # As a stream: of a text, an error would quote the line.
+    return [*yaml.load_all(BytesIO(content), Loader=_Loader)]
 
 
 def apply(cluster: Cluster, pipeline: Resource, version: Resource, timeout: float) -> bool:

@@ -1,7 +1,6 @@
 """``jukebox compile``: the pipeline as the Kubernetes resources that the pipeline server takes."""
 
 import contextlib
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +8,11 @@ import typer
 import yaml
 
 from pipeline.checkout import DIRTY, head, page
-from pipeline.documents import to_json
 from pipeline.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
 from scripts.kubernetes_api import PREFIX
+from scripts.spec_policy import API_VERSION, LABELS, version_name
 
 Resource = dict[str, Any]
 
@@ -41,13 +40,11 @@ def pipeline_resources(
 ) -> tuple[Resource, Resource]:
     """Return Pipeline and PipelineVersion.
 
-    The version's name ends in the first 12 hex digits of the sha256 of its compiled spec (canonical JSON of
-    pipelineSpec and platformSpec), so what changes nothing of the pipeline makes no new version.
+    The version's name is made of its spec, so what changes nothing of the pipeline makes no new version.
     """
     compiled = spec_of(build_pipeline(settings, image=image))
     spec = {"pipelineSpec": compiled["pipeline_spec"], "platformSpec": compiled["platform_spec"]}
-    digest = hashlib.sha256(to_json(spec, sort_keys=True).encode()).hexdigest()
-    name = f"{PIPELINE}-{digest[:12]}"
+    name = version_name(spec["pipelineSpec"], spec["platformSpec"])
     described = {"description": spec["pipelineSpec"]["pipelineInfo"]["description"]}
     pipeline = _resource("Pipeline", PIPELINE, {**described, "displayName": PIPELINE})
     version = _resource("PipelineVersion", name, {**described, "displayName": name, "pipelineName": PIPELINE, **spec})
@@ -59,11 +56,10 @@ def pipeline_resources(
 
 
 def _resource(kind: str, name: str, spec: Resource) -> Resource:
-    labels = {"name": PIPELINE, "component": "pipeline", "part-of": "jukebox"}
     return {
-        "apiVersion": "pipelines.kubeflow.org/v2beta1",
+        "apiVersion": API_VERSION,
         "kind": kind,
-        "metadata": {"name": name, "labels": {f"app.kubernetes.io/{key}": value for key, value in labels.items()}},
+        "metadata": {"name": name, "labels": {**LABELS}},
         "spec": spec,
     }
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 from typing import Annotated, Any
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -26,11 +25,11 @@ from pipeline.errors import (
 from pipeline.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp, spec_alone
 from pipeline.prod_train_save_pipeline import PIPELINE, this_week
 from pipeline.server import find_server
-from pipeline.settings import read_settings, secret_in
+from pipeline.settings import Settings, read_settings, secret_in
 from pipeline.steps.fetch_data import resolve_data_version
-from scripts.git import commit_time
 from scripts.kubernetes_api import ENDED, Cluster, find_cluster
 from scripts.results import ResultDir, write_results
+from scripts.spec_policy import CLAIM, judge_spec
 
 # An experiment's limit; beyond a run's own the server starts a workflow for a run that it then cannot store.
 NAME_LIMIT = 128
@@ -55,6 +54,7 @@ def command(
     parameters: Annotated[str, typer.Option(help="JSON: the run's parameters.")] = "{}",
     data_version: Annotated[str, typer.Option(help="Short for the parameter; else found out from the data.")] = "",
     commit: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
+    commit_time: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
     reason: Annotated[
         Reason, typer.Option(help="Why; a push starts nothing where a run of its version has succeeded.")
     ] = Reason.MANUAL,
@@ -70,14 +70,13 @@ def command(
     """
     settings = read_settings()
     kfp = Kfp(partial(find_server, settings))
-    made = commit_time(Path(__file__).parent, commit)
-    given = {**_object(parameters), **_filled(data_version=data_version, commit=commit, commit_time=made)}
+    short = _filled(data_version=data_version, commit=commit, commit_time=commit_time)
     run, started = start(
         kfp,
         version,
-        experiment=settings.model_name,
+        settings=settings,
         key=key or str(uuid4()),
-        parameters=given,
+        parameters={**_object(parameters), **short},
         # What a push has not changed has no need of another run; new data, or a person, has.
         unless_succeeded=reason is Reason.PUSH and not no_cache,
         # An event of another kind asks for a verdict of today.
@@ -99,7 +98,7 @@ def start(
     kfp: Kfp,
     version: str,
     *,
-    experiment: str,
+    settings: Settings,
     key: str,
     parameters: Mapping[str, Any],
     unless_succeeded: bool = False,
@@ -119,20 +118,16 @@ def start(
     The run's id is made of the key and looked up before each POST: the server starts a workflow first and notes the run
     then, so a POST that is simply repeated has a second workflow train beside the first. Raises ServerUnavailable where
     the server refuses or is away for longer than ``patience`` seconds; SettingsInvalid where version, key or parameters
-    are none.
+    are none; SpecRefused where the version, which anybody may have applied, asks for more than ``settings`` give.
     """
-    for parameter, value in parameters.items():
-        if secret := secret_in(value):
-            raise SettingsInvalid(
-                f"the parameter {parameter} {secret}, and whoever sees the run sees its parameters: name it without; "
-                "the Secret that data-secret in the settings names holds the keys for s3://"
-            )
+    _check(parameters, settings)
     name = f"{version} {key}"
     if len(name) > NAME_LIMIT:
         raise SettingsInvalid(
             f"the run's name would be {name!r}, {len(name)} characters: the server takes {NAME_LIMIT}; shorten the key"
         )
     pipeline_id, found = _version(kfp, version)
+    judge_spec(spec_alone(found["pipeline_spec"]), found["pipeline_spec"].get("platform_spec"), settings)
     reference = {"pipeline_id": pipeline_id, "pipeline_version_id": str(found["pipeline_version_id"])}
     run_id = run_id_of(key)
     cache = this_week() if cached else run_id
@@ -141,12 +136,12 @@ def start(
         if not cached and _parameters(run).get("cache", cache) != cache:
             raise SettingsInvalid(f"the key {key!r} has started run {run_id} with the cache: give another key")
         return run, run.get("state") in FAILED and not artifacts_gone(kfp, run) and _retried(kfp, run)
-    experiment_id = kfp.create_experiment(experiment)
+    experiment_id = kfp.create_experiment(settings.model_name)
     if unless_succeeded:
         for run in kfp.runs(experiment_id, state="SUCCEEDED"):
             if run.get("pipeline_version_reference") == reference:
                 return run, False
-    complete = _complete(found, parameters, cache)
+    complete = _complete(found, parameters, cache, settings)
     if not cached and "cache" not in complete:
         raise SettingsInvalid(
             f"{version} has no parameter cache, so its runs cannot go without: compile and apply the pipeline anew"
@@ -306,7 +301,24 @@ class _Unknown(SettingsInvalid):
     """The server does not list the version."""
 
 
-def _complete(version: Json, parameters: Mapping[str, Any], cache: str) -> dict[str, Any]:
+def _check(parameters: Mapping[str, Any], settings: Settings) -> None:
+    """Raise SettingsInvalid where a parameter is none that a run may be given."""
+    for name, value in parameters.items():
+        if secret := secret_in(value):
+            raise SettingsInvalid(
+                f"the parameter {name} {secret}, and whoever sees the run sees its parameters: name it without; "
+                "the Secret that data-secret in the settings names holds the keys for s3://"
+            )
+    if "{{" in to_json(parameters):
+        raise SettingsInvalid("a parameter holds {{, which the workflow of a run would fill in: name it without")
+    if (claim := parameters.get(CLAIM, settings.model_storage_pvc)) != settings.model_storage_pvc:
+        raise SettingsInvalid(
+            f"the parameter {CLAIM} is {claim!r}, expected {settings.model_storage_pvc}: a run mounts no other claim "
+            "than that of the settings"
+        )
+
+
+def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings: Settings) -> dict[str, Any]:
     """The parameters with what the cache is asked for, and the version of the data that they, or the defaults, name."""
     inputs = spec_alone(version["pipeline_spec"])["root"].get("inputDefinitions", {}).get("parameters", {})
     if "cache" in inputs:
@@ -318,6 +330,12 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str) -> dict[
     songs, rankings = (
         str(parameters.get(name, inputs.get(name, {}).get("defaultValue", ""))) for name in ("songs", "rankings")
     )
+    for name, uri in (("songs", songs), ("rankings", rankings)):
+        if not uri.startswith(("https://", "http://", "s3://")) and uri != getattr(settings, name):
+            raise SettingsInvalid(
+                f"the parameter {name} is {uri!r}, expected https://… or s3://…: it would be looked up here, and not "
+                "where the step runs; give the data_version, too, which `jukebox data-version` prints"
+            )
     return {**parameters, "data_version": resolve_data_version(songs, rankings)}
 
 

@@ -1,6 +1,7 @@
 """``jukebox apply`` against the webhook's answers."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.errors import JukeboxError, ServerUnavailable, SettingsInvalid
+from pipeline.errors import ServerUnavailable, SettingsInvalid, SpecRefused
 from pipeline.prod_train_save_pipeline import PIPELINE
-from scripts.apply import apply, read_resources
+from scripts.apply import LARGEST, apply, read_resources
 from scripts.cli import app
 from scripts.kubernetes_api import Cluster
-from tests.kfp.world import NAMESPACE, World, compiled, make_step
+from tests.kfp.world import NAMESPACE, SETTINGS, World, compiled, make_step, named
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -38,15 +39,27 @@ def edited(file: Path, **spec: Any) -> Path:
 
 
 def test_the_pipeline_is_applied_first_and_the_version_belongs_to_it(world: World, file: Path, tmp_path: Path) -> None:
+    file, name = named(file)
     result = CliRunner().invoke(app, ["apply", str(file), "--result-dir", str(tmp_path / "results")])
     assert result.exit_code == 0, result.output
-    assert created(world) == [PIPELINE, VERSION]
-    version = world.cluster.objects["pipelineversions", VERSION]
+    assert created(world) == [PIPELINE, name]
+    version = world.cluster.objects["pipelineversions", name]
     pipeline = world.cluster.objects["pipelines", PIPELINE]
     assert version["metadata"]["ownerReferences"][0]["uid"] == pipeline["metadata"]["uid"]
-    assert f"{VERSION}: created" in result.output
+    assert f"{name}: created" in result.output
     results = {path.name: path.read_text() for path in (tmp_path / "results").iterdir()}
-    assert results == {"version": VERSION, "created": "true"}
+    assert results == {"version": name, "created": "true"}
+
+
+@pytest.mark.parametrize("image", [f"{SETTINGS.image}@sha256:{'1' * 64}", "elsewhere.example.com/a@sha256:" + "0" * 64])
+def test_nothing_is_applied_that_runs_another_image_than_the_one_that_was_built(
+    world: World, file: Path, image: str
+) -> None:
+    file, _ = named(file)
+    result = CliRunner().invoke(app, ["apply", str(file), f"--image={image}"])
+    assert isinstance(result.exception, SpecRefused | SettingsInvalid)
+    assert image in str(result.exception)
+    assert not created(world)
 
 
 def test_applying_again_changes_nothing_and_succeeds(world: World, file: Path) -> None:
@@ -145,19 +158,49 @@ def test_a_name_that_has_become_a_truth_value_is_refused(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("content", "said"),
     [
-        ("", "holds nothing"),
-        ("kind: ConfigMap", "holds ConfigMap"),
-        ("- 1", "holds nothing"),
-        ("a: [", "cannot be read"),
+        (b"", r"holds \[\]"),
+        (b"kind: ConfigMap", r"holds \['ConfigMap'\]"),
+        (b"- 1", r"holds \[\]"),
+        (b"a: [", "cannot be read"),
+        (b"\xff\xfe\xfd", "cannot be read"),
+        (b"a: &a [1]\nb: *a", "holds an alias"),
+        (b"a: !!python/object/apply:os.system [ls]", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b"a:\n  " + b"- " * 100_000, "cannot be read"),
+        (b"? 0x" + b"f" * 5000 + b"\n: 1", "cannot be read"),
+        (b"#" * (LARGEST + 1), "has more than 1,048,576 bytes"),
+        (None, "is not a file"),
+    ],
+    ids=[
+        *(
+            "nothing",
+            "another kind",
+            "a list",
+            "broken",
+            "not UTF-8",
+            "an alias",
+            "a tag",
+            "a deep flow",
+            "a deep list",
+        ),
+        *("a long number", "a large file", "a pipe"),
     ],
 )
-def test_another_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_another_file_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
     file = tmp_path / "other.yaml"
-    file.write_text(text)
-    with pytest.raises(JukeboxError, match=said):
+    os.mkfifo(file) if content is None else file.write_bytes(content)
+    with pytest.raises(SettingsInvalid, match=said):
         read_resources(file)
+
+
+def test_a_file_that_leads_to_a_secret_does_not_show_it(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("ey: [a secret")
+    (tmp_path / "pipeline.yaml").symlink_to(tmp_path / "token")
+    with pytest.raises(SettingsInvalid) as refused:
+        read_resources(tmp_path / "pipeline.yaml")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_cluster_that_is_away_is_said(world: World, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

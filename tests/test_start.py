@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,17 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pipeline.errors import AccessDenied, ServerAway, ServerUnavailable, SettingsInvalid
+from pipeline.errors import AccessDenied, ServerAway, ServerUnavailable, SettingsInvalid, SpecRefused
 from pipeline.prod_train_save_pipeline import PIPELINE, this_week
+from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import start as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
 from scripts.kubernetes_api import Cluster
 from scripts.start import run_id_of, start
+from tests.http_server import Answer as HttpAnswer
+from tests.http_server import serve_http
 from tests.kfp.execution import Look, printed
 from tests.kfp.service import Answer
-from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled, make_step
+from tests.kfp.world import DATA_VERSION, IMAGE, NAMESPACE, World, compiled, make_step
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -39,9 +43,8 @@ def started(world: World, key: str = "uid-1", version: str = VERSION, **options:
     """Start a run; return its id and whether it was started now."""
     parameters = options.pop("parameters", {"data_version": DATA_VERSION})
     patience = options.pop("patience", 10)
-    run, now = start(
-        world.kfp(patience), version, experiment="jukebox", key=key, parameters=parameters, patience=patience, **options
-    )
+    options = {"settings": read_settings(), "patience": patience, **options}
+    run, now = start(world.kfp(patience), version, key=key, parameters=parameters, **options)
     return run["run_id"], now
 
 
@@ -65,14 +68,11 @@ def timed(data_version: str, commit: str = "", commit_time: str = "") -> None:
 
 
 @pytest.mark.parametrize("asks", [True, False])
-def test_when_the_commit_was_made_goes_to_a_version_that_asks_for_it(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: bool
-) -> None:
+def test_when_the_commit_was_made_goes_to_a_version_that_asks_for_it(world: World, tmp_path: Path, asks: bool) -> None:
     made = "2026-11-24T09:40:00+01:00"
-    monkeypatch.setattr(module, "commit_time", lambda folder, commit: made if commit == "c" * 40 else "")
     file = compiled(tmp_path / "pipeline.yaml", pipeline=timed) if asks else compiled(tmp_path / "pipeline.yaml")
     apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
-    arguments = ["start", VERSION, "--key", "uid-1", "--commit", "c" * 40, "--data-version", DATA_VERSION]
+    arguments = ["start", VERSION, "--key", "uid-1", "--commit-time", made, "--data-version", DATA_VERSION]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     parameters = world.service.runs[run_id_of("uid-1")]["runtime_config"]["parameters"]
@@ -172,7 +172,8 @@ def test_a_500_of_the_callers_making_is_not_tried_again(applied: World, monkeypa
     """Fact 7: an unknown version answers 500."""
     pipeline = applied.kfp().pipeline(PIPELINE)
     assert pipeline
-    gone = {"pipeline_version_id": "11111111-1111-1111-1111-111111111111", "pipeline_spec": {"root": {}}}
+    found = next(applied.kfp().versions(pipeline["pipeline_id"], VERSION))
+    gone = {**found, "pipeline_version_id": "11111111-1111-1111-1111-111111111111"}
     monkeypatch.setattr(module, "_version", lambda *_: (pipeline["pipeline_id"], gone))
     with pytest.raises(ServerUnavailable, match=r"answers 500, PipelineVersion 1{8}-.* not found"):
         started(applied)
@@ -237,9 +238,54 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
     songs, rankings = tmp_path / "songs.csv", tmp_path / "rankings.csv"
     songs.write_text("a\n1\n")
     rankings.write_text("b\n2\n")
-    run_id, _ = started(applied, parameters={"songs": str(songs), "rankings": str(rankings)})
-    parameters = applied.service.runs[run_id]["runtime_config"]["parameters"]
-    assert parameters["data_version"] == resolve_data_version(str(songs), str(rankings))
+
+    def local(data_version: str, songs: str = str(songs), rankings: str = str(rankings)) -> None:
+        make_step(rows=3)
+
+    name = f"{PIPELINE}-000000000002"
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "local.yaml", name, local)), timeout=5)
+    known = replace(read_settings(), songs=str(songs), rankings=str(rankings))
+    with serve_http() as server:
+        url = server.serve("/songs.csv", HttpAnswer(b"a\n1\n", etag="1"))
+        for key, parameters in (("default", {}), ("given", {"songs": url})):
+            run_id, _ = started(applied, key, name, parameters=parameters, settings=known)
+            found = applied.service.runs[run_id]["runtime_config"]["parameters"]["data_version"]
+            assert found == resolve_data_version(parameters.get("songs", str(songs)), str(rankings))
+
+
+@pytest.mark.parametrize("uri", ["/etc/hostname", "file:///etc/hostname", "../hostname"])
+def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applied: World, uri: str) -> None:
+    with pytest.raises(SettingsInvalid, match=r"the parameter songs is '.*hostname', expected https://… or s3://…"):
+        started(applied, parameters={"songs": uri})
+    assert not applied.posts()
+    started(applied, parameters={"songs": uri, "data_version": DATA_VERSION})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"commit": "{{=workflow.name}}"}, "holds {{"),
+        ({"commit": {"a": ["{{workflow.name}}"]}}, "holds {{"),
+        ({"model_storage_pvc": "mysql"}, "the parameter model_storage_pvc is 'mysql', expected jukebox-model-pvc"),
+    ],
+    ids=["expression", "inside", "claim"],
+)
+def test_a_parameter_that_would_change_a_pod_starts_nothing(
+    applied: World, parameters: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=re.escape(said)):
+        started(applied, parameters={"data_version": DATA_VERSION, **parameters})
+    assert not applied.posts()
+
+
+def test_a_version_that_others_have_applied_is_judged_before_it_is_started(world: World, tmp_path: Path) -> None:
+    file = compiled(tmp_path / "pipeline.yaml")
+    file.write_text(file.read_text().replace(IMAGE, "elsewhere.example.com/miner:latest"))
+    apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
+    with pytest.raises(SpecRefused, match=r"executors\.exec-make\.container\.image is 'elsewhere.example.com/miner"):
+        started(world)
+    assert not world.posts()
+    assert not world.posts("/experiments")
 
 
 @pytest.mark.parametrize("reason", ["push", "data", "alert", "schedule", "manual", ""])

@@ -37,8 +37,8 @@ def test_an_empty_cluster_is_shown_as_such(world: World) -> None:
 def test_versions_runs_and_models_are_shown(world: World, store: Path, tmp_path: Path) -> None:
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
     parameters = {"data_version": DATA_VERSION, "commit": "c" * 40}
-    start(world.kfp(), VERSION, experiment="jukebox", key="uid-1", parameters=parameters)
-    run, _ = start(world.kfp(), VERSION, experiment="jukebox", key="uid-2", parameters=parameters)
+    start(world.kfp(), VERSION, settings=read_settings(), key="uid-1", parameters=parameters)
+    run, _ = start(world.kfp(), VERSION, settings=read_settings(), key="uid-2", parameters=parameters)
     world.service.answer("POST", f"/apis/v2beta1/runs/{run['run_id']}:terminate", {}, b"")
     world.service.tick()
     result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
@@ -101,7 +101,7 @@ def test_all_pages_of_a_list_are_read(world: World, monkeypatch: pytest.MonkeyPa
     kfp = world.kfp()
     for number in range(5):
         parameters = {"data_version": DATA_VERSION}
-        start(kfp, VERSION, experiment="jukebox", key=f"uid-{number}", parameters=parameters)
+        start(kfp, VERSION, settings=read_settings(), key=f"uid-{number}", parameters=parameters)
     experiment = kfp.experiment("jukebox")
     assert experiment
     assert len({run["run_id"] for run in kfp.runs(experiment)}) == 5

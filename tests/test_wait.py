@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from pipeline.errors import AccessDenied, RequestRefused, RunFailed, ServerUnavailable
 from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.settings import read_settings
 from scripts import kubernetes_api
 from scripts import wait as module
 from scripts.apply import apply, read_resources
@@ -44,7 +45,7 @@ def running(world: World, tmp_path: Path) -> World:
     """A world with a run of two steps, make and train."""
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
     version, parameters = f"{PIPELINE}-000000000001", {"data_version": DATA_VERSION}
-    start(world.kfp(), version, experiment="jukebox", key="uid-1", parameters=parameters)
+    start(world.kfp(), version, settings=read_settings(), key="uid-1", parameters=parameters)
     return world
 
 
@@ -672,7 +673,7 @@ def test_the_pods_of_a_server_for_one_user_are_elsewhere(
     kubeflow.service.access = None
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
     parameters = {"data_version": DATA_VERSION}
-    start(kubeflow.kfp(), f"{PIPELINE}-000000000001", experiment="jukebox", key="uid-1", parameters=parameters)
+    start(kubeflow.kfp(), f"{PIPELINE}-000000000001", settings=read_settings(), key="uid-1", parameters=parameters)
     kubeflow.cluster.objects.pop(("workflows", kubeflow.workflow_of(RUN)))
     monkeypatch.setattr(module, "Pace", lambda **_: QUICK)
     result = CliRunner().invoke(app, ["wait", RUN, "--timeout", "0.01"])

@@ -24,7 +24,7 @@ from tests.kfp.cluster import Cluster, serve_cluster
 from tests.kfp.execution import SubprocessExecutor
 from tests.kfp.server import StaticGuard, serve
 from tests.kfp.service import Service
-from tests.kfp.world import DATA_VERSION, NAMESPACE, TOKEN
+from tests.kfp.world import DATA_VERSION, IMAGE, NAMESPACE, TOKEN, named
 
 pytest_plugins = ("tests.kfp.fixtures",)
 
@@ -89,7 +89,7 @@ class Site:
 
 def stubbed(folder: Path) -> str:
     """Compile the pipeline, with other steps, into a file; return the version's name."""
-    pipeline, version = pipeline_resources(read_settings())
+    pipeline, version = pipeline_resources(read_settings(), image=IMAGE)
     spec = version["spec"]["pipelineSpec"]
     for label, executor in spec["deploymentSpec"]["executors"].items():
         *command, source = executor["container"]["command"]
@@ -106,7 +106,8 @@ def stubbed(folder: Path) -> str:
     for task in spec["root"]["dag"]["tasks"].values():
         task.pop("retryPolicy", None)  # or it would be tried again at once
     (folder / "pipeline.yaml").write_text(yaml.safe_dump_all([pipeline, version]))
-    return str(version["metadata"]["name"])
+    _, name = named(folder / "pipeline.yaml")
+    return name
 
 
 @pytest.fixture

@@ -23,11 +23,10 @@ from scripts.cli import app
 from scripts.wait import Pace
 from tests.http_server import serve_http
 from tests.kfp.service import EDITOR
-from tests.kfp.world import AUDIENCE_TOKEN, DATA_VERSION, NAMESPACE, TOKEN, World, compiled
+from tests.kfp.world import AUDIENCE_TOKEN, DATA_VERSION, NAMESPACE, TOKEN, World, compiled, named
 from tests.tekton.manifests import ROOT
 
 pytest_plugins = ("tests.kfp.fixtures",)
-VERSION = f"{PIPELINE}-000000000001"
 EXPERIMENTS, RUNS = f"experiments?namespace={NAMESPACE}", f"runs?namespace={NAMESPACE}"
 
 
@@ -130,18 +129,26 @@ def free_port() -> int:
 
 @pytest.fixture
 def applied(kubeflow: World, tmp_path: Path) -> World:
-    result = jukebox("apply", str(compiled(tmp_path / "pipeline.yaml")))
+    file, _ = named(compiled(tmp_path / "pipeline.yaml"))
+    result = jukebox("apply", str(file))
     assert result.exit_code == 0, result.output
     return kubeflow
 
 
+@pytest.fixture
+def version(applied: World) -> str:
+    """The name of the version that was applied."""
+    [name] = (name for kind, name in applied.cluster.objects if kind == "pipelineversions")
+    return name
+
+
 def test_a_version_is_applied_started_waited_for_and_shown(
-    applied: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    applied: World, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given settings that say where the server is, and a token in a file, then no command needs more."""
     monkeypatch.setattr(wait, "Pace", lambda **_: Pace(poll=0.1, settle=0.2))
     parameters = json.dumps({"data_version": DATA_VERSION})
-    started = jukebox("start", VERSION, "--key=one", f"--parameters={parameters}", f"--result-dir={tmp_path}")
+    started = jukebox("start", version, "--key=one", f"--parameters={parameters}", f"--result-dir={tmp_path}")
     assert started.exit_code == 0, started.output
     run_id = (tmp_path / "run-id").read_text()
     assert applied.service.runs[run_id]["service_account"] == EDITOR
@@ -161,8 +168,8 @@ def test_a_version_is_applied_started_waited_for_and_shown(
 
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["with the Role", "with a Role of before"])
-def test_a_failed_run_goes_on_if_the_role_lets_it(applied: World, tmp_path: Path, allowed: bool) -> None:
-    words = ("start", VERSION, "--data-version", DATA_VERSION, "--result-dir", str(tmp_path / "results"))
+def test_a_failed_run_goes_on_if_the_role_lets_it(applied: World, version: str, tmp_path: Path, allowed: bool) -> None:
+    words = ("start", version, "--data-version", DATA_VERSION, "--result-dir", str(tmp_path / "results"))
     assert jukebox(*words, "--key", "uid-1").exit_code == 0
     run_id = (tmp_path / "results" / "run-id").read_text()
     applied.set(run_id, ("make", "FAILED", ""), code=1)
@@ -252,7 +259,8 @@ def test_the_rest_api_says_the_same(kubeflow: World, monkeypatch: pytest.MonkeyP
 
 def test_no_admission_is_not_laid_to_openshift(kubeflow: World, tmp_path: Path) -> None:
     kubeflow.cluster.admission = "absent"
-    result = jukebox("apply", str(compiled(tmp_path / "pipeline.yaml")), "--timeout=0")
+    file, _ = named(compiled(tmp_path / "pipeline.yaml"))
+    result = jukebox("apply", str(file), "--timeout=0")
     assert isinstance(result.exception, ServerUnavailable)
     assert "Is Kubeflow Pipelines up" in str(result.exception)
     assert "dspa" not in str(result.exception).lower()

@@ -1,7 +1,7 @@
 """The commands one after the other, against the stand-in, or a real server.
 
 With ``KFP_ENDPOINT`` in the environment a real pipeline server is used, in the kubeconfig's cluster and the namespace
-``JUKEBOX_NAMESPACE``; its steps run in ``KFP_IMAGE``, an image that has kfp.
+``JUKEBOX_NAMESPACE``; its steps run in ``KFP_IMAGE``, an image that has kfp, by digest, of the settings' repository.
 """
 
 import json
@@ -17,7 +17,6 @@ from kubernetes.config import kube_config
 from typer.testing import CliRunner, Result
 
 from pipeline.errors import RunFailed
-from pipeline.prod_train_save_pipeline import PIPELINE
 from scripts import wait
 from scripts.cli import app
 from scripts.wait import Pace
@@ -25,11 +24,10 @@ from tests.kfp.cluster import Cluster, serve_cluster
 from tests.kfp.execution import Job, SubprocessExecutor, tasks_in
 from tests.kfp.server import StaticGuard, serve
 from tests.kfp.service import Service
-from tests.kfp.world import DATA_VERSION, NAMESPACE, TOKEN, compiled, train_step
+from tests.kfp.world import DATA_VERSION, IMAGE, NAMESPACE, TOKEN, compiled, named, train_step
 
 pytest_plugins = ("tests.kfp.fixtures",)
 REAL = os.environ.get("KFP_ENDPOINT", "")
-VERSION = f"{PIPELINE}-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
@@ -56,10 +54,11 @@ def jukebox(*arguments: str) -> Result:
 
 
 def test_a_version_is_applied_started_waited_for_and_shown(service: Service | None, tmp_path: Path) -> None:
-    image = os.environ.get("KFP_IMAGE", "jukebox-training")
-    file = compiled(tmp_path / "pipeline.yaml", VERSION)
-    file.write_text(file.read_text().replace("jukebox-training", image))
-    applied = jukebox("apply", str(file))
+    image = os.environ.get("KFP_IMAGE", IMAGE)
+    file = compiled(tmp_path / "pipeline.yaml")
+    file.write_text(file.read_text().replace(IMAGE, image))
+    file, version = named(file)
+    applied = jukebox("apply", str(file), "--image", image)
     assert applied.exit_code == 0, applied.output
 
     keys = {"good": str(uuid4()), "bad": str(uuid4())}
@@ -67,7 +66,7 @@ def test_a_version_is_applied_started_waited_for_and_shown(service: Service | No
         parameters = json.dumps({"rows": rows, "data_version": DATA_VERSION})
         options = ("--key", keys[name], "--parameters", parameters, "--result-dir", str(tmp_path / name))
         for _ in range(2):
-            begun = jukebox("start", VERSION, *options)
+            begun = jukebox("start", version, *options)
             assert begun.exit_code == 0, begun.output
     run_ids = {name: (tmp_path / name / "run-id").read_text() for name in keys}
 
@@ -85,7 +84,7 @@ def test_a_version_is_applied_started_waited_for_and_shown(service: Service | No
     found = json.loads(shown.output)
     states = {run["id"]: run["state"] for run in found["runs"]}
     assert (states[run_ids["good"]], states[run_ids["bad"]]) == ("succeeded", "failed")
-    assert found["versions"][0]["name"] == VERSION
+    assert found["versions"][0]["name"] == version
 
     if service:
         # Two runs, a workflow each; and never a recurring run, which fires at once where its trigger is forgotten.
@@ -110,9 +109,10 @@ def test_the_stand_in_lets_steps_side_by_side_fail_both(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(bool(REAL), reason="a real server's state is its own")
 def test_a_stand_in_that_restarts_knows_its_runs(service: Service, tmp_path: Path) -> None:
-    assert jukebox("apply", str(compiled(tmp_path / "pipeline.yaml", VERSION))).exit_code == 0
+    file, version = named(compiled(tmp_path / "pipeline.yaml"))
+    assert jukebox("apply", str(file)).exit_code == 0
     parameters = json.dumps({"data_version": DATA_VERSION})
-    assert jukebox("start", VERSION, "--key", "uid-1", "--parameters", parameters).exit_code == 0
+    assert jukebox("start", version, "--key", "uid-1", "--parameters", parameters).exit_code == 0
     again = Service(service.resources, service.executor, NAMESPACE, tmp_path / "state.json")
     assert again.runs.keys() == service.runs.keys()
     assert again.workflows.keys() == service.workflows.keys()

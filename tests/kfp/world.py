@@ -1,17 +1,20 @@
 """All that a command meets on a laptop: stand-ins for the pipeline server and the cluster."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-from kfp import compiler, dsl
+import yaml
+from kfp import compiler, dsl, kubernetes
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
+from kfp.dsl.pipeline_context import Pipeline
 
 from pipeline.kfp_server import Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
-from pipeline.settings import read_settings
+from pipeline.settings import SETTINGS_FILE, read_settings
+from scripts.spec_policy import version_name
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed
 from tests.kfp.service import Service
@@ -34,27 +37,53 @@ def train(twice: int) -> str:
     return f"trained on {twice}"
 
 
-component = dsl.component(base_image="jukebox-training", install_kfp_package=False)
+SETTINGS = read_settings(SETTINGS_FILE)
+IMAGE = f"{SETTINGS.image}@sha256:{'0' * 64}"
+component = dsl.component(base_image=IMAGE, install_kfp_package=False)
 make_step, train_step = component(make), component(train)
 
 
-def tiny(data_version: str, rows: int = 3, commit: str = "", songs: str = "", rankings: str = "") -> None:
+def tiny(
+    data_version: str,
+    rows: int = 3,
+    commit: str = "",
+    songs: str = SETTINGS.songs,
+    rankings: str = SETTINGS.rankings,
+) -> None:
     """Two steps under the name of the product's pipeline."""
     train_step(twice=make_step(rows=rows).output)
 
 
 def compiled(file: Path, version: str = f"{PIPELINE}-000000000001", pipeline: Any = tiny) -> Path:
-    """Compile a pipeline as `jukebox compile` does; return the file."""
+    """Compile a pipeline as `jukebox compile` does, to what the cluster takes but for its name; return the file."""
+
+    @wraps(pipeline)
+    def bounded(*arguments: Any) -> None:
+        pipeline(*arguments)
+        for task in Pipeline.get_default_pipeline().tasks.values():
+            task.set_cpu_limit("1").set_memory_limit("1Gi")
+            kubernetes.set_timeout(task, 60)
+            kubernetes.set_security_context(task, run_as_non_root=True)
+
     options = KubernetesManifestOptions(
         pipeline_name=PIPELINE, pipeline_version_name=version, include_pipeline_manifest=True
     )
     compiler.Compiler().compile(
-        dsl.pipeline(name=PIPELINE)(pipeline),
+        dsl.pipeline(name=PIPELINE)(bounded),
         str(file),
         kubernetes_manifest_format=True,
         kubernetes_manifest_options=options,
     )
     return file
+
+
+def named(file: Path) -> tuple[Path, str]:
+    """Name the version in a file by its spec, as `jukebox compile` does; return the file and the name."""
+    pipeline, version = yaml.safe_load_all(file.read_text())
+    name = version_name(version["spec"]["pipelineSpec"], version["spec"]["platformSpec"])
+    version["metadata"]["name"] = version["spec"]["displayName"] = name
+    file.write_text(yaml.safe_dump_all([pipeline, version]))
+    return file, name
 
 
 @dataclass
