@@ -91,7 +91,7 @@ def version_name(pipeline_spec: Any, platform_spec: Any) -> str:
 
 def allowed_secrets(settings: Settings) -> tuple[str, ...]:
     """Return the names of the Secrets whose keys for S3 a step may get."""
-    return (settings.s3_secret,)
+    return settings.data_secret, settings.store_secret
 
 
 # Rules: each yields what is wrong with a value at a path
