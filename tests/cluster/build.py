@@ -25,7 +25,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "juke
 # What is needed together: programs and projects, by how their import paths begin. Last is what only some tests need.
 PARTS = {
     "pause": ("jukebox.test/pause",),
-    "node": ("k8s.io/kubernetes", "jukebox.test/coredns", "jukebox.test/etcd", "jukebox.test/provisioner"),
+    "node": (
+        "k8s.io/kubernetes",
+        *(f"jukebox.test/{name}" for name in ("coredns", "etcd", "policies", "provisioner")),
+    ),
     "tekton": ("github.com/tektoncd",),
     "argocd": ("github.com/argoproj/argo-cd", "sigs.k8s.io/kustomize/kustomize"),
     "kserve": ("github.com/brancz/kube-rbac-proxy", "github.com/kserve"),

@@ -7,7 +7,8 @@ mount, interface and rule; ``down`` has only a folder and empty cgroups to remov
 to clean up in order: ``init`` is found by the file that it executes, and a harness that was killed leaves a node that
 the next ``up`` uses or the next ``down`` ends.
 
-The host reaches pods and Services through one route; the node has no way out.
+The host reaches pods and Services through one route; the node has no way out. What the host sends is let in whatever a
+NetworkPolicy says, as Kubernetes lets in what a node sends to its own pods.
 """
 
 import base64
@@ -46,6 +47,7 @@ CA = TRUST / "ca.crt"
 VOLUMES = "/var/lib/volumes"  # of the node
 
 HOST, ADDRESS, RANGE = "10.213.0.1", "10.213.0.2", "10.213.0.0/16"
+NAMESERVER = "10.213.3.1"  # an address of the node that policies take for that of a pod
 PODS, SERVICES, API, DNS = "10.213.1.0/24", "10.213.2.0/24", "10.213.2.1", "10.213.2.10"
 REGISTRY = f"{ADDRESS}:5000"
 # The same images, for those who log in: a password of the tests, whose hash is in config/passwords.
@@ -217,11 +219,21 @@ def up() -> None:
     start(PROGRAMS / "kube-proxy", "--config=/mnt/node/etc/kube-proxy.yaml")
     start(own / "coredns", "-conf", "/mnt/node/etc/Corefile")
     start(own / "provisioner", f"--kubeconfig={admin}", f"--folder={VOLUMES}", f"--node={NAME}")
+    start(
+        own / "policies",
+        f"--kubeconfig={admin}",
+        f"--node={NAME}",
+        "--cni=/var/lib/cni",
+        "--network=pods",
+        f"--dns={NAMESERVER}",
+    )
     kubectl("apply", "--server-side", f"--filename={STATE}/etc/base.yaml")
     wait("kubelet", lambda: kubectl("get", f"--raw=/api/v1/nodes/{NAME}/proxy/healthz"))
     wait("node", lambda: kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=1s"))
     wait("service account", lambda: kubectl("get", "serviceaccount", "default"))
     wait("names", lambda: session().get(f"http://{ADDRESS}:8181/ready", timeout=5).ok)
+    # Until it listens, no pod's connection begins.
+    wait("policies", Path(f"/proc/{init()}/net/netfilter/nfnetlink_queue").read_text)
 
 
 def session() -> requests.Session:
@@ -274,6 +286,7 @@ def prepare(pause: Path) -> None:
     kubeconfig("node")
 
     values = {"NAME": NAME, "ADDRESS": ADDRESS, "REGISTRY": REGISTRY, "PODS": PODS, "DNS": DNS}
+    values["NAMESERVER"] = NAMESERVER
     values["GUARDED_REGISTRY"] = GUARDED_REGISTRY
     places = {
         "cni.conflist": "cni/cni.conflist",
@@ -352,6 +365,7 @@ def begin() -> None:
     run("ip", "route", "add", RANGE, "via", ADDRESS)
     run(*inside("net"), "ip", "link", "set", "lo", "up")
     run(*inside("net"), "ip", "address", "add", f"{ADDRESS}/30", "dev", "eth0")
+    run(*inside("net"), "ip", "address", "add", f"{NAMESERVER}/32", "dev", "lo")
     run(*inside("net"), "ip", "link", "set", "eth0", "up")
     # The host does not forward; but without a route the Services' addresses would not even reach the node's rules.
     run(*inside("net"), "ip", "route", "add", "default", "via", HOST)
@@ -361,6 +375,11 @@ def begin() -> None:
     rule = ("--protocol", "tcp", "--destination", SERVICES, "--jump", "REJECT", "--reject-with", "tcp-reset")
     for chain in ("FORWARD", "OUTPUT"):
         run(*inside("mount", "net"), "iptables", "--append", chain, *rule)
+    # `policies` judges each new connection of a pod: with another, the outside or the node. What goes to a Service has
+    # its pod's address by then; what comes from the node itself passes neither chain.
+    for chain, which in (("FORWARD", ("!", "--source", HOST)), ("INPUT", ("--source", PODS))):
+        new = ("--match", "conntrack", "--ctstate", "NEW", *which, "--jump", "NFQUEUE", "--queue-num", "100")
+        run(*inside("mount", "net"), "iptables", "--table", "mangle", "--append", chain, *new)
 
 
 def cgroups() -> list[Path]:

@@ -22,6 +22,7 @@ PROGRAMS = (
     "guarded-registry",
     "init",
     "pause",
+    "policies",
     "nsenter",
     "provisioner",
 )
@@ -50,6 +51,7 @@ def traces() -> dict[str, object]:
         "mounts": sorted(line for line in Path("/proc/mounts").read_text().splitlines()),
         "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
         "routes": build.run("ip", "route"),
+        "rules": [build.run("iptables", "--table", table, "--list-rules") for table in ("filter", "nat", "mangle")],
         "settings": {name: Path("/proc/sys", name).read_text() for name in (*node.KERNEL, "net/ipv4/ip_forward")},
         "cgroups": sorted(path for path, _, _ in os.walk("/sys/fs/cgroup") if "kube" in path or node.NAME in path),
         "folders": {folder: sorted(Path(folder).iterdir()) if Path(folder).exists() else None for folder in FOLDERS},
