@@ -165,8 +165,9 @@ def _ports(resources: list[Resource]) -> Iterator[str]:
         for endpoint in monitor["spec"]["endpoints"]:
             if endpoint["port"] not in LISTENER_PORTS:
                 yield f"{_where(monitor)} asks at the port {endpoint['port']}, which is not there"
-    # 53, 5353: names; 443, 6443: the API; 8443: interceptors, and what authenticates before a model server.
-    known = numbers | set(LISTENER_PORTS.values()) | {53, 5353, 443, 6443, 8443}
+    # 53, 5353: names; 443, 6443: the API; 8443: interceptors, and what
+    # authenticates before a model or pipeline server; 3306: a database of one's own.
+    known = numbers | set(LISTENER_PORTS.values()) | {53, 5353, 443, 6443, 8443, 3306}
     for policy in of_kind(resources, "NetworkPolicy"):
         for found in walk(policy):
             if isinstance(found.get("port"), int) and found["port"] not in known:
