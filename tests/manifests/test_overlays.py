@@ -54,6 +54,7 @@ FORK = {
     "s3-cidr": "198.51.100.6/32",
     "chat-cidr": "198.51.100.7/32",
     "kfp-endpoint": "https://kfp.example.org",
+    "kfp-namespace": "pipelines",
     "image": "images.example.org/birds/training",
     "ci-image": "images.example.org/birds/ci",
     "base-image": "images.example.org/python:3.12",
@@ -97,7 +98,7 @@ FORK = {
     "bucket-class": "ceph-buckets",
 }
 # These are also the name of the project, of a sender and of a folder: that they are replaced, the references say.
-AMBIGUOUS = {"model-name", "git-host", "argo-cd"}
+AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace"}
 
 
 def lines(resources: list[Resource]) -> list[str]:
