@@ -33,6 +33,9 @@ _EXPECTED = {
     "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
     "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
     "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
+    "base-image": (r"\S*", "an image, or nothing"),
+    "package-index": (rf"({ADDRESS})?", "an address as https://packages.example.com/simple, or nothing"),
+    "run-page": (r".*", "an address, or nothing"),
     "pull-secret": (
         r"(?!jukebox-registry$)([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?",
         "the name of a Secret, or nothing; not jukebox-registry, which may push, and what was pushed could read it",
@@ -67,16 +70,21 @@ class Settings:
 
     repository: str
     git_host: str
+    branch: str
     namespace: str
     ci_namespace: str
     cluster_domain: str
     platform: str
     kfp_endpoint: str
     image: str
+    ci_image: str
+    base_image: str
+    package_index: str
     pull_secret: str
     http_proxy: str
     https_proxy: str
     no_proxy: str
+    run_page: str
     nodes: str
     taint: str
     train_nodes: str

@@ -1,43 +1,84 @@
 """``jukebox checkout``: one commit of the repository, whatever the folder held before."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.errors import SettingsInvalid
-from scripts.git import TokenFile, fetch, git, is_full_hash
+from pipeline.settings import read_settings
+from scripts.git import GitSecret, commit_time, fetch, git, is_full_hash
 from scripts.results import ResultDir, write_results
+
+# What the commit's own attributes would have git change, on the way to a file or an archive, it leaves as it was pushed.
+ATTRIBUTES = "* -text -filter -ident -working-tree-encoding -export-ignore -export-subst\n"
 
 
 def command(
-    repository: Annotated[str, typer.Argument(help="Address that git clones from.")],
-    folder: Annotated[Path, typer.Argument(help="Where to; what else it holds goes.")],
-    branch: Annotated[str, typer.Option(help="Its head is taken where no commit is named.")] = "main",
+    folder: Annotated[Path, typer.Argument(help="Where to; all that it holds goes.")],
     commit: Annotated[str, typer.Option(help="Full hash of the commit; else the head of the branch.")] = "",
-    token_file: TokenFile = None,
+    source: Annotated[Path | None, typer.Option(help="Checkout to copy it from; else the Git host is asked.")] = None,
+    git_secret: GitSecret = None,
     result_dir: ResultDir = None,
 ) -> None:
     """Check out one commit into a folder, as often as you like, and print it.
 
-    Example: `jukebox checkout https://github.com/you/jukebox /tmp/source --branch main --token-file token`
+    The settings name the repository and the branch. Every object is checked; nothing that was pushed is run.
+
+    Example: `jukebox checkout /tmp/source --git-secret secret`
     """
     if commit and not is_full_hash(commit):
         raise SettingsInvalid(f"the commit is {commit!r}, expected its full hash of 40 hexadecimal digits")
-    found = checkout(repository, folder, commit or f"refs/heads/{branch}", token_file)
+    if source:
+        found = checkout(source.absolute().as_uri(), folder, commit or "HEAD")
+    else:
+        settings = read_settings()
+        found = checkout(settings.repository, folder, commit or f"refs/heads/{settings.branch}", git_secret)
     print(git(folder, "log", "-1", "--format=%H %an: %s").decode(errors="replace").strip())
-    write_results(result_dir, commit=found)
+    write_results(result_dir, commit=found, commit_time=commit_time(folder, found))
 
 
-def checkout(repository: str, folder: Path, reference: str, token_file: Path | None = None) -> str:
-    """Make ``folder`` hold the commit of ``reference`` and nothing else; return its full hash."""
+def checkout(repository: str, folder: Path, reference: str, secret: Path | None = None) -> str:
+    """Make ``folder`` hold the commit of ``reference`` and nothing else; return its full hash.
+
+    Raises HostRefuses if it cannot be fetched or is damaged, SettingsInvalid if ``reference`` is the hash of something
+    else than a commit, or a link in it leads out of the folder.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _empty(folder)
     except OSError as error:
         raise SettingsInvalid(f"{folder} cannot be made: {error.strerror}; name another folder") from None
-    git(folder, "init", "--quiet", ".")
-    fetch(folder, repository, reference, token_file=token_file, how="--depth=1")
-    git(folder, "checkout", "--quiet", "--force", "--detach", "FETCH_HEAD")
-    # A volume of its own may have been formatted with this folder, which is root's.
-    git(folder, "clean", "--quiet", "-dffx", "--exclude=/lost+found")
-    return git(folder, "rev-parse", "HEAD").decode().strip()
+    git(folder, "init", "--quiet", "--template=", ".")
+    attributes = folder / ".git" / "info" / "attributes"
+    attributes.parent.mkdir()
+    attributes.write_text(ATTRIBUTES)
+    fetch(folder, repository, reference, secret=secret, how="--depth=1", check=True)
+    found = git(folder, "rev-parse", "FETCH_HEAD^{commit}").decode().strip()
+    if is_full_hash(reference) and found != reference:
+        raise SettingsInvalid(f"{reference} is something else than a commit, expected a commit as {found}")
+    git(folder, "checkout", "--quiet", "--force", "--detach", found)
+    _require_links_within(folder)
+    return found
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        # A volume of its own may have been formatted with this folder, which is root's.
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        elif path.name != "lost+found":
+            shutil.rmtree(path)
+
+
+def _require_links_within(folder: Path) -> None:
+    entries = git(folder, "ls-tree", "-r", "-z", "--full-tree", "HEAD").decode(errors="surrogateescape").split("\0")
+    root = folder.resolve()
+    for name in (entry.partition("\t")[2] for entry in entries if entry.startswith("120000 ")):
+        try:
+            within = (folder / name).resolve().is_relative_to(root)
+        except (OSError, RuntimeError):  # a circle
+            within = False
+        if not within:
+            raise SettingsInvalid(f"the commit's {name!r} is a link out of the repository: remove it")

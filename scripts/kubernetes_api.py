@@ -36,6 +36,7 @@ class Kind(NamedTuple):
 
 
 CLAIMS = Kind("", "v1", "persistentvolumeclaims")
+CONFIG_MAPS = Kind("", "v1", "configmaps")
 EVENTS = Kind("", "v1", "events")
 PIPELINE_RUNS = Kind("tekton.dev", "v1", "pipelineruns")
 PODS = Kind("", "v1", "pods")

@@ -172,6 +172,77 @@ def test_a_pipeline_run_hands_on_a_result_and_a_workspace(kubectl: Kubectl) -> N
     assert status["results"] == [{"name": "sum", "value": "42"}]
 
 
+SOURCE_RUN = """
+apiVersion: tekton.dev/v1
+kind: PipelineRun
+metadata: {name: shared}
+spec:
+  taskRunTemplate:
+    podTemplate: {securityContext: SECURITY}
+  workspaces:
+    - name: source
+      volumeClaimTemplate:
+        spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+  pipelineSpec:
+    workspaces: [{name: source}]
+    tasks:
+      - name: checkout
+        workspaces: [{name: source, subPath: source}]
+        taskSpec:
+          workspaces: [{name: source}]
+          steps:
+            - name: write
+              image: PYTHON
+              command: [python3, -c, "open('/workspace/source/code', 'w').write('pushed')"]
+      - name: compile
+        runAfter: [checkout]
+        workspaces:
+          - {name: source, subPath: source}
+          - {name: compiled, workspace: source, subPath: compiled}
+        taskSpec:
+          workspaces: [{name: source, readOnly: true}, {name: compiled}]
+          steps:
+            - name: compile
+              image: PYTHON
+              command: [python3, -c]
+              args:
+                - |
+                  import errno, os
+                  text = open("/workspace/source/code").read()
+                  for path in ("code", "new", "../source/new"):
+                      try:
+                          open(os.path.join("/workspace/source", path), "w")
+                          raise SystemExit(f"{path} can be written")
+                      except OSError as error:
+                          assert error.errno == errno.EROFS, error
+                  open("/workspace/compiled/result", "w").write(text.upper())
+      - name: apply
+        runAfter: [compile]
+        workspaces: [{name: compiled, workspace: source, subPath: compiled}]
+        taskSpec:
+          workspaces: [{name: compiled, readOnly: true}]
+          steps:
+            - name: apply
+              image: PYTHON
+              command: [python3, -c, "import os; assert os.listdir('/workspace/compiled') == ['result']"]
+"""
+
+
+@pytest.mark.usefixtures("tekton")
+@pytest.mark.parametrize(
+    "security",
+    [
+        {"runAsUser": 1001, "runAsGroup": 0, "fsGroup": 1001},
+        {"runAsUser": 1000770000, "runAsGroup": 0, "fsGroup": 1000770000},
+    ],
+    ids=["as on Kubeflow", "as on OpenShift"],
+)
+def test_one_task_writes_the_source_and_others_read_it(kubectl: Kubectl, security: dict[str, int]) -> None:
+    kubectl.apply(SOURCE_RUN.replace("SECURITY", json.dumps(security)).replace("PYTHON", PYTHON))
+    status = kubectl.finished("pipelinerun/shared")["status"]
+    assert status["conditions"][0]["status"] == "True", status["conditions"]
+
+
 @pytest.mark.usefixtures("tekton")
 def test_a_step_that_fails_ends_its_run_with_its_exit_code(kubectl: Kubectl) -> None:
     steps = [{"name": "fail", "image": PYTHON, "script": "echo because >&2; exit 7"}]
