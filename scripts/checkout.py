@@ -11,7 +11,7 @@ from pipeline.settings import read_settings
 from scripts.git import GitSecret, commit_time, fetch, git, is_full_hash
 from scripts.results import ResultDir, write_results
 
-# What the commit's own attributes would have git change, on the way to a file or an archive, it leaves as it was pushed.
+# What the commit's own attributes would have git change, on the way to a file or an archive, stays as it was pushed.
 ATTRIBUTES = "* -text -filter -ident -working-tree-encoding -export-ignore -export-subst\n"
 
 

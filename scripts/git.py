@@ -14,7 +14,7 @@ from pipeline.errors import HostRefuses, SettingsInvalid
 
 GitSecret = Annotated[
     Path | None,
-    typer.Option(help="Folder of the Secret jukebox-git-host: a token, and the repository that it is for; may be empty."),
+    typer.Option(help="Folder of the Secret jukebox-git-host: a token, and the one repository for it; may be empty."),
 ]
 
 ENVIRONMENT = {
@@ -33,8 +33,8 @@ ENVIRONMENT = {
     "GIT_CONFIG_KEY_3": "submodule.recurse",
     "GIT_CONFIG_VALUE_3": "false",
 }
-# The token goes from the file to git, through no argument and no log, and for nothing but the repository that it is for:
-# git names here who asks, which after a redirection is another.
+# The token goes from the file to git, through no argument and no log, and only for the repository that it is for: git
+# says who asks, which after a redirection is another.
 HELPER = """!f() {
   test "$1" = get || exit 0
   asked=$(cat)

@@ -25,6 +25,8 @@ class GitServer:
     work: Path
     token: str = ""
     requests: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)  # user and password of each request, or nothing
+    redirects: dict[str, str] = field(default_factory=dict)  # the begin of a path, and of the address instead
 
     def git(self, *arguments: str) -> str:
         """Run git in the work tree; return what it prints."""
@@ -60,6 +62,11 @@ def serve_git(folder: Path, *, filters: bool = True, certificate: Path | None = 
         def _git(self, content: bytes) -> None:
             served.requests.append(self.path)
             password = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode()
+            for begin, instead in served.redirects.items():
+                if self.path.startswith(begin):
+                    self._send(301, [("Location", instead + self.path.removeprefix(begin))], b"")
+                    return
+            served.shown.append(password)
             if served.token and password != f"git:{served.token}":
                 self._send(401, [("WWW-Authenticate", 'Basic realm="git"')], b"")
             else:

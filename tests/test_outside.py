@@ -100,7 +100,7 @@ def ask_with_git(certificate: Path, folder: Path, at: Rename) -> None:
         server.push()
         (folder / "clone").mkdir()
         git(folder / "clone", "init", "--quiet", ".")
-        fetch(folder / "clone", at(server.url), "refs/heads/main", token_file=None, how="--depth=1")
+        fetch(folder / "clone", at(server.url), "refs/heads/main", secret=None, how="--depth=1")
 
 
 def ask_with_skopeo(certificate: Path, _: Path, at: Rename) -> None:
