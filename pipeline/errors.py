@@ -9,7 +9,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── HyperparametersInvalid   an unknown hyperparameter, or a value outside its range
     ├── NotFinite                a training has diverged, or a result is NaN or infinite
     ├── GateRefused              the model is not good enough to be published
-    ├── CommitOutdated           the model of a newer commit is published already
+    ├── CommitOutdated           a newer commit has run, or its model is published already
     ├── ParityBroken             the ONNX model does not do what the Keras model does
     ├── StoreBroken              the model store cannot be read or written
     │   └── VersionBroken        a version in it is not whole, or not there
@@ -61,7 +61,7 @@ class GateRefused(JukeboxError):
 
 
 class CommitOutdated(JukeboxError):
-    """The model of a newer commit is published already."""
+    """A newer commit has run, or its model is published already."""
 
 
 class ParityBroken(JukeboxError):

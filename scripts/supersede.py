@@ -1,21 +1,25 @@
-"""``jukebox supersede``: a newer push to the branch cancels the runs of older ones that have not started training."""
+"""``jukebox supersede``: a newer push cancels the runs of older ones that do not train yet; no old event is replayed."""
 
+from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from pipeline.errors import ClusterRefuses, SettingsInvalid
+from pipeline.errors import ClusterRefuses, CommitOutdated, SettingsInvalid
 from pipeline.settings import read_settings
-from scripts.git import TokenFile, fetch, git
-from scripts.kubernetes_api import OURS, PIPELINE_RUNS, PREFIX, Cluster, Resource, ci_cluster
+from scripts.git import GitSecret, fetch, git
+from scripts.kubernetes_api import CONFIG_MAPS, OURS, PIPELINE_RUNS, PREFIX, Cluster, Resource, ci_cluster
 
 COMMIT, SUPERSEDED_BY = f"{PREFIX}/commit", f"{PREFIX}/superseded-by"
 PUSHES = f"{OURS},{PREFIX}/reason=push"
+RECORD = "jukebox-commits"  # the ConfigMap whose key `newest` is the newest commit that a push has run, `run` its uid
 TRAINING = "start"  # the task from which on a run is not superseded
+
+T = TypeVar("T")
 
 
 class Verdict(Enum):
@@ -26,40 +30,44 @@ class Verdict(Enum):
 
 def command(
     run: Annotated[str, typer.Argument(help="Name of our own PipelineRun.")],
-    repository: Annotated[str, typer.Option(help="Address that git clones from.")],
-    branch: Annotated[str, typer.Option(help="The branch that was pushed to.")] = "main",
-    token_file: TokenFile = None,
+    commit: Annotated[str, typer.Option(help="Full hash of its commit.")],
+    git_secret: GitSecret = None,
 ) -> None:
     """Cancel the runs of older pushes that have not started training; where a newer push has a run, our own.
 
     Older is the commit that the other one descends from, so a branch that was forced elsewhere supersedes nothing. What
     a person has started again is left alone. A cancelled run still does what it does at the end.
 
-    Example: `jukebox supersede push-0a1b2c3d4e5f --repository https://github.com/you/jukebox`
+    It fails if an event is replayed: its commit has to be the head of the branch, or to descend from the newest that
+    has run.
+
+    Example: `jukebox supersede push-0a1b2c3d4e5f --commit 0a1b…`
     """
-    cluster = ci_cluster(read_settings())
+    settings = read_settings()
+    cluster = ci_cluster(settings)
     ours = cluster.read(PIPELINE_RUNS, run)
     if ours is None:
         raise SettingsInvalid(
             f"There is no PipelineRun {run} in {cluster.namespace}: name the one that this is part of"
         )
     metadata = ours["metadata"]
-    commit = metadata.get("labels", {}).get(COMMIT)
-    if not commit or _by_hand(ours):
+    if _by_hand(ours):
         # The dashboard's rerun bears what was noted of the first run.
         if SUPERSEDED_BY in metadata.get("annotations", {}):
             cluster.patch(PIPELINE_RUNS, run, {"metadata": {"annotations": {SUPERSEDED_BY: None}}})
         print(f"{run} was started by hand: it is superseded by nothing, and supersedes nothing")
         return
     with TemporaryDirectory() as folder:
-        history = History(Path(folder), repository, branch, commit, token_file)
-        for other in sorted(cluster.list(PIPELINE_RUNS, PUSHES), key=lambda each: str(each["metadata"]["name"])):
-            name = other["metadata"]["name"]
-            verdict = judge(other, commit, history)
+        history = History(Path(folder), settings.repository, settings.branch, commit, git_secret)
+        others = sorted(cluster.list(PIPELINE_RUNS, PUSHES), key=lambda each: str(each["metadata"]["name"]))
+        verdicts = {other["metadata"]["name"]: judge(other, commit, history) for other in others}
+        for name, verdict in verdicts.items():
             if verdict is Verdict.CANCEL_OURS:
                 cancel(cluster, run, name)
                 print(f"{run} is superseded by {name}, which is newer")
                 return
+        _again_while_outrun(lambda: record(cluster, commit, metadata["uid"], history))
+        for name, verdict in verdicts.items():
             if verdict is Verdict.CANCEL_IT and _cancel_unless_training(cluster, name, commit, history, run):
                 print(f"{name} is superseded by {run}", flush=True)
 
@@ -67,14 +75,16 @@ def command(
 class History:
     """Which of two commits is older: the commits of the branch, without what is in them, in a repository of our own.
 
-    Not in the checkout: there pushed code may have said what git shall run.
+    Attributes:
+        head: the newest commit of the branch.
     """
 
-    def __init__(self, folder: Path, repository: str, branch: str, commit: str, token_file: Path | None) -> None:
+    def __init__(self, folder: Path, repository: str, branch: str, commit: str, secret: Path | None) -> None:
         self._folder = folder
         git(folder, "init", "--quiet", "--bare", ".")
         # A server that cannot leave them out sends trees and files as well.
-        fetch(folder, repository, commit, f"refs/heads/{branch}", token_file=token_file, how="--filter=tree:0")
+        fetch(folder, repository, commit, f"refs/heads/{branch}", secret=secret, how="--filter=tree:0")
+        self.head = (folder / "FETCH_HEAD").read_text().splitlines()[-1].split()[0]
 
     def is_older(self, first: str, second: str) -> bool:
         """Tell whether ``second`` descends from ``first``; of a commit that the branch has not, nothing does."""
@@ -100,6 +110,29 @@ def judge(other: Resource, commit: str, history: History) -> Verdict:
     return Verdict.CANCEL_IT
 
 
+def record(cluster: Cluster, commit: str, run: str, history: History) -> None:
+    """Note that the run with the uid ``run`` goes on with ``commit``; raises CommitOutdated if that is old.
+
+    What is noted outlives the runs, whose names refuse a second delivery of an event only as long as they are there.
+    """
+    found = cluster.read(CONFIG_MAPS, RECORD)
+    if found is None:
+        raise SettingsInvalid(f"There is no ConfigMap {RECORD} in {cluster.namespace}: `jukebox bootstrap` makes it")
+    data = found.get("data") or {}
+    newest = data.get("newest", "")
+    if (newest, data.get("run")) == (commit, run):  # a second attempt
+        return
+    if commit != history.head and not (history.is_older(newest, commit) and history.is_older(commit, history.head)):
+        raise CommitOutdated(
+            f"The event is about commit {commit[:12]}, expected the branch's head {history.head[:12]}"
+            + (f" or a commit between that and {newest[:12]}, the newest that has run" if newest else "")
+            + ". To train from an older commit is for a person: copy a PipelineRun with generateName instead of "
+            "its name; to go back for good, push a revert"
+        )
+    version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+    cluster.patch(CONFIG_MAPS, RECORD, {"metadata": version, "data": {"newest": commit, "run": run}})
+
+
 def cancel(cluster: Cluster, run: str, newer: str, version: str = "") -> None:
     """Have a run end with its last tasks; only where it is still of this resource version, if one is named."""
     metadata = {"annotations": {SUPERSEDED_BY: newer}} | ({"resourceVersion": version} if version else {})
@@ -116,13 +149,18 @@ def _cancel_unless_training(cluster: Cluster, name: str, commit: str, history: H
         cancel(cluster, name, ours, other["metadata"]["resourceVersion"])
         return True
 
+    return _again_while_outrun(attempt)
+
+
+def _again_while_outrun(attempt: Callable[[], T]) -> T:
+    """Try again while somebody else has changed what was read before it is written."""
     retrying = Retrying(
         stop=stop_after_attempt(10),
         wait=wait_random(0, 1),
         retry=retry_if_exception(lambda error: isinstance(error, ClusterRefuses) and error.status == 409),
         reraise=True,
     )
-    return bool(retrying(attempt))
+    return retrying(attempt)
 
 
 def _by_hand(run: Resource) -> bool:
