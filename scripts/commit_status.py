@@ -17,8 +17,8 @@ from pipeline.errors import HostRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
 from pipeline.trusted_ca import REMEDY
-from scripts.git import is_full_hash
-from scripts.outcome import Last, PipelineRun, State, SupersededBy, TargetUrl, link, look_up, outcome
+from scripts.git import GitSecret, is_full_hash, token_file
+from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
 
 CONTEXT = "jukebox/continuous-training"
 DESCRIPTION_LIMIT = 140  # characters; GitHub refuses longer ones
@@ -53,38 +53,37 @@ class Request:
 def command(
     commit: Annotated[str, typer.Argument(help="Full hash of the commit.")],
     state: Annotated[State, typer.Argument(help="Also in Tekton's words.")],
-    host: Annotated[Host, typer.Option(help="What serves the repository.")],
-    token_file: Annotated[Path, typer.Option(help="File with a token that may set a commit's status.")],
+    git_secret: GitSecret = None,
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
     description: Annotated[str, typer.Option(help="One line, shown beside the state.")] = "",
     pipeline_run: PipelineRun = "",
-    target_url: TargetUrl = "",
-    repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
 ) -> None:
     """Set the commit's status; without a token there is nothing to set, which is said and no error.
 
-    Of a run that has failed, the status says why, and it links to the run's page if there is one.
+    Of a run that has failed, the status says why, and it links to the run's page if there is one. The settings name the
+    repository, the kind of its host, and that page.
 
-    Example: `jukebox commit-status 0a1b… success --host github --token-file token --description "Published 7"`
+    Example: `jukebox commit-status 0a1b… success --git-secret secret --description "Published 7"`
     """
-    token = read_secret(token_file)
-    if not token:
-        print(f"No commit status is set: {token_file} holds no token")
+    settings = read_settings()
+    file = token_file(git_secret, settings.repository)
+    if not file:
+        print(f"No commit status is set: {git_secret} holds no token")
         return
     word, phrase = outcome(state, last, superseded_by)
-    told = look_up(pipeline_run)
+    told = look_up(pipeline_run, settings)
     what = f"{description} {phrase}".strip()
     # The cause comes first: there is room for little.
     why = told.why if word in (State.FAILURE, State.ERROR) else ""
     request = build_request(
-        host,
-        repository or read_settings().repository,
+        Host(settings.git_host),
+        settings.repository,
         commit,
         word,
-        token=token,
+        token=read_secret(file),
         description=f"{why} ({what})" if why else what,
-        target_url=link(target_url, pipeline_run, told),
+        target_url=link(settings.run_page, pipeline_run, told),
     )
     retrying = Retrying(
         stop=stop_after_attempt(4),
@@ -144,7 +143,7 @@ def _send(request: Request) -> None:
     except OSError as error:
         raise _Passing(f"{request.url} does not answer: {type(error).__name__}") from None
     # GitLab refuses to set the state that a commit has.
-    if answer.ok or (answer.status_code == 400 and "Cannot transition status" in answer.text):
+    if answer.status_code < 300 or (answer.status_code == 400 and "Cannot transition status" in answer.text):
         return
     kind = _Passing if answer.status_code in (429, 500, 502, 503, 504) else HostRefuses
     raise kind(

@@ -10,9 +10,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from pipeline.errors import ChatRefuses
 from pipeline.server import TIMEOUT
+from pipeline.settings import read_settings
 from pipeline.trusted_ca import REMEDY
 from scripts.commit_status import read_secret
-from scripts.outcome import Last, PipelineRun, State, SupersededBy, TargetUrl, link, look_up, outcome
+from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
 
 
 class _Passing(ChatRefuses):
@@ -26,7 +27,6 @@ def command(
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
     pipeline_run: PipelineRun = "",
-    target_url: TargetUrl = "",
 ) -> None:
     """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
 
@@ -35,9 +35,10 @@ def command(
     Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """
     word, phrase = outcome(state, last, superseded_by)
-    told = look_up(pipeline_run)
+    settings = read_settings()
+    told = look_up(pipeline_run, settings)
     why = f": {told.why}" if told.why and word in (State.FAILURE, State.ERROR) else ""
-    line = f"{' '.join(text.split())}: {phrase}{why} {link(target_url, pipeline_run, told)}".strip()
+    line = f"{' '.join(text.split())}: {phrase}{why} {link(settings.run_page, pipeline_run, told)}".strip()
     print(line)
     url = read_secret(url_file)
     if not url:

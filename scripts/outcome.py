@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from pipeline.errors import ServerUnavailable, SettingsInvalid
-from pipeline.settings import read_settings
+from pipeline.settings import Settings
 from scripts.causes import cleaned
 from scripts.kubernetes_api import TASK_RUNS, Resource, ci_cluster
 
@@ -30,9 +30,6 @@ PHRASES = {State.PENDING: "goes on", State.SUCCESS: "succeeded", State.FAILURE: 
 
 Last = Annotated[State, typer.Option(help="Tekton's word for the last task, without which nothing is a success.")]
 PipelineRun = Annotated[str, typer.Option(help="The PipelineRun, to say why it has failed and to find its run.")]
-TargetUrl = Annotated[
-    str, typer.Option(help="Where to look further; {run} stands for the run's id, {pipeline-run} for Tekton's.")
-]
 SupersededBy = Annotated[str, typer.Option(help="The run of a newer push, for which this one was cancelled.")]
 
 
@@ -61,12 +58,12 @@ class Told(NamedTuple):
     run: str = ""
 
 
-def look_up(pipeline_run: str) -> Told:
+def look_up(pipeline_run: str, settings: Settings) -> Told:
     """Ask the cluster what the tasks of a PipelineRun say; a cluster that does not answer is said, and no error."""
     if not pipeline_run:
         return Told()
     try:
-        tasks = ci_cluster(read_settings()).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
+        tasks = ci_cluster(settings).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
     except (ServerUnavailable, SettingsInvalid) as error:
         print(f"Why {pipeline_run} ended so is not known: {error}")
         return Told()
@@ -76,11 +73,14 @@ def look_up(pipeline_run: str) -> Told:
     )
 
 
-def link(target_url: str, pipeline_run: str, told: Told) -> str:
-    """Return the address of the page about a run; empty if none is configured, or what it needs is not known."""
-    if "{run}" in target_url and not told.run:
+def link(page: str, pipeline_run: str, told: Told) -> str:
+    """Return the address of the page about a run; empty if none is configured, or what it needs is not known.
+
+    In ``page``, {run} stands for the id of the pipeline server's run, {pipeline-run} for the name of Tekton's.
+    """
+    if "{run}" in page and not told.run:
         return ""
-    url = target_url.replace("{run}", told.run).replace("{pipeline-run}", pipeline_run)
+    url = page.replace("{run}", told.run).replace("{pipeline-run}", pipeline_run)
     if url and not re.fullmatch(r"https?://[^\s@{}]+", url):
         print("There is no link: run-page of the settings is not a valid address as https://host/runs/{run}")
         return ""

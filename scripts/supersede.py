@@ -1,4 +1,4 @@
-"""``jukebox supersede``: a newer push cancels the runs of older ones that do not train yet; no old event is replayed."""
+"""``jukebox supersede``: a newer push cancels the runs of older ones that do not train yet; old events are refused."""
 
 from collections.abc import Callable
 from enum import Enum, auto

@@ -11,7 +11,7 @@ from pipeline.settings import SETTINGS_FILE
 def use_settings(monkeypatch: pytest.MonkeyPatch, file: Path, **data: str) -> None:
     """Write the checkout's settings with other values to a file, and have JUKEBOX_SETTINGS name it."""
     document = yaml.safe_load(SETTINGS_FILE.read_text())
-    document["data"] |= {key.replace("_", "-"): value for key, value in data.items()}
+    document["data"] |= {key.replace("_", "-"): str(value) for key, value in data.items()}
     file.write_text(yaml.safe_dump(document))
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(file))
 

@@ -1,7 +1,7 @@
 """``jukebox commit-status`` and ``jukebox notify``: what is sent, and what is not."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tenacity import wait_none
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from pipeline.errors import JukeboxError, SettingsInvalid
 from scripts import commit_status, notify
@@ -18,6 +18,7 @@ from scripts.commit_status import Host, build_request
 from scripts.outcome import State
 from tests.http_server import running
 from tests.kfp.world import World
+from tests.settings_file import use_settings, write_git_secret
 
 pytest_plugins = ("tests.kfp.fixtures",)
 COMMIT = "a" * 40
@@ -25,7 +26,9 @@ TOKEN = "a-token-that-nobody-may-read"
 
 
 @contextmanager
-def host(*statuses: int, text: str = "{}") -> Iterator[tuple[str, list[tuple[str, dict[str, str], Any]]]]:
+def host(
+    *statuses: int, text: str = "{}", location: str = ""
+) -> Iterator[tuple[str, list[tuple[str, dict[str, str], Any]]]]:
     """A Git host or chat that answers with these statuses in turn, the last again and again."""
     asked: list[tuple[str, dict[str, str], Any]] = []
     left = list(statuses)
@@ -35,6 +38,7 @@ def host(*statuses: int, text: str = "{}") -> Iterator[tuple[str, list[tuple[str
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.path, dict(self.headers), body))
             self.send_response(left.pop(0) if len(left) > 1 else left[0])
+            self.send_header("Location", location)
             self.end_headers()
             self.wfile.write(text.encode())
 
@@ -45,11 +49,22 @@ def host(*statuses: int, text: str = "{}") -> Iterator[tuple[str, list[tuple[str
         yield f"http://127.0.0.1:{server.server_address[1]}", asked
 
 
+Status = Callable[..., Result]
+
+
 @pytest.fixture
-def token_file(tmp_path: Path) -> Path:
-    file = tmp_path / "token"
-    file.write_text(TOKEN + "\n")
-    return file
+def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
+    """``jukebox commit-status`` with the settings and the Secret of a host at this address."""
+
+    def call(
+        url: str, state: str = "Succeeded", *options: str, kind: Host = Host.GITEA, page: str = "", token: str = TOKEN
+    ) -> Result:
+        repository = f"{url}/o/n"
+        use_settings(monkeypatch, tmp_path / "settings.yaml", repository=repository, git_host=kind, run_page=page)
+        secret = write_git_secret(tmp_path / "secret", repository, token)
+        return CliRunner().invoke(app, ["commit-status", COMMIT, state, "--git-secret", str(secret), *options])
+
+    return call
 
 
 @pytest.fixture(autouse=True)
@@ -96,12 +111,12 @@ def test_each_host_is_asked_at_its_own_address(kind: Host, repository: str, url:
     ],
 )
 def test_tektons_words_become_the_hosts(
-    state: str, last: str, newer: str, github: str, gitlab: str, phrase: str, token_file: Path
+    state: str, last: str, newer: str, github: str, gitlab: str, phrase: str, status: Status
 ) -> None:
     for kind, word in ((Host.GITEA, github), (Host.GITLAB, gitlab)):
         with host(201) as (url, asked):
             options = ("--last", last, "--superseded-by", newer, "--description", "PipelineRun push-1")
-            result = status(url, token_file, state, *options, kind=kind)
+            result = status(url, state, *options, kind=kind)
         assert result.exit_code == 0, result.output
         [(_, _, body)] = asked
         assert body["state"] == word
@@ -122,14 +137,9 @@ def test_what_is_no_repository_or_commit_is_refused(repository: str, commit: str
         build_request(Host.GITHUB, repository, commit, State.SUCCESS, token=TOKEN)
 
 
-def status(url: str, token_file: Path, state: str = "Succeeded", *options: str, kind: Host = Host.GITEA) -> Any:
-    arguments = ["commit-status", COMMIT, state, "--host", kind, "--token-file", str(token_file), *options]
-    return CliRunner().invoke(app, [*arguments, "--repository", f"{url}/o/n"])
-
-
-def test_the_status_is_set_also_where_the_host_is_busy_first(token_file: Path) -> None:
+def test_the_status_is_set_also_where_the_host_is_busy_first(status: Status) -> None:
     with host(503, 201) as (url, asked):
-        result = status(url, token_file)
+        result = status(url)
     assert result.exit_code == 0, result.output
     assert len(asked) == 2
     path, headers, body = asked[-1]
@@ -139,19 +149,36 @@ def test_the_status_is_set_also_where_the_host_is_busy_first(token_file: Path) -
     assert TOKEN not in result.output
 
 
-def test_a_host_that_refuses_is_asked_once_and_named(token_file: Path) -> None:
+def test_a_host_that_refuses_is_asked_once_and_named(status: Status) -> None:
     with host(403, text="no scope") as (url, asked):
-        result = status(url, token_file)
+        result = status(url)
     assert isinstance(result.exception, JukeboxError)
     assert "answers 403: no scope" in str(result.exception)
     assert len(asked) == 1
 
 
-def test_without_a_token_nothing_is_sent_and_nothing_fails(tmp_path: Path) -> None:
+def test_without_a_token_nothing_is_sent_and_nothing_fails(status: Status) -> None:
     with host(201) as (url, asked):
-        result = status(url, tmp_path / "missing")
+        result = status(url, token="")
     assert result.exit_code == 0
     assert "holds no token" in result.output
+    assert not asked
+
+
+@pytest.mark.parametrize("meant", ["https://example.com/o/n", "{url}/o/other", ""])
+def test_a_token_of_another_repository_is_not_sent(status: Status, tmp_path: Path, meant: str) -> None:
+    with host(201) as (url, asked):
+        secret = write_git_secret(tmp_path / "other", meant.replace("{url}", url), TOKEN)
+        result = status(url, "Succeeded", "--git-secret", str(secret))
+    assert isinstance(result.exception, SettingsInvalid)
+    assert f"expected {url}/o/n" in str(result.exception)
+    assert not asked
+
+
+def test_a_host_that_redirects_gets_the_token_alone(status: Status) -> None:
+    with host(201) as (elsewhere, asked), host(307, location=elsewhere) as (url, _):
+        result = status(url)
+    assert "answers 307" in str(result.exception)
     assert not asked
 
 
@@ -173,64 +200,70 @@ def task(world: World, name: str, ended: str, status: str = "True", reason: str 
     world.cluster.add("taskruns", {"metadata": {"name": f"push-1-{name}", "labels": labels}, "status": said})
 
 
-def told(world: World, tmp_path: Path, state: str = "Failed", *, page: str = RUN_PAGE) -> tuple[Any, str]:
+Tell = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def told(world: World, status: Status, tmp_path: Path) -> Tell:
     """What the Git host gets of push-1, and the line for the chat."""
-    (tmp_path / "token").write_text(TOKEN)
-    of_run = ("--pipeline-run", "push-1", "--target-url", page, "--last", state)
-    with host(201) as (url, asked):
-        result = status(url, tmp_path / "token", state, "--description", "PipelineRun push-1", *of_run)
-        assert result.exit_code == 0, result.output
-    words = ("notify", "push of abc", state, "--url-file", str(tmp_path / "missing"), *of_run)
-    said = CliRunner().invoke(app, [*words])
-    assert said.exit_code == 0, said.output
-    return asked[0][2], said.output
+
+    def call(state: str = "Failed", *, page: str = RUN_PAGE) -> tuple[Any, str]:
+        of_run = ("--pipeline-run", "push-1", "--last", state)
+        with host(201) as (url, asked):
+            result = status(url, state, "--description", "PipelineRun push-1", *of_run, page=page)
+            assert result.exit_code == 0, result.output
+        words = ("notify", "push of abc", state, "--url-file", str(tmp_path / "missing"), *of_run)
+        said = CliRunner().invoke(app, [*words])
+        assert said.exit_code == 0, said.output
+        return asked[0][2], said.output
+
+    return call
 
 
-def test_a_failed_run_says_why_and_links_to_its_page(world: World, tmp_path: Path) -> None:
+def test_a_failed_run_says_why_and_links_to_its_page(world: World, told: Tell) -> None:
     task(world, "start", "1", run_id="6f1c3c2e", data_version="d")
     task(world, "wait", "2", "False", "Failed", state="failed", why=OUT_OF_MEMORY)
-    body, line = told(world, tmp_path)
+    body, line = told()
     assert body["description"].startswith(OUT_OF_MEMORY)
     assert len(body["description"]) <= 140
     assert body["target_url"] == "https://kubeflow.corp/_/pipeline/#/runs/details/6f1c3c2e"
     assert line.splitlines()[0] == f"push of abc: failed: {OUT_OF_MEMORY} {body['target_url']}"
 
 
-def test_the_first_task_that_failed_is_the_reason(world: World, tmp_path: Path) -> None:
+def test_the_first_task_that_failed_is_the_reason(world: World, told: Tell) -> None:
     """Whichever it is; nothing that a URL keeps secret is shown, and without a run there is no page of one."""
     task(world, "notify", "5", "False", "Failed")
     task(world, "checkout", "1")
     task(world, "test", "3", "False", "Failed")
     task(world, "build-image", "2", "False", "TaskRunCancelled")
-    body, line = told(world, tmp_path)
+    body, line = told()
     why = 'task test: "step-test" exited with code 1: see https://h/x?… for more'
     assert body["description"] == f"{why} (PipelineRun push-1 failed)"
     assert "target_url" not in body
     assert line.splitlines()[0] == f"push of abc: failed: {why}"
 
 
-def test_a_run_that_succeeded_has_a_link_and_no_reason(world: World, tmp_path: Path) -> None:
+def test_a_run_that_succeeded_has_a_link_and_no_reason(world: World, told: Tell) -> None:
     """A task that succeeded at its second attempt, and one that was cancelled, are no reasons."""
     task(world, "start", "1", run_id="6f1c3c2e")
     task(world, "wait", "2", why="")
-    body, line = told(world, tmp_path, "Succeeded", page="https://tekton.corp/#/pipelineruns/{pipeline-run}")
+    body, line = told("Succeeded", page="https://tekton.corp/#/pipelineruns/{pipeline-run}")
     assert body["description"] == "PipelineRun push-1 succeeded"
     assert body["target_url"] == "https://tekton.corp/#/pipelineruns/push-1"
     assert line.splitlines()[0] == "push of abc: succeeded https://tekton.corp/#/pipelineruns/push-1"
 
 
-@pytest.mark.parametrize("page", ["", "kubeflow.corp/{run}", "https://ada:pass@h/{run}", "https://h/{runs}"])
-def test_there_is_no_link_rather_than_a_wrong_one(world: World, tmp_path: Path, page: str) -> None:
+@pytest.mark.parametrize("page", ["", "kubeflow.corp/{run}", "https://h/{runs}"])
+def test_there_is_no_link_rather_than_a_wrong_one(world: World, told: Tell, page: str) -> None:
     task(world, "start", "1", run_id="6f1c3c2e")
-    body, line = told(world, tmp_path, page=page)
+    body, line = told(page=page)
     assert "target_url" not in body
     assert "push of abc: failed" in line.splitlines()
-    assert "pass" not in line
 
 
-def test_a_cluster_that_does_not_tell_why_keeps_nobody_from_being_told(world: World, tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_tell_why_keeps_nobody_from_being_told(world: World, told: Tell) -> None:
     world.cluster.forbidden = {"taskruns"}
-    body, line = told(world, tmp_path)
+    body, line = told()
     assert body["description"] == "PipelineRun push-1 failed"
     assert "Why push-1 ended so is not known: The cluster refuses: taskruns is forbidden" in line
 
