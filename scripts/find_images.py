@@ -1,47 +1,59 @@
 """``jukebox find-images``: which images of a commit the registry has, and what the missing ones are made of."""
 
 import hashlib
+import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
-from pipeline.errors import RegistryRefuses
+from pipeline.errors import BuildFailed, RegistryRefuses
+from pipeline.settings import read_settings
 from scripts import install_packages
 from scripts.containerfile import Containerfile
 from scripts.git import git
+from scripts.image_records import read_records
+from scripts.kubernetes_api import ci_cluster
+from scripts.layout import LIMIT
 from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"
 PRODUCT = Path(__file__).parents[1]
+COMMANDS = PurePosixPath("scripts")
 
 
 def command(
-    image: Annotated[str, typer.Argument(help="Repository of the training image, without a tag.")],
-    ci_image: Annotated[str, typer.Option(help="The image of the tasks, from the settings.")],
     run: Annotated[str, typer.Option(help="What the tags of images that are built now are named by.")],
-    base_image: Annotated[str, typer.Option(help="Base image; empty: that of the Containerfile.")] = "",
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:
     """Look for the images of the checkout's commit: its training image, the packages below it, and the tasks' image.
 
-    Each is known by a tag that is the hash of what it is made of. Needs skopeo, and runs nothing of the commit.
+    Each is known by a tag that is the hash of what it is made of, and is taken only if it is the one that is recorded
+    of that tag. Needs skopeo, and runs nothing of the commit. The settings name the images, and the base image.
 
-    Example: `jukebox find-images example.com/jukebox-training --ci-image example.com/jukebox-ci --run mine`
+    Example: `jukebox find-images --run mine`
     """
-    commit, registry = Commit(folder), Registry(auth_file)
-    base, ci_base = pinned(base_image or commit.containerfile.base, registry), ""
-    packages = look(image, f"deps-{commit.packages_key(base)}", f"{run}-deps", registry)
-    code = look(image, commit.image_key(base), run, registry)
+    settings, commit, registry = read_settings(), Commit(folder), Registry(auth_file)
+    shelf = Shelf(registry, read_records(ci_cluster(settings)))
+    image, ci_image = settings.image, settings.ci_image
+    base, ci_base = pinned(settings.base_image or commit.containerfile.base, registry), ""
+    packages = shelf.look(image, f"deps-{commit.packages_key(base)}", f"{run}-deps")
+    code = shelf.look(image, commit.image_key(base), run)
     tasks = Found(ci_image, "", "false")
     if not commit.locks_what_runs_here():
         ci_base = pinned(ci_image, registry)
-        tasks = look(repository_of(ci_image), f"ci-{commit.lock_key(ci_base)}", f"{run}-ci", registry)
+        tasks = shelf.look(repository_of(ci_image), f"ci-{commit.lock_key(ci_base)}", f"{run}-ci")
+    if stale := commit.changed_commands():
+        print(
+            f"Warning: the commit's {', '.join(stale[:3])}{' and more' if stale[3:] else ''} are not those that "
+            "run here. Build the image of the tasks anew, and put it into the settings (ci-image)"
+        )
     found = {"training image": code, "packages": packages, "image of the tasks": tasks}
     for name, each in found.items():
         print(f"{name}: {each.reference}{' must be built' if each.missing == 'true' else ''}")
@@ -76,22 +88,51 @@ class Found:
     missing: str
 
 
-def look(repository: str, tag: str, own: str, registry: Registry) -> Found:
-    """Look for the image of a tag; one that is missing is pushed as ``own`` until its tests have passed."""
-    digest = registry.digest(f"{repository}:{tag}")
-    reference = f"{repository}@{digest}" if digest else f"{repository}:{own}"
-    return Found(reference, f"{repository}:{tag}", "false" if digest else "true")
+@dataclass(frozen=True)
+class Shelf:
+    """The images of a registry, and the digests that are recorded of their tags."""
+
+    registry: Registry
+    records: Mapping[str, str]
+
+    def look(self, repository: str, tag: str, own: str) -> Found:
+        """Look for the image of a tag; one that is missing is pushed as ``own`` until its tests have passed.
+
+        What another than the recorded image bears the tag of is missing, too.
+        """
+        tagged = f"{repository}:{tag}"
+        digest, recorded = self.registry.digest(tagged), self.records.get(tag)
+        if digest and digest == recorded:
+            return Found(f"{repository}@{digest}", tagged, "false")
+        if digest:
+            print(f"{tagged} is {digest}, recorded is {recorded or 'none'}: it is not used, and built anew")
+        return Found(f"{repository}:{own}", tagged, "true")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """The commit that is checked out in ``folder``: what git has, not what else lies there."""
+    """A commit in the checkout in ``folder``: what git has, not what else lies there."""
 
     folder: Path
+    name: str = "HEAD"
 
     def read(self, name: str) -> bytes:
         """Return a file."""
-        return git(self.folder, "show", f"HEAD:{name}")
+        return git(self.folder, "cat-file", "blob", f"{self.name}:{name}")
+
+    def files(self, source: PurePosixPath) -> Iterator[tuple[PurePosixPath, str, bytes]]:
+        """Yield path, mode (100644 and 100755 are files) and content of what is at or below ``source``.
+
+        As git has it: an archive would be what the commit's attributes make of it.
+        """
+        found = git(self.folder, "ls-tree", "-r", "-l", "-z", "--full-tree", self.name, "--", str(source))
+        for entry in filter(None, found.split(b"\0")):
+            about, _, path = entry.partition(b"\t")
+            mode, kind, blob, size = about.decode().split()
+            if kind == "blob" and int(size) > LIMIT:
+                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong into the image")
+            content = git(self.folder, "cat-file", "blob", blob) if kind == "blob" else b""
+            yield PurePosixPath(os.fsdecode(path)), mode, content
 
     @property
     def containerfile(self) -> Containerfile:
@@ -99,7 +140,7 @@ class Commit:
         return Containerfile(self.read("Containerfile"))
 
     def packages_key(self, base: str) -> str:
-        """The hash of what the packages of the training image are made of: 16 hexadecimal digits.
+        """The hash of what the packages of the training image are made of.
 
         These are the lock, the names of the packages, how they are installed, and the base image by digest.
         """
@@ -109,7 +150,7 @@ class Commit:
     def image_key(self, base: str) -> str:
         """The hash of what the training image is made of: packages, and what the Containerfile says and copies."""
         sources = [str(source) for source, _ in self.containerfile.copies]
-        tree = git(self.folder, "ls-tree", "-r", "-z", "--full-tree", "HEAD", "Containerfile", *sources)
+        tree = git(self.folder, "ls-tree", "-r", "-z", "--full-tree", self.name, "--", "Containerfile", *sources)
         return _hash(self.packages_key(base).encode(), tree)
 
     def lock_key(self, ci_image: str) -> str:
@@ -119,6 +160,12 @@ class Commit:
     def locks_what_runs_here(self) -> bool:
         """Whether the commit's lock is the one that this program was installed with."""
         return self.read(LOCK) == (PRODUCT / LOCK).read_bytes()
+
+    def changed_commands(self) -> list[str]:
+        """The commands' files that are others in this commit than where this program runs."""
+        theirs = {str(path): content for path, _, content in self.files(COMMANDS) if path.suffix == ".py"}
+        ours = {str(path.relative_to(PRODUCT)): path.read_bytes() for path in (PRODUCT / COMMANDS).glob("*.py")}
+        return sorted(path for path in theirs.keys() | ours.keys() if theirs.get(path) != ours.get(path))
 
 
 def pinned(reference: str, registry: Registry) -> str:
@@ -138,4 +185,4 @@ def _hash(*parts: bytes) -> str:
     whole = hashlib.sha256()
     for part in parts:
         whole.update(hashlib.sha256(part).digest())
-    return whole.hexdigest()[:16]
+    return whole.hexdigest()

@@ -101,7 +101,7 @@ def fetch(folder: Path, repository: str, *references: str, secret: Path | None, 
     SettingsInvalid where the Secret is for another repository.
     """
     file, where = token_file(secret, repository), urlsplit(page(repository))
-    credentials = ("-c", "credential.helper=", "-c", "credential.useHttpPath=true")
+    credentials: tuple[str, ...] = ("-c", "credential.helper=", "-c", "credential.useHttpPath=true")
     environment = {}
     if file:
         credentials += ("-c", f"credential.helper={HELPER}")

@@ -3,13 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import urllib3
 import yaml
 from kubernetes import client, config
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from pipeline.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
 from pipeline.server import POD, TIMEOUT, find_server
@@ -18,6 +19,7 @@ from pipeline.settings import Settings
 Resource = dict[str, Any]
 Resources = list[Resource]  # as a name, since a method is called list
 Warnings = list[str]
+T = TypeVar("T")
 
 CI_NAMESPACE = "JUKEBOX_CI_NAMESPACE"  # the variable
 PREFIX = "jukebox.github.io"  # of labels and annotations of our own
@@ -186,6 +188,17 @@ def find_cluster(namespace: str) -> Cluster | None:
         return Cluster(namespace)
     except ServerUnavailable:
         return None
+
+
+def again_while_outrun(attempt: Callable[[], T]) -> T:
+    """Try again while somebody else changes what was read before it is written, of its resource version."""
+    retrying = Retrying(
+        stop=stop_after_attempt(10),
+        wait=wait_random(0, 1),
+        retry=retry_if_exception(lambda error: isinstance(error, ClusterRefuses) and error.status == 409),
+        reraise=True,
+    )
+    return retrying(attempt)
 
 
 def _reason(error: client.ApiException) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -112,27 +112,22 @@ class Files:
         self._files: dict[PurePosixPath, tuple[bool, bytes]] = {}
         self._size = 0
 
-    def add(self, archive: IO[bytes], source: PurePosixPath, target: PurePosixPath) -> None:
-        """Add what a tar archive has at or below ``source``, at or below ``target``.
+    def add(
+        self, entries: Iterable[tuple[PurePosixPath, str, bytes]], source: PurePosixPath, target: PurePosixPath
+    ) -> None:
+        """Add entries (path, git's mode, content) at or below ``source``, at or below ``target``.
 
-        Raises BuildFailed if there is nothing, something else than files and folders, or more than ``LIMIT`` bytes.
+        Raises BuildFailed if there is nothing, something else than files, or more than ``LIMIT`` bytes.
         """
         found = False
-        with tarfile.open(fileobj=archive, mode="r|") as tar:
-            for member in tar:
-                name = PurePosixPath(member.name)
-                if not name.is_relative_to(source):
-                    continue
-                if member.isdir():
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None or ".." in name.parts:
-                    raise BuildFailed(f"{name} is neither a file nor a folder; the image takes nothing else")
-                found = True
-                self._size += member.size
-                if self._size > LIMIT:
-                    raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong into the image")
-                self._files[target / name.relative_to(source)] = (bool(member.mode & 0o100), content.read())
+        for name, mode, content in entries:
+            if mode not in ("100644", "100755") or ".." in name.parts:
+                raise BuildFailed(f"{name} is neither a file nor a folder; the image takes nothing else")
+            found = True
+            self._size += len(content)
+            if self._size > LIMIT:
+                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong into the image")
+            self._files[target / name.relative_to(source)] = (mode == "100755", content)
         if not found:
             raise BuildFailed(f"the commit has no {source}, which the Containerfile copies")
 

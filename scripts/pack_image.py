@@ -1,6 +1,5 @@
 """``jukebox pack-image``: one more layer on an image, without a container and without root."""
 
-import io
 import sys
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -9,7 +8,6 @@ import typer
 
 from pipeline.errors import BuildFailed
 from scripts.find_images import Commit
-from scripts.git import git
 from scripts.layout import Files, Layout
 from scripts.registry import Target, is_pinned
 
@@ -17,11 +15,12 @@ from scripts.registry import Target, is_pinned
 def command(
     image: Annotated[Path, typer.Argument(help="OCI layout of the image that the layer is put on.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
+    commit: Annotated[str, typer.Option(help="Which commit of it.")] = "HEAD",
     packages: Annotated[Path | None, typer.Option(help="Pack this folder instead of the commit's code.")] = None,
     at: Annotated[Path, typer.Option(help="Where the image has that folder.")] = Path("/opt/venv"),
     target: Target = "",
 ) -> None:
-    """Pack what the Containerfile copies from the checkout's commit, or a folder of packages. Runs nothing of either.
+    """Pack what the Containerfile copies from a checkout's commit, or a folder of packages. Runs nothing of either.
 
     The same content has the same digest.
 
@@ -29,15 +28,15 @@ def command(
     """
     if not is_pinned(target):
         layout = Layout(image)
-        print(pack_folder(layout, packages, at) if packages else pack_commit(layout, folder))
+        print(pack_folder(layout, packages, at) if packages else pack_commit(layout, Commit(folder, commit)))
 
 
-def pack_commit(layout: Layout, folder: Path) -> str:
+def pack_commit(layout: Layout, commit: Commit) -> str:
     """Put the files of a commit on the image of a layout, and configure it as the Containerfile says."""
-    containerfile = Commit(folder).containerfile
+    containerfile = commit.containerfile
     files = Files()
     for source, target in containerfile.copies:
-        files.add(io.BytesIO(git(folder, "archive", "--format=tar", "HEAD", str(source))), source, target)
+        files.add(commit.files(source), source, target)
     return layout.pack(files, **containerfile.config(environment(layout)))
 
 

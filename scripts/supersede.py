@@ -1,25 +1,30 @@
 """``jukebox supersede``: a newer push cancels the runs of older ones that do not train yet; old events are refused."""
 
-from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from pipeline.errors import ClusterRefuses, CommitOutdated, SettingsInvalid
+from pipeline.errors import CommitOutdated, SettingsInvalid
 from pipeline.settings import read_settings
 from scripts.git import GitSecret, fetch, git
-from scripts.kubernetes_api import CONFIG_MAPS, OURS, PIPELINE_RUNS, PREFIX, Cluster, Resource, ci_cluster
+from scripts.kubernetes_api import (
+    CONFIG_MAPS,
+    OURS,
+    PIPELINE_RUNS,
+    PREFIX,
+    Cluster,
+    Resource,
+    again_while_outrun,
+    ci_cluster,
+)
 
 COMMIT, SUPERSEDED_BY = f"{PREFIX}/commit", f"{PREFIX}/superseded-by"
 PUSHES = f"{OURS},{PREFIX}/reason=push"
 RECORD = "jukebox-commits"  # the ConfigMap whose key `newest` is the newest commit that a push has run, `run` its uid
 TRAINING = "start"  # the task from which on a run is not superseded
-
-T = TypeVar("T")
 
 
 class Verdict(Enum):
@@ -66,7 +71,7 @@ def command(
                 cancel(cluster, run, name)
                 print(f"{run} is superseded by {name}, which is newer")
                 return
-        _again_while_outrun(lambda: record(cluster, commit, metadata["uid"], history))
+        again_while_outrun(lambda: record(cluster, commit, metadata["uid"], history))
         for name, verdict in verdicts.items():
             if verdict is Verdict.CANCEL_IT and _cancel_unless_training(cluster, name, commit, history, run):
                 print(f"{name} is superseded by {run}", flush=True)
@@ -149,18 +154,7 @@ def _cancel_unless_training(cluster: Cluster, name: str, commit: str, history: H
         cancel(cluster, name, ours, other["metadata"]["resourceVersion"])
         return True
 
-    return _again_while_outrun(attempt)
-
-
-def _again_while_outrun(attempt: Callable[[], T]) -> T:
-    """Try again while somebody else has changed what was read before it is written."""
-    retrying = Retrying(
-        stop=stop_after_attempt(10),
-        wait=wait_random(0, 1),
-        retry=retry_if_exception(lambda error: isinstance(error, ClusterRefuses) and error.status == 409),
-        reraise=True,
-    )
-    return retrying(attempt)
+    return again_while_outrun(attempt)
 
 
 def _by_hand(run: Resource) -> bool:

@@ -4,23 +4,37 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SettingsInvalid
-from scripts.registry import AuthFile, Registry, is_pinned
+from pipeline.errors import RegistryRefuses, SettingsInvalid
+from pipeline.settings import read_settings
+from scripts.image_records import add_records, read_records
+from scripts.kubernetes_api import ci_cluster
+from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 
 
 def command(
     pairs: Annotated[str, typer.Argument(help="IMAGE=TAGGED, separated by spaces: an image and the name it gets.")],
     auth_file: AuthFile = None,
 ) -> None:
-    """Give images that are in a registry another tag, in the same repository. Needs skopeo.
+    """Give images that are in a registry another tag, in the same repository, and record what they are. Needs skopeo.
 
     Example: `jukebox tag-images example.com/jukebox-training:mine=example.com/jukebox-training:good`
     """
-    registry = Registry(auth_file)
+    registry, cluster = Registry(auth_file), ci_cluster(read_settings())
+    records, new = read_records(cluster), {}
     for pair in pairs.split():
         image, equals, tagged = pair.partition("=")
         if not equals:
             raise SettingsInvalid(f"{pair!r} is not a pair; expected IMAGE=TAGGED")
-        if tagged and not is_pinned(image):
-            registry.tag(image, tagged)
+        if not tagged:
+            continue
+        # One digest for both, also if the tag of the image moves in between.
+        digest = image.partition("@")[2] if is_pinned(image) else registry.digest(image)
+        if not digest:
+            raise RegistryRefuses(f"The registry has no {image}. The task that builds it pushes it")
+        tag = tagged.rpartition(":")[2]
+        if records.get(tag) != digest or registry.digest(tagged) != digest:
+            registry.tag(f"{repository_of(image)}@{digest}", tagged)
+            new[tag] = digest
             print(f"{image} is {tagged}", flush=True)
+    if new:
+        add_records(cluster, new)

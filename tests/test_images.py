@@ -14,17 +14,30 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from tenacity import wait_none
 
 from pipeline.errors import BuildFailed, JukeboxError, RegistryRefuses, SettingsInvalid
 from pipeline.trusted_ca import trust
-from scripts import fetch_image, find_images, install_packages, pack_image, push_image, tag_images
+from scripts import (
+    fetch_image,
+    find_images,
+    image_records,
+    install_packages,
+    kubernetes_api,
+    pack_image,
+    push_image,
+    tag_images,
+)
 from scripts.containerfile import Containerfile
 from scripts.find_images import Commit
+from scripts.kubernetes_api import Cluster
 from scripts.layout import LIMIT, Layout
 from scripts.registry import Registry, repository_of
 from tests.git_server import IDENTITY
 from tests.http_server import Answer, HttpServer, serve_http
+from tests.kfp.world import World
 from tests.registry_server import program, serve_registry
+from tests.settings_file import use_settings
 
 pytest_plugins = ("tests.kfp.fixtures",)
 ROOT = Path(__file__).parents[1]
@@ -94,11 +107,11 @@ def test_each_input_changes_what_is_made_of_it_and_nothing_else(checkout: Path) 
     (checkout / "requirements.lock").write_text("")
     (checkout / "pipeline" / "left-by-a-test").write_text("")
     assert keys(checkout.rename(checkout.with_name("elsewhere"))) == before
-    assert all(len(key) == 16 and set(key) <= set("0123456789abcdef") for key in before)
+    assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in before)
 
 
 def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="git show fails in"):
+    with pytest.raises(SettingsInvalid, match="git cat-file fails in"):
         keys(tmp_path)
 
 
@@ -163,7 +176,7 @@ def test_a_commit_becomes_a_layer_of_what_it_holds(checkout: Path, base: Layout,
     (checkout / "pipeline" / "tool").chmod(0o700)
     commit(checkout)
     (checkout / "pipeline" / "left-by-a-test").write_text("")
-    pack_image.pack_commit(base, checkout)
+    pack_image.pack_commit(base, Commit(checkout))
     entries = packed(base, tmp_path / "unpacked")
     listed = subprocess.run(["git", "ls-files", "pipeline"], cwd=checkout, check=True, capture_output=True, text=True)
     wanted = listed.stdout.split()
@@ -187,11 +200,11 @@ def test_equal_content_has_an_equal_digest(checkout: Path, tmp_path: Path) -> No
     """Whatever the commit is called, whoever made it, and whenever."""
     digests = set()
     for name in ("one", "two"):
-        digests.add(pack_image.pack_commit(image(tmp_path / name), checkout))
+        digests.add(pack_image.pack_commit(image(tmp_path / name), Commit(checkout)))
         change(checkout, "README.md")
     assert len(digests) == 1
     change(checkout, "pipeline/errors.py")
-    assert pack_image.pack_commit(image(tmp_path / "three"), checkout) not in digests
+    assert pack_image.pack_commit(image(tmp_path / "three"), Commit(checkout)) not in digests
 
 
 def link(folder: Path) -> None:
@@ -208,7 +221,7 @@ def nothing(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [(link, "is neither a file nor a folder"), (data, "data does not belong"), (nothing, "did not match any files")],
+    [(link, "is neither a file nor a folder"), (data, "data does not belong"), (nothing, "the commit has no pipeline")],
 )
 def test_what_does_not_belong_into_an_image_is_refused(
     checkout: Path, base: Layout, spoil: Callable[[Path], None], message: str
@@ -217,7 +230,7 @@ def test_what_does_not_belong_into_an_image_is_refused(
     spoil(checkout)
     commit(checkout)
     with pytest.raises(JukeboxError, match=message):
-        pack_image.pack_commit(base, checkout)
+        pack_image.pack_commit(base, Commit(checkout))
     assert base.read() == before
 
 
@@ -336,12 +349,25 @@ def trusting(private_ca: Path) -> None:
 
 
 @pytest.fixture
-def registry(certificate: Path, trusting: None, tmp_path: Path) -> Iterator[str]:
-    """A real registry, which has a base image ``base/python:3.12`` and the image of the tasks ``tasks:1``."""
+def registry(
+    certificate: Path, world: World, trusting: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A real registry, which has a base image ``base/python:3.12`` and the image of the tasks ``tasks:1``.
+
+    The settings name them; nothing is recorded of any image.
+    """
+    world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}})
     with serve_registry(tmp_path / "registry", certificate) as address:
         here = [f"PYTHON_VERSION={sys.version_info[0]}.{sys.version_info[1]}.1", "PATH=/usr/bin"]
         for name in ("base/python:3.12", "tasks:1"):
             Registry().push(image(tmp_path / name.replace(":", "-"), Env=here), f"{address}/{name}", compress=False)
+        use_settings(
+            monkeypatch,
+            tmp_path / "settings.yaml",
+            image=f"{address}/training",
+            ci_image=f"{address}/tasks:1",
+            base_image=f"{address}/base/python:3.12",
+        )
         yield address
 
 
@@ -354,14 +380,7 @@ class Run:
 
     def find(self) -> dict[str, str]:
         results = self.folder / "results"
-        find_images.command(
-            f"{self.address}/training",
-            ci_image=f"{self.address}/tasks:1",
-            run=self.name,
-            base_image=f"{self.address}/base/python:3.12",
-            folder=self.checkout,
-            result_dir=results,
-        )
+        find_images.command(self.name, folder=self.checkout, result_dir=results)
         return {file.name: file.read_text() for file in results.iterdir()}
 
     def packages(self, what: str, option: str) -> None:
@@ -380,8 +399,9 @@ class Run:
         return (self.folder / "pushed" / "image").read_text()
 
     def tag(self) -> None:
-        names = ("dependencies", "image", "ci-image")
-        pairs = " ".join(f"{self.found[name]}={self.found[f'{name}-tag']}" for name in names)
+        """Of the training image by its digest, of the others by the tags of the run."""
+        built = {**self.found, "image": (self.folder / "pushed" / "image").read_text()}
+        pairs = " ".join(f"{built[name]}={built[f'{name}-tag']}" for name in ("dependencies", "image", "ci-image"))
         tag_images.command(pairs)
 
 
@@ -453,9 +473,98 @@ def test_a_base_image_that_has_moved_is_another_one(locked: Path, registry: str,
 
 
 @needs_registry
-def test_a_base_image_that_is_not_there_is_named(checkout: Path, registry: str) -> None:
+def test_a_base_image_that_is_not_there_is_named(
+    checkout: Path, registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_settings(monkeypatch, tmp_path / "other.yaml", base_image=f"{registry}/base/rust:1")
     with pytest.raises(RegistryRefuses, match=r"has no .*/base/rust:1\. Check base-image"):
-        find_images.command(f"{registry}/training", "tasks:1", "push-1", f"{registry}/base/rust:1", checkout)
+        find_images.command("push-1", folder=checkout)
+
+
+@needs_registry
+def test_an_image_is_what_was_recorded_and_not_what_bears_its_tag(
+    locked: Path, registry: str, tmp_path: Path, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody pushes to the tag that a later commit will look for, whose name is no secret."""
+    before = Run("push-1", locked, registry, tmp_path)
+    poison = image(tmp_path / "poison", User="1")
+    Registry().push(poison, before.found["image-tag"], compress=False)
+    first = Run("push-2", locked, registry, tmp_path)
+    assert "image" in missing(first)
+    assert "recorded is none: it is not used, and built anew" in capsys.readouterr().out
+    first.packages("dependencies", "--training")
+    first.packages("ci-image", "--all")
+    built = first.code()
+    first.tag()
+    assert missing(Run("push-3", locked, registry, tmp_path)) == set()
+    digest = built.partition("@")[2]
+    records = world.cluster.objects["configmaps", image_records.NAME]["data"]
+    assert records[first.found["image-tag"].rpartition(":")[2]].split()[0] == digest
+    assert Registry().digest(first.found["image-tag"]) == digest, "what had the tag before is overwritten"
+    # And later.
+    Registry().push(poison, first.found["image-tag"], compress=False)
+    second = Run("push-4", locked, registry, tmp_path)
+    assert missing(second) == {"image"}
+    assert f"recorded is {digest}: it is not used" in capsys.readouterr().out
+    second.code()
+    second.tag()
+    assert Registry().digest(first.found["image-tag"]) == digest
+
+
+def test_the_oldest_records_make_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_records, "LIMIT", 3)
+    old = {f"tag-{day}": f"sha256:{day} 2026-11-0{day}T10:00:00Z" for day in (3, 1, 2)}
+    world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}, "data": old})
+    cluster = Cluster(world.cluster.namespace)
+    image_records.add_records(cluster, {"tag-2": "sha256:4", "tag-5": "sha256:5"})
+    assert image_records.read_records(cluster) == {"tag-2": "sha256:4", "tag-3": "sha256:3", "tag-5": "sha256:5"}
+
+
+def test_records_of_two_runs_at_once_are_both_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_api, "wait_random", lambda *_: wait_none())
+    found = world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}})
+    answer, once = world.cluster.answer, iter([True])
+
+    def meanwhile(method: str, *rest: Any) -> Any:
+        if method == "PATCH" and next(once, False):
+            found["data"] = {"theirs": "sha256:1 2026-11-01T10:00:00Z"}
+            world.cluster.touch(found)
+        return answer(method, *rest)
+
+    monkeypatch.setattr(world.cluster, "answer", meanwhile)
+    cluster = Cluster(world.cluster.namespace)
+    image_records.add_records(cluster, {"ours": "sha256:2"})
+    assert image_records.read_records(cluster) == {"theirs": "sha256:1", "ours": "sha256:2"}
+
+
+def test_without_a_place_for_records_it_is_said_who_makes_it(world: World) -> None:
+    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox: `jukebox bootstrap`"):
+        image_records.read_records(Cluster(world.cluster.namespace))
+
+
+def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base: Layout, tmp_path: Path) -> None:
+    """Else two commits of one tree of code, and so of one tag, had other images."""
+    (checkout / "pipeline" / "own.py").write_text("# $Format:%H$\n")
+    commit(checkout)
+    before = Commit(checkout).image_key(BASE)
+    (checkout / ".gitattributes").write_text("pipeline/rules.py export-ignore\n*.py export-subst eol=crlf\n")
+    commit(checkout)
+    assert Commit(checkout).image_key(BASE) == before
+    pack_image.pack_commit(base, Commit(checkout))
+    packed(base, tmp_path / "unpacked")
+    for name in ("pipeline/rules.py", "pipeline/own.py"):
+        assert (tmp_path / "unpacked/opt/jukebox" / name).read_bytes() == (checkout / name).read_bytes()
+
+
+def test_commands_of_another_version_than_those_that_run_are_told(checkout: Path) -> None:
+    shutil.copytree(ROOT / "scripts", checkout / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    commit(checkout)
+    assert Commit(checkout).changed_commands() == []
+    (checkout / "scripts" / "new.py").write_text("")
+    (checkout / "scripts" / "start.py").unlink()
+    change(checkout, "scripts/wait.py")
+    assert Commit(checkout).changed_commands() == ["scripts/new.py", "scripts/start.py", "scripts/wait.py"]
+    assert Commit(checkout, "HEAD~1").changed_commands() == []
 
 
 def test_a_program_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

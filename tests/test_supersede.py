@@ -9,7 +9,7 @@ from tenacity import wait_none
 from typer.testing import CliRunner
 
 from pipeline.errors import ClusterRefuses, CommitOutdated, HostRefuses, SettingsInvalid
-from scripts import supersede as module
+from scripts import kubernetes_api
 from scripts.cli import app
 from scripts.supersede import COMMIT, RECORD, SUPERSEDED_BY
 from tests.git_server import GitServer, serve_git
@@ -44,7 +44,7 @@ def add(
 def noted(world: World, server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What is noted of the newest commit; the settings name the server."""
     use_settings(monkeypatch, tmp_path / "settings.yaml", repository=server.url)
-    monkeypatch.setattr(module, "wait_random", lambda *_: wait_none())
+    monkeypatch.setattr(kubernetes_api, "wait_random", lambda *_: wait_none())
     data: dict[str, str] = world.cluster.add("configmaps", {"metadata": {"name": RECORD}, "data": {}})["data"]
     return data
 
