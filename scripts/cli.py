@@ -35,6 +35,7 @@ COMMANDS = {
     "supersede": (TEKTON, "supersede"),
     "checkout": (TEKTON, "checkout"),
     "find-images": (TEKTON, "find_images"),
+    "read-lock": (TEKTON, "read_lock"),
     "fetch-image": (TEKTON, "fetch_image"),
     "pack-image": (TEKTON, "pack_image"),
     "push-image": (TEKTON, "push_image"),

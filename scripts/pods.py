@@ -99,7 +99,6 @@ def _tekton(overlay: list[Resource], image: str, restricted: bool) -> Iterator[P
     for run in _runs(overlay):
         spec = run["spec"]
         pipeline = pipelines[spec["pipelineRef"]["name"]]
-        values = {each["name"]: each.get("default", "") for each in pipeline.get("params", ())}
         labels = run["metadata"].get("labels", {})
         shared = spec.get("taskRunTemplate", {})
         own = {each["pipelineTaskName"]: each for each in spec.get("taskRunSpecs", ())}
@@ -108,15 +107,13 @@ def _tekton(overlay: list[Resource], image: str, restricted: bool) -> Iterator[P
             # GetTaskRunSpec in pkg/apis/pipeline/v1/pipelinerun_types.go: field by field, the task's own come first.
             given = {**shared, **own.get(each["name"], {})}
             given["podTemplate"] = {**shared.get("podTemplate", {}), **given.get("podTemplate", {})}
-            pod = _task(task, given, labels, values, image, restricted)
+            pod = _task(task, given, labels, image, restricted)
             yield Planned(TASKS, each["name"], pod, ci=True)
         assistant = _assistant(shared, image, restricted)
         yield Planned("Pod that keeps the tasks together", "affinity-assistant", assistant, 1, ci=True)
 
 
-def _task(
-    task: Resource, given: Resource, labels: Mapping[str, str], values: Mapping[str, str], image: str, restricted: bool
-) -> Resource:
+def _task(task: Resource, given: Resource, labels: Mapping[str, str], image: str, restricted: bool) -> Resource:
     """A task's pod: Build in pkg/pod/pod.go. Of its many empty folders, one stands for all."""
     spec, template = task["spec"], given["podTemplate"]
     steps = [_merged(spec.get("stepTemplate", {}), step) for step in spec["steps"]]
@@ -124,7 +121,7 @@ def _task(
     made = []
     for step in steps:
         container = _container({**step, "resources": step.get("computeResources", {})}, f"step-{step['name']}")
-        container["image"] = _filled(step["image"], values)
+        container["image"] = image  # or, in the end, one of the same repository, with the packages of the commit
         mounts = [{"name": f"ws-{name}", "mountPath": f"/workspace/{name}"} for name in workspaces]
         mounts.append({"name": "tekton-internal", "mountPath": "/tekton"})
         container["volumeMounts"] = [*container.get("volumeMounts", ()), *mounts]
@@ -318,13 +315,6 @@ def _pod(spec: Resource, labels: Mapping[str, str]) -> Resource:
 
 def _container(given: Resource, name: str) -> Resource:
     return {"name": name, **{field: given[field] for field in OF_A_CONTAINER if field in given}}
-
-
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    """A text of a Task with the Pipeline's parameters of the same names."""
-    for name, value in values.items():
-        text = text.replace(f"$(params.{name})", value)
-    return text
 
 
 def _limited(pod: Resource, overlay: list[Resource]) -> Resource:

@@ -137,7 +137,7 @@ def _pipelines(kinds: dict[str, dict[str, Resource]]) -> Iterator[str]:
         own = {"tasks": entries, "results": spec["results"]}
         where = f"Pipeline {name}"
         yield from _differ(where, _used(own, r"\$\(params\.([\w-]+)\)"), _names(spec["params"]), "param")
-        used = {workspace["name"] for entry in entries for workspace in entry.get("workspaces", [])}
+        used = {each.get("workspace", each["name"]) for entry in entries for each in entry.get("workspaces", [])}
         yield from _differ(where, used, _names(spec["workspaces"]), "workspace")
         results: dict[str, set[str]] = {}
         for entry in entries:

@@ -37,7 +37,7 @@ def rename_pipeline_param(find: Find) -> None:
 
 
 def rename_task_param(find: Find) -> None:
-    find("Task", "compile")["params"][0]["name"] = "picture"
+    find("Task", "apply")["params"][0]["name"] = "picture"
 
 
 def rename_result(find: Find) -> None:
