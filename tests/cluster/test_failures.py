@@ -12,6 +12,7 @@ from kubernetes.config import kube_config
 
 from pipeline.errors import RequestRefused, RunFailed
 from pipeline.kfp_server import Json
+from pipeline.settings import read_settings
 from scripts.kubernetes_api import RUN_LABEL, Cluster
 from scripts.outcome import look_up
 from scripts.wait import Pace, Watch
@@ -236,5 +237,5 @@ def test_what_the_tasks_of_a_run_say_is_found(
     kubectl.apply({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {"name": "push-1"}, "spec": spec})
     kubectl.finished("pipelinerun/push-1")
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", kubectl.kubeconfig)
-    monkeypatch.setenv("JUKEBOX_NAMESPACE", kubectl.namespace)
-    assert look_up("push-1") == ("train-model: out of memory", "6f1c3c2e"), capsys.readouterr().out
+    monkeypatch.setenv("JUKEBOX_CI_NAMESPACE", kubectl.namespace)
+    assert look_up("push-1", read_settings()) == ("train-model: out of memory", "6f1c3c2e"), capsys.readouterr().out
