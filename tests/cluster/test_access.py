@@ -419,7 +419,6 @@ SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
             {"taskRunSpecs": [{"pipelineTaskName": "apply", "serviceAccountName": "jukebox-release", "stepSpecs": []}]},
             "gives each task its own account alone",
         ),
-        ({"managedBy": "somebody"}, "with the fields of its template alone"),
     ],
 )
 def test_the_listener_starts_nothing_else(access: Access, change: dict[str, Any], message: str) -> None:

@@ -244,3 +244,13 @@ def test_an_overlay_that_is_pushed_with_a_thief_changes_nothing(project: Project
         assert not project.ci("get", "pods", "--selector=job-name=thief", "--output=name")
     finally:
         project.ci("delete", "cronjob/thief", "job/thief", "--ignore-not-found")
+
+
+def test_the_account_of_a_run_sees_no_key_of_the_ci(project: Project) -> None:
+    """It may read every Secret of its own namespace, as the platform has it; so those are not there."""
+    runner = "default-editor" if projects.KUBEFLOW else "pipeline-runner-dspa"
+    asked = f"--as=system:serviceaccount:{projects.NAMESPACE}:{runner}"
+    with pytest.raises(RuntimeError, match="cannot list resource"):
+        project.ci("get", "secrets", asked)
+    held = set(project.kubectl("get", "secrets", "--output=jsonpath={.items[*].metadata.name}").split())
+    assert not held & {"jukebox-git-host", "jukebox-registry", "jukebox-senders", "jukebox-chat", "jukebox-listener"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kfp.in_cluster import ARGO, KFP, RIGHT, webhook
-from tests.kfp.service import EDITOR
+from tests.kfp.service import EDITOR, RUNNER
 
 Json = dict[str, Any]
 
@@ -103,6 +103,7 @@ def _rights(namespace: str, place: Place) -> Iterator[Json]:
         yield {"apiVersion": "v1", **_named("ServiceAccount", namespace, EDITOR)}
     else:
         yield {"apiVersion": rbac, **_named("Role", namespace, USERS), "rules": [use]}
+        yield from _runner(namespace)
     yield {"apiVersion": "v1", **_named("ServiceAccount", place.namespace, place.name)}
     yield {"apiVersion": rbac, **_named("Role", namespace, place.name), "rules": rules}
     yield {
@@ -118,6 +119,24 @@ def _rights(namespace: str, place: Place) -> Iterator[Json]:
         "metadata": {"name": f"{place.name}-{namespace}"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator"},
         "subjects": [account],
+    }
+
+
+def _runner(namespace: str) -> Iterator[Json]:
+    """The account that runs what was pushed, with the rights that OpenShift AI gives it."""
+    rules = [
+        {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods", "persistentvolumeclaims"], "verbs": ["create", "get", "list"]},
+        {"apiGroups": ["apps", "batch"], "resources": ["deployments", "jobs"], "verbs": ["create", "get", "list"]},
+    ]
+    rbac = "rbac.authorization.k8s.io"
+    yield {"apiVersion": "v1", **_named("ServiceAccount", namespace, RUNNER)}
+    yield {"apiVersion": f"{rbac}/v1", **_named("Role", namespace, RUNNER), "rules": rules}
+    yield {
+        "apiVersion": f"{rbac}/v1",
+        **_named("RoleBinding", namespace, RUNNER),
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": RUNNER},
+        "subjects": [{"kind": "ServiceAccount", "name": RUNNER, "namespace": namespace}],
     }
 
 
