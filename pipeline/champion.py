@@ -41,8 +41,8 @@ class Version:
     def features(self) -> list[str]:
         """The names of the features that the model takes, in its order, as its own file says."""
         names = json.loads(onnx_properties(self.onnx).get("features", "null"))
-        if not isinstance(names, list):
-            raise ValueError("its metadata do not name its features")  # noqa: TRY004 - of a file, not of a caller
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its metadata do not name its features")
         return names
 
     @property

@@ -13,6 +13,7 @@ from pipeline.documents import to_json
 from pipeline.errors import ParityBroken
 from pipeline.examples import read_description
 from pipeline.log import log
+from pipeline.runtimes import require_plain
 from pipeline.schema import INPUT
 from pipeline.steps.train_model import KERAS_FILE, weights_sha256
 
@@ -37,9 +38,15 @@ def convert_model(
     float32[batch, labels], a softmax over the countries of the property ``labels``. The same weights give the same
     bytes: nothing of the run (time, id) is in them; that is in lineage.json beside the published model.
 
-    Raises ParityBroken where the graph does not have exactly this input and output.
+    Raises ParityBroken if the file of Keras holds code, if the graph does not have exactly this input and output, or if
+    it is not a plain network.
     """
-    network = keras.saving.load_model(model / KERAS_FILE)
+    # What this run's train-model wrote; no other is ever loaded. Such a file may hold code, as a Lambda layer, which
+    # runs when it is loaded: not in safe_mode, whatever was set for the whole process.
+    try:
+        network = keras.saving.load_model(model / KERAS_FILE, safe_mode=True)
+    except (ValueError, TypeError) as error:
+        raise ParityBroken(f"{KERAS_FILE} is not what train-model writes: {' '.join(str(error).split())}") from None
     description = read_description(examples)
     trained = json.loads(training.read_text())
     # tf2onnx takes an explicit signature; `model.export("onnx")` would leak Normalization's constants as inputs.
@@ -59,7 +66,15 @@ def convert_model(
     }
     onnx.helper.set_model_props(converted, properties)
     onnx.checker.check_model(converted, full_check=True)
-    onnx_file.write_bytes(converted.SerializeToString(deterministic=True))
+    content = converted.SerializeToString(deterministic=True)
+    try:
+        require_plain(content)
+    except ValueError as error:
+        raise ParityBroken(
+            f"nobody would load the ONNX model: {error}. Check what pipeline/network.py builds, and what "
+            "pipeline/runtimes.py takes"
+        ) from None
+    onnx_file.write_bytes(content)
     log.info("%d bytes of ONNX, opset %d, %d labels", onnx_file.stat().st_size, OPSET, len(description["labels"]))
     return properties
 

@@ -12,7 +12,7 @@ from pipeline.errors import ParityBroken
 from pipeline.examples import read_description, read_split
 from pipeline.runtimes import onnxruntime_of
 from pipeline.schema import FEATURE_NAMES
-from pipeline.steps.convert_model import _check_signature
+from pipeline.steps.convert_model import _check_signature, convert_model
 from tests.steps.conftest import Trained
 
 
@@ -61,3 +61,24 @@ def test_a_second_input_is_refused(onnx_file: Path) -> None:
     graph.input.append(onnx.helper.make_tensor_value_info("leaked_mean", onnx.TensorProto.FLOAT, [13]))
     with pytest.raises(ParityBroken, match=r"inputs \['features', 'leaked_mean'\]"):
         _check_signature(graph)
+
+
+def test_code_in_the_file_of_keras_is_not_run(examples: Path, trained: Trained, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    source = f"lambda x: [open({str(ran)!r}, 'w').close(), x][1]"
+    given = keras.Input((13,), name="features")
+    network = keras.Model(given, keras.layers.Lambda(eval(source), output_shape=(13,))(given))
+    network.save(tmp_path / "model.keras")
+    ran.unlink(missing_ok=True)
+    with pytest.raises(ParityBroken, match=r"is not what train-model writes: .*[Ll]ambda"):
+        convert_model(
+            tmp_path,
+            examples,
+            trained.report,
+            tmp_path / "model.onnx",
+            model_name="jukebox",
+            version="0.0.2",
+            data_version="d" * 64,
+        )
+    assert not ran.exists()
+    assert not (tmp_path / "model.onnx").exists()
