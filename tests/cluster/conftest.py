@@ -21,8 +21,8 @@ COMING = pytest.StashKey[Future[Project]]()
 # The files in their order: what takes the node down comes first, for later tests share one; then what does without a
 # project, which comes up meanwhile, the worst last; then the one project's life.
 ORDER = (
-    *("down", "build", "patience", "node", "failures", "triggers", "hostile", "burst", "kserve", "preflight"),
-    *("bootstrap", "kubeflow", "whole_way", "images", "gitops", "access", "trust", "doctor", "teardown"),
+    *("down", "build", "patience", "node", "network", "failures", "triggers", "hostile", "burst", "kserve"),
+    *("preflight", "bootstrap", "kubeflow", "whole_way", "images", "gitops", "access", "trust", "doctor", "teardown"),
 )
 collect_ignore = [] if projects.KUBEFLOW else ["test_kubeflow.py"]
 

@@ -62,7 +62,7 @@ def settings(proxy: str) -> dict[str, str]:
     return {
         "platform": "kubeflow",
         "gateway": "front",
-        "gateway-namespace": "edge",
+        "gateway-namespace": "surroundings",  # the Git host comes from there
         "monitoring-namespace": "monitoring",
         "https-proxy": f"http://{proxy}:3128",
         "no-proxy": f"$(KUBERNETES_SERVICE_HOST),localhost,127.0.0.1,.svc,.cluster.local,.kubeflow,{node.ADDRESS}",

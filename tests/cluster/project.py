@@ -203,6 +203,8 @@ def up(kubectl: Kubectl) -> Project:
     say(f"making the surroundings of a project in namespace {NAMESPACE}")
     for space in (project.kubectl, project.ci, project.surroundings):
         space.create_namespace()
+    # The Git host is there, and comes to the listener by OpenShift's router elsewhere; Kubeflow's gateway is named so.
+    kubectl("label", "namespace", SURROUNDINGS, "policy-group.network.openshift.io/ingress=")
     node.certificate(
         "services",
         "/CN=services",
@@ -324,6 +326,9 @@ def settings(ci: str) -> dict[str, str]:
         "storage-size": "1Gi",
         "s3-host": f"{host('s3')}:8333",
         "s3-bucket": BUCKET,
+        # What is in its surroundings may be replaced by another pod.
+        **{f"{place}-cidr": node.PODS for place in ("git", "index", "data", "s3")},
+        **{f"{place}-cidr": f"{node.ADDRESS}/32" for place in ("api", "registry")},
     }
 
 
@@ -414,11 +419,25 @@ def held(namespace: str) -> Iterable[Resource]:
 
 
 def pipeline_server(ci: str) -> Iterable[Resource]:
-    """The pipeline server, in the project's namespace or in its own."""
+    """The pipeline server, in the project's namespace or in its own, with the policy that its operator brings."""
+    labels = {"component": "data-science-pipelines"}
     for resource in deploy.resources(NAMESPACE, ci, *pem(), place=SERVER):
         if resource["kind"] == "Service":
             resource["spec"]["clusterIP"] = PIPELINE_SERVER
+        if resource["kind"] == "Deployment":
+            metadata = resource["spec"]["template"]["metadata"]
+            metadata["labels"] = metadata["labels"] | labels
         yield resource
+    yield {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "ds-pipelines-dspa", "namespace": SERVER.namespace},
+        "spec": {
+            "podSelector": {"matchLabels": labels},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"port": SERVER.port}]}],
+        },
+    }
 
 
 def surroundings(project: Project, keys: dict[str, dict[str, str]]) -> Iterable[Resource]:
