@@ -16,7 +16,7 @@ from scripts.install_packages import BUILT, INDEX
 _LOCKED = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]*)==[A-Za-z0-9.!+_-]+(\s*;[^@#\n]*?)?((\s+--hash=sha256:[0-9a-f]{64})+)"
 )
-_WANTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?\s*[^@:/#-][^@:/#]*")
+_WANTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?\s*[^@:/#\n\r-][^@:/#\n\r]*")
 
 
 def command(

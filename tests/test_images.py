@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -26,6 +28,7 @@ from scripts import (
     kubernetes_api,
     pack_image,
     push_image,
+    read_lock,
     tag_images,
 )
 from scripts.containerfile import Containerfile
@@ -333,13 +336,104 @@ def test_what_installs_them_finds_all_of_itself_where_the_containerfile_puts_it(
     subprocess.run([*script, index], cwd=tmp_path / "build", env=environment, check=True)
 
 
-def test_a_package_with_other_content_than_the_lock_says_is_refused(locked: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--training", "--all"])
+def test_a_package_with_other_content_than_the_lock_says_is_refused(locked: Path, tmp_path: Path, option: str) -> None:
     lock = locked / "requirements.lock"
     lock.write_text(f"tiny==1.0 --hash=sha256:{'0' * 64}\n")
-    done = installed(locked, tmp_path / "venv", "--all")
+    done = installed(locked, tmp_path / "venv", option)
     assert done.returncode == 1
     assert "Hash mismatch for `tiny==1.0`" in done.stderr
     assert "The packages cannot be installed: uv ended with" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--training", "--all"])
+def test_an_installation_runs_nothing_of_a_package(locked: Path, tmp_path: Path, option: str) -> None:
+    """Neither what builds it nor what it has for the start of Python; nor what uv's settings beside the lock say."""
+    marker = tmp_path / "executed"
+    run = f"import pathlib; pathlib.Path({str(marker)!r}).write_text('')"
+    wheel = tmp_path / "index" / "tiny" / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "a") as file:
+        file.writestr("tiny.pth", run + "\n")
+        file.writestr("sitecustomize.py", run + "\n")
+    lock_file(locked, tiny=wheel)
+    done = installed(locked, tmp_path / "venv", option)
+    assert done.returncode == 0, done.stderr
+    assert not marker.exists()
+    subprocess.run([tmp_path / "venv/bin/python3", "-c", ""], check=True)
+    assert marker.exists()  # so whoever ran the new Python would have
+    marker.unlink()
+
+    source = tmp_path / "index" / "built" / "built-1.0.tar.gz"
+    source.parent.mkdir()
+    with tarfile.open(source, "w:gz") as tar:
+        for name, text in {"setup.py": run, "PKG-INFO": "Metadata-Version: 2.1\nName: built\nVersion: 1.0\n"}.items():
+            entry = tarfile.TarInfo(f"built-1.0/{name}")
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    lock_file(locked, tiny=wheel, built=source)
+    (locked / "uv.toml").write_text("[pip]\nno-build = false\nonly-binary = []\n")
+    done = installed(locked, tmp_path / "venv", option)
+    assert done.returncode == 1
+    assert "built" in done.stderr
+    assert not marker.exists()
+
+
+def lock_file(folder: Path, **files: Path) -> None:
+    """Lock these packages of the index, and want all of them."""
+    lines, names = [], []
+    for name, file in files.items():
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        (file.parent / "index.html").write_text(f'<a href="{file.name}#sha256={digest}">{file.name}</a>')
+        lines.append(f"{name}==1.0 --hash=sha256:{digest}\n")
+        names.append(f"{name}==1.0")
+    (folder / "requirements.lock").write_text("".join(lines))
+    (folder / "pyproject.toml").write_text(f'[project]\nname = "fork"\nversion = "1"\ndependencies = {names!r}\n')
+    commit(folder)
+
+
+def test_what_is_installed_is_that_of_the_commit(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = "https://packages.example.com/simple"
+    use_settings(monkeypatch, tmp_path / "settings.yaml", package_index=index)
+    (checkout / "requirements.lock").write_text("changed")
+    read_lock.command(tmp_path / "lock", folder=checkout)
+    assert (tmp_path / "lock/requirements.lock").read_bytes() == (ROOT / "requirements.lock").read_bytes()
+    projects = (tomllib.loads(Path(each, "pyproject.toml").read_text()) for each in (tmp_path / "lock", ROOT))
+    one, other = (project["project"]["dependencies"] for project in projects)
+    assert one == other
+    assert (tmp_path / "lock/package-index").read_text() == index
+
+
+HASH = f"--hash=sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("requirements.lock", "-e .", "holds '-e .', expected name==version with hashes"),
+        ("requirements.lock", f"--index-url https://example.com/\ntiny==1.0 {HASH}", "holds '--index-url"),
+        ("requirements.lock", f"tiny @ https://example.com/tiny.tar.gz {HASH}", "holds 'tiny @"),
+        ("requirements.lock", f"./tiny {HASH}", "holds './tiny"),
+        ("requirements.lock", "tiny==1.0", "holds 'tiny==1.0'"),
+        ("requirements.lock", f"tiny==1.0 {HASH} -r other.txt", "holds 'tiny"),
+        ("requirements.lock", f"kfp-server-api==2.17.3 {HASH}", "names another kfp-server-api than the image of the"),
+        ("requirements.lock", f"KFP_Server.api==9 \\\n  {HASH}", "names another kfp-server-api than the image of the"),
+        ("pyproject.toml", '[project]\ndependencies = ["tiny @ git+https://example.com/tiny"]', "wants 'tiny @"),
+        ("pyproject.toml", '[project]\ndependencies = ["-e ."]', "wants '-e .'"),
+        ("pyproject.toml", '[project]\ndependencies = ["tiny==1\\n-e ."]', "wants 'tiny"),
+        ("pyproject.toml", '[project]\ndynamic = ["dependencies"]', "has no list of dependencies"),
+    ],
+)
+def test_what_would_be_run_to_be_installed_is_refused(
+    checkout: Path, tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (checkout / name).write_text(text)
+    commit(checkout)
+    with pytest.raises(SettingsInvalid) as error:
+        read_lock.command(tmp_path / "lock", folder=checkout)
+    assert message in str(error.value)
+    assert not (tmp_path / "lock").exists()
 
 
 @pytest.fixture
