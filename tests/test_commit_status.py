@@ -197,7 +197,7 @@ def task(world: World, name: str, ended: str, status: str = "True", reason: str 
         "conditions": [{"type": "Succeeded", "status": status, "reason": reason, "message": message}],
         "results": [{"name": key.replace("_", "-"), "value": value} for key, value in results.items()],
     }
-    world.cluster.add("taskruns", {"metadata": {"name": f"push-1-{name}", "labels": labels}, "status": said})
+    world.cluster.ci.add("taskruns", {"metadata": {"name": f"push-1-{name}", "labels": labels}, "status": said})
 
 
 Tell = Callable[..., tuple[Any, str]]
@@ -262,7 +262,7 @@ def test_there_is_no_link_rather_than_a_wrong_one(world: World, told: Tell, page
 
 
 def test_a_cluster_that_does_not_tell_why_keeps_nobody_from_being_told(world: World, told: Tell) -> None:
-    world.cluster.forbidden = {"taskruns"}
+    world.cluster.ci.forbidden = {"taskruns"}
     body, line = told()
     assert body["description"] == "PipelineRun push-1 failed"
     assert "Why push-1 ended so is not known: The cluster refuses: taskruns is forbidden" in line

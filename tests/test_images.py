@@ -450,7 +450,7 @@ def registry(
 
     The settings name them; nothing is recorded of any image.
     """
-    world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}})
+    world.cluster.ci.add("configmaps", {"metadata": {"name": image_records.NAME}})
     with serve_registry(tmp_path / "registry", certificate) as address:
         here = [f"PYTHON_VERSION={sys.version_info[0]}.{sys.version_info[1]}.1", "PATH=/usr/bin"]
         for name in ("base/python:3.12", "tasks:1"):
@@ -592,7 +592,7 @@ def test_an_image_is_what_was_recorded_and_not_what_bears_its_tag(
     first.tag()
     assert missing(Run("push-3", locked, registry, tmp_path)) == set()
     digest = built.partition("@")[2]
-    records = world.cluster.objects["configmaps", image_records.NAME]["data"]
+    records = world.cluster.ci.objects["configmaps", image_records.NAME]["data"]
     assert records[first.found["image-tag"].rpartition(":")[2]].split()[0] == digest
     assert Registry().digest(first.found["image-tag"]) == digest, "what had the tag before is overwritten"
     # And later.
@@ -608,32 +608,32 @@ def test_an_image_is_what_was_recorded_and_not_what_bears_its_tag(
 def test_the_oldest_records_make_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_records, "LIMIT", 3)
     old = {f"tag-{day}": f"sha256:{day} 2026-11-0{day}T10:00:00Z" for day in (3, 1, 2)}
-    world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}, "data": old})
-    cluster = Cluster(world.cluster.namespace)
+    world.cluster.ci.add("configmaps", {"metadata": {"name": image_records.NAME}, "data": old})
+    cluster = Cluster(world.cluster.ci.namespace)
     image_records.add_records(cluster, {"tag-2": "sha256:4", "tag-5": "sha256:5"})
     assert image_records.read_records(cluster) == {"tag-2": "sha256:4", "tag-3": "sha256:3", "tag-5": "sha256:5"}
 
 
 def test_records_of_two_runs_at_once_are_both_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kubernetes_api, "wait_random", lambda *_: wait_none())
-    found = world.cluster.add("configmaps", {"metadata": {"name": image_records.NAME}})
-    answer, once = world.cluster.answer, iter([True])
+    found = world.cluster.ci.add("configmaps", {"metadata": {"name": image_records.NAME}})
+    answer, once = world.cluster.ci.answer, iter([True])
 
     def meanwhile(method: str, *rest: Any) -> Any:
         if method == "PATCH" and next(once, False):
             found["data"] = {"theirs": "sha256:1 2026-11-01T10:00:00Z"}
-            world.cluster.touch(found)
+            world.cluster.ci.touch(found)
         return answer(method, *rest)
 
     monkeypatch.setattr(world.cluster, "answer", meanwhile)
-    cluster = Cluster(world.cluster.namespace)
+    cluster = Cluster(world.cluster.ci.namespace)
     image_records.add_records(cluster, {"ours": "sha256:2"})
     assert image_records.read_records(cluster) == {"theirs": "sha256:1", "ours": "sha256:2"}
 
 
 def test_without_a_place_for_records_it_is_said_who_makes_it(world: World) -> None:
     with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox: `jukebox bootstrap`"):
-        image_records.read_records(Cluster(world.cluster.namespace))
+        image_records.read_records(Cluster(world.cluster.ci.namespace))
 
 
 def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base: Layout, tmp_path: Path) -> None:

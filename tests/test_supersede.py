@@ -35,7 +35,7 @@ def add(
         "conditions": [{"type": "Succeeded", "status": ended or "Unknown"}],
         "childReferences": [{"pipelineTaskName": task} for task in tasks],
     }
-    return world.cluster.add(
+    return world.cluster.ci.add(
         "pipelineruns", {"metadata": {"name": name, "labels": labels, **metadata}, "spec": {}, "status": status}
     )
 
@@ -45,12 +45,12 @@ def noted(world: World, server: GitServer, tmp_path: Path, monkeypatch: pytest.M
     """What is noted of the newest commit; the settings name the server."""
     use_settings(monkeypatch, tmp_path / "settings.yaml", repository=server.url)
     monkeypatch.setattr(kubernetes_api, "wait_random", lambda *_: wait_none())
-    data: dict[str, str] = world.cluster.add("configmaps", {"metadata": {"name": RECORD}, "data": {}})["data"]
+    data: dict[str, str] = world.cluster.ci.add("configmaps", {"metadata": {"name": RECORD}, "data": {}})["data"]
     return data
 
 
 def supersede(world: World, run: str, commit: str = "") -> str:
-    found = world.cluster.objects.get(("pipelineruns", run), {"metadata": {"labels": {COMMIT: "1" * 40}}})
+    found = world.cluster.ci.objects.get(("pipelineruns", run), {"metadata": {"labels": {COMMIT: "1" * 40}}})
     commit = commit or found["metadata"]["labels"][COMMIT]
     result = CliRunner().invoke(app, ["supersede", run, "--commit", commit])
     if result.exception:
@@ -60,7 +60,7 @@ def supersede(world: World, run: str, commit: str = "") -> str:
 
 def cancelled(world: World) -> dict[str, str]:
     """Who was cancelled for whom, gracefully."""
-    runs = [run for run in world.cluster.list("pipelineruns") if run["spec"].get("status")]
+    runs = [run for run in world.cluster.ci.list("pipelineruns") if run["spec"].get("status")]
     assert {run["spec"]["status"] for run in runs} <= {"CancelledRunFinally"}
     return {run["metadata"]["name"]: run["metadata"]["annotations"][SUPERSEDED_BY] for run in runs}
 
@@ -108,7 +108,7 @@ def test_a_newer_run_that_failed_or_was_cancelled_supersedes_nothing(
     add(world, "cancelled", second)["spec"]["status"] = "CancelledRunFinally"
     add(world, "ours", first)
     supersede(world, "ours")
-    assert "status" not in world.cluster.objects["pipelineruns", "ours"]["spec"]
+    assert "status" not in world.cluster.ci.objects["pipelineruns", "ours"]["spec"]
 
 
 def test_a_branch_that_was_forced_elsewhere_supersedes_nothing(world: World, server: GitServer) -> None:
@@ -131,22 +131,22 @@ def test_a_rerun_by_hand_stays_and_forgets_what_its_first_run_was_told(world: Wo
     )
     assert "started by hand" in supersede(world, "push-1-r-x7k2p")
     assert cancelled(world) == {}
-    metadata = world.cluster.objects["pipelineruns", "push-1-r-x7k2p"]["metadata"]
+    metadata = world.cluster.ci.objects["pipelineruns", "push-1-r-x7k2p"]["metadata"]
     assert metadata["annotations"] == {"other": "stays"}
     assert noted_of(world) == ("", "")
 
 
 def noted_of(world: World) -> tuple[str, str]:
     """The commit that is noted, and the name of its run."""
-    data = world.cluster.objects["configmaps", RECORD]["data"]
-    names = {run["metadata"]["uid"]: run["metadata"]["name"] for run in world.cluster.list("pipelineruns")}
+    data = world.cluster.ci.objects["configmaps", RECORD]["data"]
+    names = {run["metadata"]["uid"]: run["metadata"]["name"] for run in world.cluster.ci.list("pipelineruns")}
     return data.get("newest", ""), names.get(data.get("run"), data.get("run", ""))
 
 
 def replayed(world: World, name: str, commit: str) -> str:
     """Run the event of a commit when all earlier runs have been pruned; return the error."""
-    for run in world.cluster.list("pipelineruns"):
-        del world.cluster.objects["pipelineruns", run["metadata"]["name"]]
+    for run in world.cluster.ci.list("pipelineruns"):
+        del world.cluster.ci.objects["pipelineruns", run["metadata"]["name"]]
     add(world, name, commit)
     try:
         supersede(world, name)
@@ -200,16 +200,16 @@ def test_two_runs_at_once_note_the_newer_commit(
     supersede(world, "root")
     first, second = server.push("1"), server.push("2")
     add(world, "ours", first)
-    answer, once = world.cluster.answer, iter([True])
+    answer, once = world.cluster.ci.answer, iter([True])
 
     def meanwhile(method: str, path: str, *rest: Any) -> Any:
         if method == "PATCH" and path.endswith(RECORD) and next(once, False):
-            found = world.cluster.objects["configmaps", RECORD]
+            found = world.cluster.ci.objects["configmaps", RECORD]
             found["data"] |= {"newest": second, "run": "of-the-newer"}
-            world.cluster.touch(found)
+            world.cluster.ci.touch(found)
         return answer(method, path, *rest)
 
-    monkeypatch.setattr(world.cluster, "answer", meanwhile)
+    monkeypatch.setattr(world.cluster.ci, "answer", meanwhile)
     with pytest.raises(CommitOutdated):
         supersede(world, "ours")
     assert noted_of(world) == (second, "of-the-newer")
@@ -222,15 +222,15 @@ def test_a_run_that_moves_on_meanwhile_is_judged_anew(
     first, second = server.push("1"), server.push("2")
     older = add(world, "older", first, "test")
     add(world, "ours", second)
-    answer, once = world.cluster.answer, iter([True])
+    answer, once = world.cluster.ci.answer, iter([True])
 
     def meanwhile(method: str, path: str, *rest: Any) -> Any:
         if method == "PATCH" and next(once, False):
             older["status"]["childReferences"].append({"pipelineTaskName": "start" if moves_on else "compile"})
-            world.cluster.touch(older)
+            world.cluster.ci.touch(older)
         return answer(method, path, *rest)
 
-    monkeypatch.setattr(world.cluster, "answer", meanwhile)
+    monkeypatch.setattr(world.cluster.ci, "answer", meanwhile)
     supersede(world, "ours")
     assert cancelled(world) == ({} if moves_on else {"older": "ours"})
 
@@ -243,9 +243,9 @@ def test_what_is_missing_is_said(world: World, server: GitServer) -> None:
     with pytest.raises(HostRefuses, match=r"1{40}"):
         supersede(world, "ours")
     add(world, "ours", commit)
-    del world.cluster.objects["configmaps", RECORD]
-    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-commits in ada-jukebox: `jukebox bootstrap`"):
+    del world.cluster.ci.objects["configmaps", RECORD]
+    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-commits in ada-jukebox-ci: `jukebox bootstrap`"):
         supersede(world, "ours")
-    world.cluster.forbidden = {"pipelineruns"}
+    world.cluster.ci.forbidden = {"pipelineruns"}
     with pytest.raises(ClusterRefuses, match="forbidden"):
         supersede(world, "ours")

@@ -183,9 +183,11 @@ def test_every_trigger_authenticates_first_and_fails_where_the_secret_is_empty(r
 def test_only_those_who_need_it_have_a_token(resources: list[Resource]) -> None:
     tokens = {r["metadata"]["name"]: r["automountServiceAccountToken"] for r in of_kind(resources, "ServiceAccount")}
     assert {name for name, mounted in tokens.items() if mounted} == {
+        "jukebox-images",
         "jukebox-listener",
         "jukebox-release",
         "jukebox-runs",
+        "jukebox-source",
     }
     rules = [rule for role in of_kind(resources, "Role", "ClusterRole") for rule in role["rules"]]
     assert not any("*" in part for rule in rules for part in (rule["verbs"], rule["resources"], rule["apiGroups"]))
