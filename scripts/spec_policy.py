@@ -116,18 +116,28 @@ def _fields(required: str = "", /, **rules: Rule) -> Rule:
     return check
 
 
-def _each(rule: Rule) -> Rule:
-    """A map to values of this rule, or a list of them."""
+def _map(rule: Rule) -> Rule:
+    """Names with values of this rule."""
 
     def check(value: Any, path: str) -> Iterator[str]:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                yield from rule(inner, _at(path, name))
-        elif isinstance(value, list):
-            for number, inner in enumerate(value):
-                yield from rule(inner, f"{path}[{number}]")
-        else:
-            yield f"{path} is {_shown(value)}, allowed are several of them"
+        if not isinstance(value, dict):
+            yield f"{path} is {_shown(value)}, allowed are names with values"
+            return
+        for name, inner in value.items():
+            yield from rule(inner, _at(path, name))
+
+    return check
+
+
+def _list(rule: Rule) -> Rule:
+    """A list of values of this rule."""
+
+    def check(value: Any, path: str) -> Iterator[str]:
+        if not isinstance(value, list):
+            yield f"{path} is {_shown(value)}, allowed is a list"
+            return
+        for number, inner in enumerate(value):
+            yield from rule(inner, f"{path}[{number}]")
 
     return check
 
@@ -153,15 +163,15 @@ def _matching(pattern: str, expected: str) -> Rule:
     return _if(lambda value: isinstance(value, str) and bool(re.fullmatch(pattern, value)), expected)
 
 
-def _number(most: float, unit: str = "") -> Rule:
-    """A number above 0, to ``most``, or a text of one with the unit behind it: whole numbers of 64 bits are text."""
+def _number(most: float) -> Rule:
+    """A number above 0, to ``most``, or a text of one: whole numbers of 64 bits are text in the JSON of Kubeflow."""
 
     def allowed(value: Any) -> bool:
-        if isinstance(value, str) and re.fullmatch(rf"[0-9]{{1,9}}(\.[0-9]{{1,9}})?{unit}", value):
-            value = float(value.removesuffix(unit))
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+            value = int(value)
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
 
-    return _if(allowed, f"at most {most}{unit}")
+    return _if(allowed, f"a number, at most {most}")
 
 
 def _quantity(quota: str) -> Rule:
@@ -186,6 +196,7 @@ def _shown(value: object) -> str:
 
 _text = _if(lambda value: isinstance(value, str), "text")
 _flag = _exactly(True, False)
+_pause = _matching(r"[0-9]{1,6}s", "seconds as 15s, of at most six digits")
 
 
 def _at(path: str, name: object) -> str:
@@ -290,12 +301,12 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
         ),
         "isOptional": _flag,
         "description": _text,
-        "literals": _each(_anything),
+        "literals": _list(_anything),
     }
     kind = _fields(schemaTitle=_text, schemaVersion=_text)
     artifact = _fields(artifactType=kind, isArtifactList=_flag, isOptional=_flag, description=_text)
-    artifacts = _each(artifact)
-    any_parameters = _each(_fields(**parameter, defaultValue=_anything))
+    artifacts = _map(artifact)
+    any_parameters = _map(_fields(**parameter, defaultValue=_anything))
     root_inputs = _fields(artifacts=artifacts, parameters=_root_parameters(parameter, settings))
     inputs = outputs = _fields(artifacts=artifacts, parameters=any_parameters)
     executor = _fields("container", container=_container(settings, image))
@@ -304,8 +315,8 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
         pipelineInfo=_fields("name", name=_exactly(PIPELINE), displayName=_text, description=_text),
         sdkVersion=_text,
         schemaVersion=_text,
-        deploymentSpec=_fields("executors", executors=_each(executor)),
-        components=_each(
+        deploymentSpec=_fields("executors", executors=_map(executor)),
+        components=_map(
             _fields(inputDefinitions=inputs, outputDefinitions=outputs, executorLabel=_text, dag=_fields(**_GRAPH))
         ),
         root=_fields("dag", inputDefinitions=root_inputs, outputDefinitions=outputs, dag=_fields(**_GRAPH)),
@@ -317,12 +328,11 @@ def _root_parameters(parameter: Mapping[str, Rule], settings: Settings) -> Rule:
     default = {name: _exactly(getattr(settings, name)) for name in PLACES}
 
     def check(value: Any, path: str) -> Iterator[str]:
-        for name in value if isinstance(value, dict) else ():
+        yield from _map(_anything)(value, path)
+        for name, inner in value.items() if isinstance(value, dict) else ():
             required = "defaultValue" if name in default else ""
             rule = _fields(required, **parameter, defaultValue=default.get(name, _anything))
-            yield from rule(value[name], _at(path, name))
-        if not isinstance(value, dict):
-            yield f"{path} is {_shown(value)}, allowed are parameters by their names"
+            yield from rule(inner, _at(path, name))
 
     return check
 
@@ -344,9 +354,9 @@ def _container(settings: Settings, image: str) -> Rule:
     return _fields(
         "image resources",
         image=_image(settings, image),
-        command=_each(_text),
-        args=_each(_text),
-        env=_each(_fields("name", name=_text, value=_text)),
+        command=_list(_text),
+        args=_list(_text),
+        env=_list(_fields("name", name=_text, value=_text)),
         resources=_fields("resourceCpuLimit resourceMemoryLimit", **resources),
     )
 
@@ -358,15 +368,15 @@ def _platform_spec(settings: Settings) -> Rule:
         "activeDeadlineSeconds": _number(LONGEST_STEP),
         "imagePullPolicy": _exactly("IfNotPresent", "Always"),
         "securityContext": _fields("runAsNonRoot", runAsNonRoot=_exactly(True)),
-        "secretAsEnv": _each(
+        "secretAsEnv": _list(
             _fields(
                 secretName=_exactly(*secret),
                 secretNameParameter=_constant(*secret),
-                keyToEnv=_each(_fields(secretKey=key, envVar=key)),
+                keyToEnv=_list(_fields(secretKey=key, envVar=key)),
                 optional=_flag,
             )
         ),
-        "configMapAsVolume": _each(
+        "configMapAsVolume": _list(
             _fields(
                 configMapName=_exactly(CONFIG_MAP),
                 configMapNameParameter=_constant(CONFIG_MAP),
@@ -378,7 +388,7 @@ def _platform_spec(settings: Settings) -> Rule:
     if settings.on_claim:
         named = {"componentInputParameter": _exactly(CLAIM)}
         by_name = _fields(**named, runtimeValue=_fields("constant", constant=_exactly(settings.model_storage_pvc)))
-        rules["pvcMount"] = _each(
+        rules["pvcMount"] = _list(
             _fields(
                 **named,
                 constant=_exactly(settings.model_storage_pvc),
@@ -389,15 +399,15 @@ def _platform_spec(settings: Settings) -> Rule:
     if settings.pull_secret:
         pull = _exactly(settings.pull_secret)
         by_name = _constant(settings.pull_secret)
-        rules["imagePullSecret"] = _each(_fields(secretName=pull, secretNameParameter=by_name))
+        rules["imagePullSecret"] = _list(_fields(secretName=pull, secretNameParameter=by_name))
     if nodes := {settings.nodes, settings.train_nodes, settings.store_nodes} - {""}:
         labels = [dict([each.split("=", 1)]) for each in sorted(nodes)]
         rules["nodeSelector"] = _fields("labels", labels=_if(lambda found: found in labels, " or ".join(sorted(nodes))))
     if taints := {settings.taint, settings.train_taint, settings.store_taint} - {""}:
-        rules["tolerations"] = _each(_fields("key operator", key=_exactly(*taints), operator=_exactly("Exists")))
+        rules["tolerations"] = _list(_fields("key operator", key=_exactly(*taints), operator=_exactly("Exists")))
     # Pod Security refuses what may run as root; OpenShift chooses the user itself.
     required = "activeDeadlineSeconds securityContext" if settings.platform == "kubeflow" else "activeDeadlineSeconds"
-    deployment = _fields("executors", executors=_each(_fields(required, **rules)))
+    deployment = _fields("executors", executors=_map(_fields(required, **rules)))
     return _fields(
         "platforms", platforms=_fields("kubernetes", kubernetes=_fields("deploymentSpec", deploymentSpec=deployment))
     )
@@ -422,8 +432,8 @@ _TASK = _fields(
     "componentRef",
     taskInfo=_fields(name=_text),
     componentRef=_fields("name", name=_text),
-    inputs=_fields(parameters=_each(_SOURCE), artifacts=_each(_ARTIFACT_SOURCE)),
-    dependentTasks=_each(_text),
+    inputs=_fields(parameters=_map(_SOURCE), artifacts=_map(_ARTIFACT_SOURCE)),
+    dependentTasks=_list(_text),
     # A cacheKey of one's own would stand for the digest by which another version finds its results.
     cachingOptions=_fields(enableCache=_flag),
     triggerPolicy=_fields(condition=_text, strategy=_text),
@@ -433,20 +443,19 @@ _TASK = _fields(
     retryPolicy=_fields(
         "maxRetryCount",
         maxRetryCount=_number(MOST_RETRIES),
-        backoffDuration=_number(LONGEST_STEP, "s"),
+        backoffDuration=_pause,
         backoffFactor=_number(10),
-        # Argo counts it from the start of the first try.
-        backoffMaxDuration=_number((MOST_RETRIES + 2) * LONGEST_STEP, "s"),
+        backoffMaxDuration=_pause,
     ),
 )
 _GRAPH = {
-    "tasks": _each(_TASK),
+    "tasks": _map(_TASK),
     "outputs": _fields(
-        artifacts=_each(_fields(artifactSelectors=_each(_fields(producerSubtask=_text, outputArtifactKey=_text)))),
-        parameters=_each(
+        artifacts=_map(_fields(artifactSelectors=_list(_fields(producerSubtask=_text, outputArtifactKey=_text)))),
+        parameters=_map(
             _fields(
                 valueFromParameter=_PARAMETER_OUTPUT,
-                valueFromOneof=_fields(parameterSelectors=_each(_PARAMETER_OUTPUT)),
+                valueFromOneof=_fields(parameterSelectors=_list(_PARAMETER_OUTPUT)),
             )
         ),
     ),
@@ -457,7 +466,8 @@ def _across(pipeline_spec: Resource, platform_spec: Resource) -> Iterator[str]:
     """What is wrong between places of a spec in which each place is right.
 
     Each step needs its part of the platform, in which its timeout is. A parameter that names a claim is looked up in
-    the graph that the step is a task of: the root's has the right default, another graph's may come from anywhere.
+    the graph that the step is a task of: the root's has the right default, another graph's or a loop's may come from
+    anywhere.
     """
     parts = platform_spec["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name in pipeline_spec["deploymentSpec"]["executors"]:
@@ -471,11 +481,13 @@ def _across(pipeline_spec: Resource, platform_spec: Resource) -> Iterator[str]:
         for mount in parts.get(component.get("executorLabel"), {}).get("pvcMount", ())
         if {**mount, **mount.get("pvcNameParameter", {})}.get("componentInputParameter")
     }
-    for name, component in components.items():
-        for task, details in component.get("dag", {}).get("tasks", {}).items():
-            if (inner := details["componentRef"]["name"]) in mounting:
-                path = _at(_at("pipelineSpec.components", name) + ".dag.tasks", task)
+    graphs = {"pipelineSpec.root": pipeline_spec["root"]}
+    graphs |= {_at("pipelineSpec.components", name): component for name, component in components.items()}
+    for place, graph in graphs.items():
+        for task, details in graph.get("dag", {}).get("tasks", {}).items():
+            once_in_root = graph is pipeline_spec["root"] and "parameterIterator" not in details
+            if (name := details["componentRef"]["name"]) in mounting and not once_in_root:
                 yield (
-                    f"{path}.componentRef.name is {inner!r}, which mounts a claim that a parameter names, allowed only "
-                    "for a task of the root"
+                    f"{_at(f'{place}.dag.tasks', task)}.componentRef.name is {name!r}, which mounts a claim that a "
+                    "parameter names, allowed only in the root, outside of loops"
                 )
