@@ -632,7 +632,7 @@ def test_records_of_two_runs_at_once_are_both_kept(world: World, monkeypatch: py
 
 
 def test_without_a_place_for_records_it_is_said_who_makes_it(world: World) -> None:
-    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox: `jukebox bootstrap`"):
+    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox-ci: `jukebox bootstrap`"):
         image_records.read_records(Cluster(world.cluster.ci.namespace))
 
 

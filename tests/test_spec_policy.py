@@ -120,7 +120,7 @@ MODEL_CLAIM = "model_storage_pvc"
 ATTACKS: dict[str, tuple[Edit, str]] = {
     "a foreign Secret in the environment": (
         step("train-model", secretAsEnv=[{"secretName": "jukebox-git-host", **SECRET}]),
-        f"{PARTS}.exec-train-model.secretAsEnv[0].secretName is 'jukebox-git-host', allowed is 'jukebox-s3'",
+        f"{PARTS}.exec-train-model.secretAsEnv[0].secretName is 'jukebox-git-host', allowed is 'jukebox-data' or 'jukebox-store'",
     ),
     "a foreign Secret by its other name": (
         step("train-model", secretAsEnv=[{"secretNameParameter": FOREIGN_CLAIM, **SECRET}]),
@@ -131,15 +131,15 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
         f"{PARTS}.exec-train-model.secretAsEnv[0].secretNameParameter.componentInputParameter is 'commit'",
     ),
     "another key of a Secret": (
-        step("train-model", secretAsEnv=[{"secretName": "jukebox-s3", "keyToEnv": [{"secretKey": "admin"}]}]),
+        step("train-model", secretAsEnv=[{"secretName": "jukebox-data", "keyToEnv": [{"secretKey": "admin"}]}]),
         f"{PARTS}.exec-train-model.secretAsEnv[0].keyToEnv[0].secretKey is 'admin'",
     ),
     "a Secret as a volume": (
-        step("train-model", secretAsVolume=[{"secretName": "jukebox-s3", "mountPath": "/keys"}]),
+        step("train-model", secretAsVolume=[{"secretName": "jukebox-data", "mountPath": "/keys"}]),
         f"{PARTS}.exec-train-model.secretAsVolume is [",
     ),
     "a Secret as Python spells the field": (
-        step("train-model", secret_as_env=[{"secret_name": "jukebox-s3"}]),
+        step("train-model", secret_as_env=[{"secret_name": "jukebox-data"}]),
         f"{PARTS}.exec-train-model.secret_as_env is [",
     ),
     "another account": (
