@@ -11,7 +11,7 @@ override RANKINGS := $(value RANKINGS)
 override EPOCHS := $(value EPOCHS)
 export SONGS RANKINGS EPOCHS
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench bench-cluster lock clean
+.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench bench-cluster lock refresh clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -59,8 +59,14 @@ bench-cluster: .venv/ready ## Measure on such a node what a push costs, task by 
 	@$(BIN)/python -m tests.cluster pushes
 
 lock: .venv/ready ## Resolve requirements.lock anew from pyproject.toml
-	@.venv/uv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \
+	@.venv/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+refresh: .venv/ready ## Name the newest base image by digest (skopeo), and lock the newest packages that pyproject.toml allows
+	@image=$$(sed -n 's/^ARG BASE_IMAGE=\([^@]*\).*/\1/p' Containerfile) && \
+	  digest=$$(skopeo inspect --format '{{.Digest}}' "docker://$$image") && \
+	  sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$$image@$$digest|" Containerfile
+	@$(MAKE) --silent --no-print-directory lock UPGRADE=--upgrade
 
 clean: ## Remove what was built (not .venv)
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

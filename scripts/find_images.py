@@ -18,7 +18,7 @@ from scripts.git import git
 from scripts.image_records import read_records
 from scripts.kubernetes_api import ci_cluster
 from scripts.layout import LIMIT
-from scripts.registry import AuthFile, Registry, is_pinned, repository_of
+from scripts.registry import AuthFile, Registry, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"
@@ -169,10 +169,8 @@ class Commit:
 
 
 def pinned(reference: str, registry: Registry) -> str:
-    """Return an image by digest; raises RegistryRefuses if there is no such image."""
-    if is_pinned(reference):
-        return reference
-    if digest := registry.digest(reference):
+    """Return an image by digest, without a tag; raises RegistryRefuses if there is no such image."""
+    if digest := reference.partition("@")[2] or registry.digest(reference):
         return f"{repository_of(reference)}@{digest}"
     raise RegistryRefuses(f"The registry has no {reference}. Check base-image and ci-image in the settings.")
 
