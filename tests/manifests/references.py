@@ -14,12 +14,12 @@ SECRETS = {
     "jukebox-senders": {"github", "gitlab", "gitea", "data", "alert", "schedule"},
     "jukebox-listener": {"qps", "burst"},
     "jukebox-registry": {".dockerconfigjson"},
-    "jukebox-git-host": {"token"},
+    "jukebox-git-host": {"token", "repository"},
     "jukebox-chat": {"url"},
     "jukebox-database": {"password"},
 }
-# A ConfigMap that may be there.
-CONFIG = {"jukebox-trusted-ca"}
+# ConfigMaps: what an administrator has given to the cluster, and one that may be there.
+CONFIG = {"jukebox-settings", "jukebox-trusted-ca"}
 LISTENER_PORTS = {"http-listener": 8080, "http-metrics": 9000}
 # What is measured: by the model server (its documentation), the listener (the source of Triggers 0.37), the cluster
 # (kube-state-metrics, kubelet) and TrustyAI.
