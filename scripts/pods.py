@@ -121,7 +121,8 @@ def _task(task: Resource, given: Resource, labels: Mapping[str, str], image: str
     made = []
     for step in steps:
         container = _container({**step, "resources": step.get("computeResources", {})}, f"step-{step['name']}")
-        container["image"] = image  # or, in the end, one of the same repository, with the packages of the commit
+        # What a run finds is at last one of the same repository, with the packages of the commit.
+        container["image"] = spec["stepTemplate"]["image"] if "$(" in step["image"] else step["image"]
         mounts = [{"name": f"ws-{name}", "mountPath": f"/workspace/{name}"} for name in workspaces]
         mounts.append({"name": "tekton-internal", "mountPath": "/tekton"})
         container["volumeMounts"] = [*container.get("volumeMounts", ()), *mounts]
