@@ -120,7 +120,8 @@ MODEL_CLAIM = "model_storage_pvc"
 ATTACKS: dict[str, tuple[Edit, str]] = {
     "a foreign Secret in the environment": (
         step("train-model", secretAsEnv=[{"secretName": "jukebox-git-host", **SECRET}]),
-        f"{PARTS}.exec-train-model.secretAsEnv[0].secretName is 'jukebox-git-host', allowed is 'jukebox-data' or 'jukebox-store'",
+        f"{PARTS}.exec-train-model.secretAsEnv[0].secretName is 'jukebox-git-host', "
+        "allowed is 'jukebox-data' or 'jukebox-store'",
     ),
     "a foreign Secret by its other name": (
         step("train-model", secretAsEnv=[{"secretNameParameter": FOREIGN_CLAIM, **SECRET}]),

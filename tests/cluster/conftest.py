@@ -174,11 +174,16 @@ def listener(
     cluster: Kubectl, tekton: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Listener]:
     """The listener in a namespace of its own; what it creates does not start."""
-    bound = cluster.within(f"test-listener-{uuid.uuid4().hex[:8]}")
+    bound = cluster.within(f"test-listener-{uuid.uuid4().hex[:8]}-ci")
     bound.create_namespace()
     with installed(bound, tmp_path_factory.mktemp("manifests")) as made:
         yield made
     if failed(request):
         build.say(f"logs and events of the listener are in {tier.gather(bound, 'listener')}")
     cluster("delete", "namespace", bound.namespace, "--wait=false")
-    cluster("delete", "clusterrole,clusterrolebinding", f"jukebox-listener.{bound.namespace}", "--wait=false")
+    cluster(
+        "delete",
+        "clusterrole,clusterrolebinding",
+        f"jukebox-listener.{bound.namespace.removesuffix('-ci')}",
+        "--wait=false",
+    )

@@ -192,13 +192,20 @@ def senders(kubectl: Kubectl, secrets: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
-    """The manifests in a namespace, which is there; the runs that the listener creates do not start."""
-    resources = manifests.build(kubectl.program, folder / "github", kubectl.namespace, repository=ADDRESS)
+    """The manifests in the namespace of a CI, which is there; the runs that the listener creates do not start."""
+    project = kubectl.namespace.removesuffix("-ci")
+
+    def build(host: str) -> list[manifests.Resource]:
+        built = manifests.build(kubectl.program, folder / host, project, host, repository=ADDRESS)
+        # What is in the other namespace has nothing to do here.
+        return [each for each in built if each["metadata"].get("namespace") in (None, kubectl.namespace)]
+
+    resources = build("github")
     for resource in resources:
         if resource["kind"] == "TriggerTemplate":
             resource["spec"]["resourcetemplates"][0]["spec"]["status"] = "PipelineRunPending"
     for host in (Host.GITLAB, Host.GITEA):
-        for resource in manifests.build(kubectl.program, folder / host, kubectl.namespace, host, repository=ADDRESS):
+        for resource in build(host):
             if resource["kind"] == "EventListener":
                 resource["metadata"]["name"] = f"jukebox-{host}"
                 resources.append(resource)

@@ -6,14 +6,17 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.cluster import images, node
+from tests.cluster import images, node, openshift_ai
 from tests.cluster.build import run
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import Project
 from tests.tekton.manifests import ROOT
 
@@ -31,9 +34,6 @@ apiVersion: tekton.dev/v1
 kind: PipelineRun
 metadata: {{ name: {name} }}
 spec:
-  taskRunTemplate:
-    serviceAccountName: jukebox-steps
-    podTemplate: {{ automountServiceAccountToken: false }}
   workspaces:
     - name: source
       volumeClaimTemplate: {{ spec: {{ accessModes: [ReadWriteOnce], resources: {{ requests: {{ storage: 1Gi }} }} }} }}
@@ -44,28 +44,24 @@ spec:
     tasks:
       - name: checkout
         taskRef: {{ name: checkout }}
-        workspaces: [{{ name: source }}]
+        workspaces: [{{ name: source, subPath: source }}]
         params:
-          - {{ name: repository, value: "{repository}" }}
-          - {{ name: branch, value: main }}
-          - {{ name: image, value: "{image}" }}
-          - {{ name: ci-image, value: "{ci}" }}
-          - {{ name: base-image, value: "{base}" }}
           - {{ name: pipeline-run, value: {name} }}
       - name: build-packages
         taskRef: {{ name: build-packages }}
-        workspaces: [{{ name: source }}]
+        workspaces: [{{ name: source, subPath: source }}]
         params:
-          - {{ name: base-image, value: $(tasks.checkout.results.base-image) }}
+          - {{ name: base, value: $(tasks.checkout.results.base-image) }}
           - {{ name: image, value: $(tasks.checkout.results.dependencies) }}
-          - {{ name: package-index, value: "{index}" }}
+          - {{ name: commit, value: $(tasks.checkout.results.commit) }}
       - name: build-image
         taskRef: {{ name: build-image }}
         runAfter: [build-packages]
-        workspaces: [{{ name: source }}]
+        workspaces: [{{ name: source, subPath: source }}]
         params:
           - {{ name: dependencies, value: $(tasks.checkout.results.dependencies) }}
           - {{ name: image, value: $(tasks.checkout.results.image) }}
+          - {{ name: commit, value: $(tasks.checkout.results.commit) }}
 """
 
 
@@ -93,20 +89,13 @@ def small(project: Project, tmp_path: Path) -> Path:
 def test_an_appended_image_is_that_of_the_containerfile_file_by_file(
     project: Project, small: Path, tmp_path: Path
 ) -> None:
-    settings = project.settings
     name = f"images-{run('git', '-C', small, 'rev-parse', '--short=12', 'HEAD').strip()}"
     image = f"{node.REGISTRY}/small"
     images.forget("small", but="-")  # all of it is built here
-    document = TASKS.format(
-        name=name,
-        repository=settings["repository"].replace("/jukebox", "/small"),
-        image=image,
-        ci=settings["ci-image"],
-        base=settings["base-image"],
-        index=settings["package-index"],
-    )
-    project.ci.apply(document)
-    done = project.ci.finished(f"pipelinerun/{name}")
+    settings = project.settings | {"repository": project.settings["repository"].replace("/jukebox", "/small")}
+    with elsewhere(project, settings | {"image": image}) as kubectl:
+        kubectl.apply(TASKS.format(name=name))
+        done = kubectl.finished(f"pipelinerun/{name}")
     assert done["status"]["conditions"][0]["reason"] == "Succeeded", done["status"]
     [reference] = [each["value"] for each in done["status"]["results"]]
     appended = Image.fetched(f"docker://{reference}", tmp_path / "appended", f"--src-cert-dir={node.TRUST}")
@@ -118,6 +107,29 @@ def test_an_appended_image_is_that_of_the_containerfile_file_by_file(
     assert {path: (ours[path], theirs[path]) for path in ours if ours[path] != theirs[path]} == {}
     assert "opt/jukebox/pipeline/components.py" in ours
     assert any(path.endswith("site-packages/jinja2/__init__.py") for path in ours)
+
+
+@contextmanager
+def elsewhere(project: Project, settings: dict[str, str]) -> Iterator[Kubectl]:
+    """A namespace in which the project's tasks rely on other settings."""
+    kubectl = project.kubectl.within("images")
+    kubectl.create_namespace()
+    openshift_ai.mark_namespace(kubectl)
+    config = {"apiVersion": "v1", "kind": "ConfigMap"}
+    given = {"settings.yaml": yaml.safe_dump({"data": settings})}
+    trusted = {"ca-bundle.crt": node.CA.read_text()}
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "records"}}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
+    tasks = project.ci.get("tasks.tekton.dev")["items"]
+    kubectl.apply(
+        {**config, "metadata": {"name": "jukebox-settings"}, "data": given},
+        {**config, "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted},
+        {**config, "metadata": {"name": "jukebox-images"}},
+        {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [{"kind": "ServiceAccount", "name": "default"}]},
+        *({**task, "metadata": {"name": task["metadata"]["name"]}} for task in tasks),
+    )
+    yield kubectl
+    kubectl("delete", "namespace", kubectl.namespace, "--wait=false")
 
 
 @dataclass(frozen=True)
