@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pipeline.csv_files import LONGEST_LINE, CsvFile, other_line_end, records_at, shown
+from pipeline.csv_files import LONGEST_FIELD, LONGEST_LINE, MOST_COLUMNS, CsvFile, other_line_end, records_at, shown
 from pipeline.errors import DataInvalid, DataUnavailable
 
 if TYPE_CHECKING:
@@ -65,17 +65,44 @@ File = CsvFile | ParquetFile
 
 
 def look(source: str, path: Path) -> ParquetFile:
-    """Read what the Parquet file says of itself. Raises ``DataUnavailable`` if it is damaged."""
+    """Read what the Parquet file says of itself.
+
+    Raises ``DataUnavailable`` if it is damaged, ``DataInvalid`` if it has a column twice, or too many.
+    """
     try:
         columns = pl.scan_parquet(path, glob=False).collect_schema()
     except pl.exceptions.DuplicateError as error:
         raise DataInvalid(f"{source} has a column name twice; take one of the columns out") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _damaged(source, error) from error
+    if len(columns) > MOST_COLUMNS:
+        raise DataInvalid(f"{source} has {len(columns):,} columns, expected are at most {MOST_COLUMNS:,}")
     query = f"SELECT row_group_num_rows FROM parquet_metadata({_path(path)}) WHERE column_id = 0"  # noqa: S608
     with _database(path) as database, _errors(source):
         groups = [rows for (rows,) in database.execute(query).fetchall()]
     return ParquetFile(source, path, columns, sum(groups), max(groups, default=0))
+
+
+def require_short(file: ParquetFile, columns: Collection[str]) -> None:
+    """Refuse a file with a text that is longer than a field of CSV may be: a step that reads it would hold it whole.
+
+    A few kilobytes of Parquet may hold a text of gigabytes. Raises ``DataInvalid``, which names the column, or
+    ``DataUnavailable`` if it is so long that the text cannot even be measured.
+    """
+    texts = [name for name in columns if isinstance(file.columns.get(name), TEXTS)]
+    if not texts:
+        return
+    # Without a cast, which would copy each text.
+    measures = {name: "octet_length" if file.columns[name] == pl.Binary else "strlen" for name in texts}
+    lengths = ", ".join(f"max({measures[name]}(c{_position(file, name)}))" for name in texts)
+    with _database(file.path) as database, _errors(file.source):
+        [found] = database.execute(f"SELECT {lengths} FROM {_source(file)}").fetchall()  # noqa: S608
+    for name, length in zip(texts, found, strict=True):
+        if (length or 0) > LONGEST_FIELD:
+            raise DataInvalid(
+                f"{file.source} has a text of {length:,} bytes in the column {name!r}, expected are at most "
+                f"{LONGEST_FIELD:,}; check that it is the right file"
+            )
 
 
 def type_of(file: File, column: str) -> pl.DataType:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A quote that is never closed ends here, not at the end of the file.
 LONGEST_FIELD = 1 << 20  # characters
 LONGEST_LINE = 4 * LONGEST_FIELD  # bytes
+MOST_COLUMNS = 2000  # each costs time and memory in every reader; a table of ours has sixteen
 SHOWN = 40  # characters of a value in a message
 DELIMITERS = (",", ";", "\t", "|")
 NOT_TEXT = {
@@ -153,6 +154,8 @@ def _header(source: str, path: Path, contract: Collection[str]) -> CsvFile:
             raise _Refused(1, WRAPPED)
         expected = ", ".join(contract)
         raise _Refused(1, f"it is not a header of this table; expected are the columns {expected}, and no line before")
+    if len(best.columns) > MOST_COLUMNS:
+        raise _Refused(1, f"the header has {len(best.columns):,} columns, expected are at most {MOST_COLUMNS:,}")
     twice = [name for name in contract if best.columns.count(name) > 1]
     if twice:
         raise _Refused(1, f"the header has the column {twice[0]!r} twice; take one of them out")

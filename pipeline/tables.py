@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.casts import File, ParquetFile, Types, convert, look, type_of
+from pipeline.casts import File, ParquetFile, Types, convert, look, require_short, type_of
 from pipeline.csv_files import inspect
 from pipeline.errors import DataInvalid, DataUnavailable
 
@@ -83,6 +83,9 @@ def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -
     named with its line, or if some of the files lack a column.
     """
     parts = [look(source, path) if _is_parquet(path) else inspect(source, path, schema) for source, path in files]
+    for part in parts:
+        if isinstance(part, ParquetFile):
+            require_short(part, schema)
     columns = _shared_columns(parts, schema)
     kept = _fit(parts, schema)
     types = {name: dtype for name, dtype in schema.items() if name in columns}

@@ -417,3 +417,30 @@ class TestWhatIsNoData:
         bomb = gzip.compress(b"a,b\n" + b"1,2\n" * (1 << 20))
         with pytest.raises(DataUnavailable, match="file-0 is too large unpacked: the limit leaves 1048576 bytes"):
             convert(tmp_path, bomb)
+
+
+class TestBombs:
+    """Small files that would fill the memory of whatever reads them."""
+
+    @pytest.mark.parametrize("kind", [pa.large_string(), pa.large_binary()])
+    def test_a_text_longer_than_a_field_of_csv_is_refused(self, tmp_path: Path, kind: pa.DataType) -> None:
+        text = "a" * ((1 << 20) + 1)
+        table = pa.table({"spotify_id": pa.array([text, "id"], kind), "country": ["DE", "DE"]})
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        said = refusal(tmp_path, file.getvalue())
+        assert "file-0 has a text of 1,048,577 bytes in the column 'spotify_id', expected are at most 1,048,576" in said
+
+    def test_a_text_too_long_to_be_measured_is_refused(self, tmp_path: Path) -> None:
+        table = pa.table({"spotify_id": pa.array(["a" * 600_000_000], pa.large_string()), "country": ["DE"]})
+        path = tmp_path / "bomb"
+        pq.write_table(table, path, compression="zstd", write_statistics=False)
+        assert path.stat().st_size < 100_000
+        with pytest.raises(DataUnavailable, match="cannot be read in 256MB of memory: its values are far longer"):
+            to_parquet([("file-0", path)], tmp_path, RANKINGS)
+
+    def test_more_columns_than_any_table_has_are_refused(self, tmp_path: Path) -> None:
+        columns = [*RANKINGS, *(f"c{number}" for number in range(2000))]
+        expected = "2,004 columns, expected are at most 2,000"
+        assert expected in refusal(tmp_path, (",".join(columns) + "\n").encode())
+        assert expected in refusal(tmp_path, parquet(**{name: ["1"] for name in columns}))
