@@ -18,6 +18,7 @@ from pipeline.documents import to_json
 from pipeline.schema import FEATURES
 from pipeline.sources import redact
 from pipeline.store import FAILED
+from pipeline.texts import one_line
 
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000
@@ -137,7 +138,7 @@ def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
         *(
             # A version from before records were counted has no such figure.
             f"{name}: {number(table.get('records', table['rows']))} records read, {number(table['rows'])} rows "
-            f"written, {number(table['bytes'])} bytes, sha256 {table['sha256']}"
+            f"written, {number(table['bytes'])} bytes, sha256 {_markdown(table['sha256'])}"
             for name, table in lineage["data"].items()
             if name in ("songs", "rankings")
         ),
@@ -308,7 +309,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def _markdown(text: str) -> str:
     """Text that Markdown shows as it is, on one line and without credentials."""
-    return re.sub(r"([\\`*_{}\[\]()<>#|~&!])", r"\\\1", " ".join(_without_credentials(text).split()))
+    return re.sub(r"([\\`*_{}\[\]()<>#|~&!])", r"\\\1", one_line(_without_credentials(text)))
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from kubernetes.utils.quantity import parse_quantity
 
 from pipeline.sources import redact
+from pipeline.texts import printable
 from scripts.kubernetes_api import Resource
 
 SETTINGS = "manifests/settings/settings.yaml"
@@ -162,7 +163,11 @@ def _containers(pod: Resource) -> list[Resource]:
 
 
 def cleaned(text: str) -> str:
-    """Return the text without what is secret in a URL, in a header, or in what is assigned to a name that says so."""
+    """Return the text without what is secret in a URL, in a header, or in what is assigned to a name that says so.
+
+    Nor does it have what a terminal would obey: a pod's log is what anybody's code has printed.
+    """
+    text = printable(text)
     text = re.sub(r"\w{1,20}://[^\s\"']+", lambda url: redact(url[0]), text)
     return PRIVATE.sub(r"\1…", text)
 

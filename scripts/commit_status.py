@@ -16,6 +16,7 @@ from pipeline.checkout import page
 from pipeline.errors import HostRefuses, SettingsInvalid
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
+from pipeline.texts import one_line
 from pipeline.trusted_ca import REMEDY
 from scripts.git import GitSecret, is_full_hash, token_file
 from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
@@ -154,5 +155,5 @@ def _send(request: Request) -> None:
 
 def _cut(text: str) -> str:
     # Of a digest its first characters are enough to know it by.
-    line = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", " ".join(text.split()))
+    line = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", one_line(text))
     return line if len(line) <= DESCRIPTION_LIMIT else line[: DESCRIPTION_LIMIT - 1] + "…"

@@ -11,6 +11,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from pipeline.errors import ChatRefuses
 from pipeline.server import TIMEOUT
 from pipeline.settings import read_settings
+from pipeline.texts import one_line
 from pipeline.trusted_ca import REMEDY
 from scripts.commit_status import read_secret
 from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
@@ -38,8 +39,8 @@ def command(
     settings = read_settings()
     told = look_up(pipeline_run, settings)
     why = f": {told.why}" if told.why and word in (State.FAILURE, State.ERROR) else ""
-    line = f"{' '.join(text.split())}: {phrase}{why} {link(settings.run_page, pipeline_run, told)}".strip()
-    print(line)
+    said, page = f"{text}: {phrase}{why}", link(settings.run_page, pipeline_run, told)
+    print(f"{one_line(said)} {page}".strip())
     url = read_secret(url_file)
     if not url:
         print(f"Nobody is notified: {url_file} holds no address")
@@ -50,7 +51,17 @@ def command(
         retry=retry_if_exception_type(_Passing),
         reraise=True,
     )
-    retrying(_send, url, line)
+    retrying(_send, url, f"{_as_text(said)} {page}".strip())
+
+
+def _as_text(text: str) -> str:
+    """The text on one line, so that no chat takes a part of it for a link, or for somebody to be called.
+
+    Each chat escapes in another way, and shows another's escapes. So the signs themselves are broken: those around a
+    mention or a link of Slack, Google Chat and Teams, and those in one of Markdown.
+    """
+    text = one_line(text).translate({ord("<"): "‹", ord(">"): "›"})
+    return re.sub(r"(?<!\w)@(?=\w)|(?<=\])(?=\()|(?<=\w):(?=//)", lambda found: f"{found[0]}\u200b", text)
 
 
 def _send(url: str, line: str) -> None:

@@ -11,12 +11,14 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.champion import Version, read_version
 from pipeline.documents import to_json
 from pipeline.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
 from pipeline.schema import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
+from pipeline.texts import one_line
 from scripts.model_server import infer
 
 BAR = 30  # characters
@@ -83,10 +85,14 @@ def command(
     table.add_column("")
     for place in np.argsort(-probabilities)[:top]:
         share = float(probabilities[place])
-        table.add_row(countries[place], f"{share:.1%}", "█" * max(1, round(BAR * share / probabilities.max())))
+        table.add_row(
+            Text(one_line(str(countries[place]))),
+            f"{share:.1%}",
+            "█" * max(1, round(BAR * share / probabilities.max())),
+        )
     console = Console(highlight=False)
     # Names of songs hold brackets, which are no markup.
-    console.print(title, markup=False, soft_wrap=True)
+    console.print(one_line(title), markup=False, soft_wrap=True)
     console.print(table)
     if others:
         console.print(f"{others} more with such a name; give an id to choose")

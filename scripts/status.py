@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.champion import read_files
 from pipeline.documents import to_json
@@ -17,6 +18,7 @@ from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.server import find_server
 from pipeline.settings import read_settings
 from pipeline.store import ModelStore, open_store
+from pipeline.texts import one_line, printable
 from scripts.output import Output, console
 from scripts.wait import was_terminated
 
@@ -48,7 +50,7 @@ def command(
         screen.print(title, style="bold")
         screen.print(_table(rows))
     if note:
-        screen.print(note, soft_wrap=True)
+        screen.print(printable(note), markup=False, soft_wrap=True)
 
 
 def find_versions(kfp: Kfp, limit: int) -> Rows:
@@ -111,7 +113,8 @@ def _table(rows: Rows) -> Table:
     for column in rows[0] if rows else ("",):
         table.add_column(column.capitalize(), overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(key, value) for key, value in row.items()))
+        # As text: what is published may hold brackets, which are markup to a table.
+        table.add_row(*(Text(one_line(_cell(key, value))) for key, value in row.items()))
     if not rows:
         table.add_row("none")
     return table

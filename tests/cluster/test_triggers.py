@@ -465,19 +465,14 @@ def test_the_accounts_may_do_what_they_need_and_nothing_else(listener: Listener)
         ("create", "pipelineruns", "--namespace=default"),
     ):
         assert not allowed("listener", *words), words
-    assert may("release") - may("nobody") == {
-        "pipelines.pipelines.kubeflow.org",
-        "pipelineversions.pipelines.kubeflow.org",
-        "workflows.argoproj.io",
-        "pods",
-        "events",
-        # What lets it into the pipeline server, of OpenShift AI 3 and of 2.
-        "datasciencepipelinesapplications.datasciencepipelinesapplications.opendatahub.io/api",
-        "routes.route.openshift.io",
-    }
-    assert allowed("release", "get", "pods", "--subresource=log")
-    for words in (("get", "secrets"), ("create", "pods"), ("delete", "pods"), ("create", "pipelineruns")):
-        assert not allowed("release", *words), words
+    # What they may do there is nothing; `test_access.py` has what they may where the pipeline runs.
+    for account in ("release", "schedule"):
+        assert may(account) == may("nobody")
+    for account, verbs in {"source": {"get"}, "images": {"get", "patch"}}.items():
+        assert may(account) - may("nobody") == {"configmaps"}
+        for verb in ("get", "patch", "delete"):
+            assert allowed(account, verb, "configmaps/jukebox-images") == (verb in verbs)
+            assert not allowed(account, verb, "configmaps/jukebox-settings")
 
 
 @pytest.fixture(scope="module")
