@@ -1,5 +1,6 @@
 """What no schema sees: one resource names another, or a key, a port, a label or a metric of it, which is not there."""
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -8,18 +9,23 @@ from typing import Any
 from tests.manifests.building import of_kind, walk
 from tests.tekton.manifests import Resource
 
-# The Secrets that `jukebox secrets` generates, or that a person or an operator creates, with their keys.
+# The Secrets that `jukebox secrets` generates, or that a person or an operator creates, with their keys: those of the
+# namespace of the CI, and those of the namespace of the pipeline's runs. Those that have S3 keys the settings name.
 S3 = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION"}
-SECRETS = {
+CI_SECRETS = {
     "jukebox-senders": {"github", "gitlab", "gitea", "data", "alert", "schedule"},
     "jukebox-listener": {"qps", "burst"},
     "jukebox-registry": {".dockerconfigjson"},
     "jukebox-git-host": {"token", "repository"},
     "jukebox-chat": {"url"},
+}
+SECRETS = {
+    "jukebox-alert": {"token"},
     "jukebox-database": {"password"},
 }
-# ConfigMaps: what an administrator has given to the cluster, and one that may be there.
-CONFIG = {"jukebox-settings", "jukebox-trusted-ca"}
+# ConfigMaps that a person or bootstrap creates.
+CI_CONFIG = {"jukebox-settings", "jukebox-trusted-ca"}
+CONFIG = {"jukebox-trusted-ca"}
 LISTENER_PORTS = {"http-listener": 8080, "http-metrics": 9000}
 # What is measured: by the model server (its documentation), the listener (the source of Triggers 0.37), the cluster
 # (kube-state-metrics, kubelet) and TrustyAI.
@@ -35,6 +41,10 @@ METRICS = {
 
 def problems(resources: list[Resource], settings: dict[str, str]) -> list[str]:
     """All that dangles in an overlay and what bootstrap adds to it, built with these settings."""
+    # What does not say in which namespace it is, is in that of the pipeline's runs.
+    resources = [
+        resource | {"metadata": {"namespace": settings["namespace"]} | resource["metadata"]} for resource in resources
+    ]
     return [
         *_accounts(resources),
         *_secrets(resources, settings),
@@ -50,24 +60,33 @@ def _names(resources: list[Resource], *kinds: str) -> set[str]:
     return {resource["metadata"]["name"] for resource in of_kind(resources, *kinds)}
 
 
+def _beside(resource: Resource, resources: list[Resource], *kinds: str) -> set[str]:
+    """The names of what is in the same namespace."""
+    namespace = resource["metadata"]["namespace"]
+    return _names([each for each in resources if each["metadata"]["namespace"] == namespace], *kinds)
+
+
 def _where(resource: Resource) -> str:
     return f"{resource['kind']} {resource['metadata']['name']}"
 
 
 def _accounts(resources: list[Resource]) -> Iterator[str]:
-    accounts = _names(resources, "ServiceAccount")
+    accounts = {
+        (each["metadata"]["namespace"], each["metadata"]["name"]) for each in of_kind(resources, "ServiceAccount")
+    }
     for resource in resources:
         where = _where(resource)
         for found in walk(resource):
             name = found.get("serviceAccountName") or (found.get("serviceAccountRef") or {}).get("name")
-            if name and name not in accounts:
+            if name and (resource["metadata"]["namespace"], name) not in accounts:
                 yield f"{where} runs as the ServiceAccount {name}, which is not there"
         if resource["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             reference = resource["roleRef"]
-            if reference["name"] not in _names(resources, reference["kind"]):
+            there = _names if reference["kind"] == "ClusterRole" else functools.partial(_beside, resource)
+            if reference["name"] not in there(resources, reference["kind"]):
                 yield f"{where} gives the {reference['kind']} {reference['name']}, which is not there"
             for subject in resource["subjects"]:
-                if subject["name"] not in accounts:
+                if (subject["namespace"], subject["name"]) not in accounts:
                     yield f"{where} is for the ServiceAccount {subject['name']}, which is not there"
     bound = {resource["roleRef"]["name"] for resource in of_kind(resources, "RoleBinding", "ClusterRoleBinding")}
     for role in sorted(_names(resources, "Role", "ClusterRole") - bound):
@@ -91,8 +110,11 @@ def _secret_uses(value: Any) -> Iterator[tuple[str, set[str]]]:
 
 
 def _secrets(resources: list[Resource], settings: dict[str, str]) -> Iterator[str]:
-    secrets = SECRETS | {settings["s3-secret"]: S3}
+    of_ci = CI_SECRETS | {settings["data-secret"]: S3}
+    of_runs = SECRETS | dict.fromkeys((settings[f"{each}-secret"] for each in ("data", "s3", "store")), S3)
+    by_namespace = {settings["ci-namespace"]: (of_ci, CI_CONFIG), settings["namespace"]: (of_runs, CONFIG)}
     for resource in resources:
+        secrets, configs = by_namespace[resource["metadata"]["namespace"]]
         for name, keys in _secret_uses(resource):
             if name not in secrets:
                 yield f"{_where(resource)} reads the Secret {name}, which nobody creates"
@@ -100,10 +122,11 @@ def _secrets(resources: list[Resource], settings: dict[str, str]) -> Iterator[st
                 yield f"{_where(resource)} reads the key {key}, which the Secret {name} does not have"
         for found in walk(resource):
             config = found["configMap"].get("name") if isinstance(found.get("configMap"), dict) else None
-            if config and config not in CONFIG | _names(resources, "ConfigMap"):
+            if config and config not in configs | _beside(resource, resources, "ConfigMap"):
                 yield f"{_where(resource)} mounts the ConfigMap {config}, which is not there"
     for resource in of_kind(resources, "SealedSecret", "ExternalSecret"):
         name = resource["metadata"]["name"]
+        secrets, _ = by_namespace[resource["metadata"]["namespace"]]
         if name not in secrets:
             yield f"{_where(resource)} makes a Secret that nobody reads"
         missing = secrets.get(name, set()) - set(resource["spec"].get("encryptedData", secrets.get(name, set())))
@@ -111,7 +134,7 @@ def _secrets(resources: list[Resource], settings: dict[str, str]) -> Iterator[st
             yield f"{_where(resource)} lacks the key {key}"
         if resource["kind"] == "ExternalSecret":
             store = resource["spec"]["secretStoreRef"]
-            if store["name"] not in _names(resources, store["kind"]):
+            if store["name"] not in _beside(resource, resources, store["kind"]):
                 yield f"{_where(resource)} reads the {store['kind']} {store['name']}, which is not there"
 
 
@@ -176,12 +199,11 @@ def _ports(resources: list[Resource]) -> Iterator[str]:
 
 def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[str]:
     """Who is selected by the label of a controller, or reached by the name of its Service."""
-    labels = {
-        "serving.kserve.io/inferenceservice": _names(resources, "InferenceService"),
-        "eventlistener": _names(resources, "EventListener"),
-    }
-    listeners = {f"el-{name}" for name in labels["eventlistener"]}
     for resource in resources:
+        labels = {
+            "serving.kserve.io/inferenceservice": _beside(resource, resources, "InferenceService"),
+            "eventlistener": _beside(resource, resources, "EventListener"),
+        }
         for found in walk(resource.get("spec")):
             for key, values in labels.items():
                 value = (
@@ -190,13 +212,13 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
                 if value is not None and value not in values:
                     yield f"{_where(resource)} selects {key}={value}, which nothing has"
     for route in of_kind(resources, "Route"):
-        if (to := route["spec"]["to"]["name"]) not in listeners:
+        if (to := route["spec"]["to"]["name"]) not in _listeners(route, resources):
             yield f"{_where(route)} leads to the Service {to}, which is not there"
         if (port := route["spec"]["port"]["targetPort"]) not in LISTENER_PORTS:
             yield f"{_where(route)} leads to the port {port}, which is not there"
     for route in of_kind(resources, "HTTPRoute"):
         for backend in (backend for rule in route["spec"]["rules"] for backend in rule["backendRefs"]):
-            if backend["name"] not in listeners or backend["port"] != LISTENER_PORTS["http-listener"]:
+            if backend["name"] not in _listeners(route, resources) or backend["port"] != LISTENER_PORTS["http-listener"]:
                 yield f"{_where(route)} leads to {backend['name']}:{backend['port']}, which is not there"
     host = f"{settings['namespace']}.{settings['cluster-domain']}"
     for route in of_kind(resources, "Route", "HTTPRoute"):
@@ -205,17 +227,27 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
             yield f"{_where(route)} is {found_hosts}, expected {host}"
 
 
+def _listeners(route: Resource, resources: list[Resource]) -> set[str]:
+    """The Services of the listeners that a route may lead to."""
+    return {f"el-{name}" for name in _beside(route, resources, "EventListener")}
+
+
 def _alerts(resources: list[Resource], settings: dict[str, str]) -> Iterator[str]:
     """An alert's way: its label, who receives it, at which address, and what the listener's trigger asks for."""
     models = _names(resources, "InferenceService")
-    listeners = {f"http://el-{name}.{settings['namespace']}.svc:8080" for name in _names(resources, "EventListener")}
+    listeners = {
+        f"http://el-{each['metadata']['name']}.{each['metadata']['namespace']}.svc:8080"
+        for each in of_kind(resources, "EventListener")
+    }
     for rules in of_kind(resources, "PrometheusRule"):
         for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
             model = rule.get("labels", {}).get("retrain")
             if model is not None and model not in models:
                 yield f"{_where(rules)}: the alert {rule['alert']} retrains {model}, which is not served"
-            if settings["namespace"] not in rule["expr"] and not re.search(r"\bjukebox:", rule["expr"]):
-                yield f"{_where(rules)}: {rule.get('alert') or rule['record']} is about all namespaces"
+            # Monitoring shows a rule what is in its own namespace alone.
+            own = f'namespace="{rules["metadata"]["namespace"]}"'
+            if own not in rule["expr"] and not re.search(r"\bjukebox:", rule["expr"]):
+                yield f"{_where(rules)}: {rule.get('alert') or rule['record']} is not about its own namespace"
     for config in of_kind(resources, "AlertmanagerConfig"):
         receivers = {receiver["name"]: receiver for receiver in config["spec"]["receivers"]}
         receiver = receivers.get(config["spec"]["route"]["receiver"])
@@ -225,7 +257,7 @@ def _alerts(resources: list[Resource], settings: dict[str, str]) -> Iterator[str
         for hook in receiver["webhookConfigs"]:
             if hook["url"] not in listeners:
                 yield f"{_where(config)} calls {hook['url']}, where nobody listens"
-            if hook["httpConfig"]["authorization"]["credentials"] != {"name": "jukebox-senders", "key": "alert"}:
+            if hook["httpConfig"]["authorization"]["credentials"] != {"name": "jukebox-alert", "key": "token"}:
                 yield f"{_where(config)} shows a token that the trigger does not take"
         [matcher] = config["spec"]["route"]["matchers"]
         if matcher["name"] != "retrain" or matcher["value"] not in models:
@@ -242,7 +274,7 @@ def _metrics(resources: list[Resource]) -> Iterator[str]:
     recorded = {rule["record"] for _, rule in rules if "record" in rule}
     uses = [(where, rule["expr"]) for where, rule in rules]
     for resource in of_kind(resources, "ConfigMap"):
-        for text in resource["data"].values():
+        for text in resource.get("data", {}).values():
             panels = [panel for panel in walk(json.loads(text)) if "targets" in panel]
             uses += [(_where(resource), target["expr"]) for panel in panels for target in panel["targets"]]
     for where, expression in uses:

@@ -38,6 +38,7 @@ FORK = {
     "git-host": "gitlab",
     "branch": "trunk",
     "namespace": "eve-birds",
+    "ci-namespace": "eve-nursery",
     "cluster-domain": "apps.other.example.org",
     "platform": "kubeflow",
     "argo-cd": "argo-cd",
@@ -81,7 +82,9 @@ FORK = {
     "storage-size": "77Gi",
     "s3-host": "objects.example.org",
     "s3-bucket": "nest",
+    "data-secret": "nest-reads",
     "s3-secret": "nest-keys",
+    "store-secret": "nest-adds",
     "step-cpu": "3",
     "step-memory": "3Gi",
     "train-cpu": "5",
@@ -102,11 +105,12 @@ AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace"}
 
 
 def lines(resources: list[Resource]) -> list[str]:
-    """What an overlay holds: a line a resource, by wave."""
+    """What an overlay holds: a line a resource, by wave; and whether it is in the namespace of the CI."""
     found = []
     for resource in resources:
         wave = int(resource["metadata"].get("annotations", {}).get(WAVE, 0))
-        found.append((wave, f"{wave:>2} {resource['kind']}/{resource['metadata']['name']}"))
+        where = " in the CI's namespace" if "namespace" in resource["metadata"] else ""
+        found.append((wave, f"{wave:>2} {resource['kind']}/{resource['metadata']['name']}{where}"))
     return [line for _, line in sorted(found)]
 
 
@@ -171,7 +175,7 @@ def test_all_components_at_once_build(overlay: str, laden: dict[str, list[Resour
 
 
 def _wrong(resources: list[Resource]) -> list[str]:
-    ids = Counter(f"{resource['kind']}/{resource['metadata']['name']}" for resource in resources)
+    ids = Counter("/".join(lines([resource])) for resource in resources)
     return [*(identity for identity, times in ids.items() if times > 1), *_left(resources)]
 
 
@@ -282,7 +286,13 @@ def test_a_fork_is_valid(fork: dict[str, list[Resource]]) -> None:
         assert schemas.check(fork[f"{platform}/prod with all components"]).invalid == []
 
 
-def test_nothing_says_in_which_namespace_it_is(built: dict[str, list[Resource]]) -> None:
-    for overlay in OVERLAYS:
-        for resource in built[overlay]:
-            assert "namespace" not in resource["metadata"], "the Application's destination says it"
+def test_only_what_is_in_the_namespace_of_the_ci_says_so(laden: dict[str, list[Resource]]) -> None:
+    """The rest is where the Application's destination says."""
+    for resources in laden.values():
+        found: dict[str, set[str]] = {"": set(), "ada-jukebox-ci": set()}
+        for resource in resources:
+            found[resource["metadata"].get("namespace", "")].add(resource["apiVersion"].partition("/")[0])
+        assert {"tekton.dev", "triggers.tekton.dev", "batch"} <= found["ada-jukebox-ci"]
+        assert {"serving.kserve.io"} <= found[""]
+        assert not {"tekton.dev", "triggers.tekton.dev"} & found[""]
+        assert "serving.kserve.io" not in found["ada-jukebox-ci"]

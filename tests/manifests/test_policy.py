@@ -1,5 +1,6 @@
 """What holds for everything that is applied: images by digest, limits, restricted pods, labels, the least of rights."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -127,12 +128,16 @@ def test_rights_are_the_least_that_work(everything: list[Resource]) -> None:
 
 def test_every_pod_is_denied_by_default_and_every_flow_has_its_reason(built: dict[str, list[Resource]]) -> None:
     for overlay in OVERLAYS:
-        policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(built[overlay], "NetworkPolicy")}
-        assert policies["jukebox-default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        found = of_kind(built[overlay], "NetworkPolicy")
+        denying = [each for each in found if each["metadata"]["name"] == "jukebox-default-deny"]
+        assert {each["metadata"].get("namespace") for each in denying} == {None, "ada-jukebox-ci"}
+        for each in denying:
+            assert each["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+        policies = {each["metadata"]["name"]: each["spec"] for each in found if "namespace" not in each["metadata"]}
         # It asks nobody; on OpenShift AI the proxy before it asks the API server.
         assert "egress" not in policies["jukebox-model-server"]
         assert ("jukebox-model-server-auth-proxy" in policies) == overlay.startswith("openshift-ai")
-    for path in (ROOT / "manifests/base/access").rglob("networkpolicy-*.yaml"):
+    for path in (ROOT / "manifests/base").rglob("networkpolicy-*.yaml"):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
             if re.match(r"    - (from|to|ports|\{)", line):
@@ -157,7 +162,10 @@ def test_what_argo_cd_may_do_is_what_there_is_and_no_right_is_among_it(
         assert {kind for _, kind in allowed} & {"PipelineRun", "PipelineVersion", "Secret", "ServiceAccount"} == set()
         assert "rbac.authorization.k8s.io" not in {group for group, _ in allowed}
         assert project["spec"]["sourceRepos"] == ["https://github.com/acme/jukebox"]
-        assert {entry["namespace"] for entry in project["spec"]["destinations"]} == {"ada-jukebox"}
+        destinations = {tuple(sorted(entry.items())) for entry in project["spec"]["destinations"]}
+        clusters = {read_settings(ROOT)[f"{environment}-cluster"] for environment in ("dev", "prod")}
+        expected = itertools.product([("namespace", "ada-jukebox"), ("namespace", "ada-jukebox-ci")], clusters)
+        assert destinations == {(namespace, ("server", cluster)) for namespace, cluster in expected}
 
 
 def test_the_listener_may_start_what_its_template_holds(built: dict[str, list[Resource]]) -> None:
@@ -203,14 +211,16 @@ def test_nothing_of_an_argo_cd_that_others_share_is_changed_unasked(built: dict[
 def test_the_tenants_part_is_what_the_role_admin_of_a_namespace_may_apply(built: dict[str, list[Resource]]) -> None:
     for platform in ("kubeflow", "openshift-ai"):
         for resource in built[f"argocd/tenant/{platform}"]:
-            assert resource["kind"] in ("ServiceAccount", "Role", "RoleBinding")
-            assert resource["metadata"]["namespace"] == "ada-jukebox"
+            assert resource["kind"] in ("ConfigMap", "ServiceAccount", "Role", "RoleBinding")
+            assert resource["metadata"]["namespace"] in ("ada-jukebox", "ada-jukebox-ci")
 
 
 def test_no_pod_security_level_below_baseline_is_enforced(built: dict[str, list[Resource]]) -> None:
     for flavour in ("argo-cd", "openshift-gitops"):
-        [namespace] = of_kind(built[f"argocd/platform/{flavour}"], "Namespace")
-        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] in ("baseline", "restricted")
+        namespaces = of_kind(built[f"argocd/platform/{flavour}"], "Namespace")
+        assert {each["metadata"]["name"] for each in namespaces} == {"ada-jukebox", "ada-jukebox-ci"}
+        for each in namespaces:
+            assert each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] in ("baseline", "restricted")
 
 
 def test_a_pod_connects_to_what_the_settings_say_and_never_to_a_link_local_address(

@@ -103,7 +103,35 @@ def misname_metric(find: Find) -> None:
 
 
 def alert_for_all(find: Find) -> None:
-    find("PrometheusRule", "jukebox")["spec"]["groups"][1]["rules"][0]["expr"] = "kube_pod_created > 1"
+    find("PrometheusRule", "jukebox-training")["spec"]["groups"][0]["rules"][0]["expr"] = "kube_pod_created > 1"
+
+
+def alert_for_another(find: Find) -> None:
+    """Of what there is in the other namespace."""
+    find("PrometheusRule", "jukebox-training")["metadata"].pop("namespace")
+
+
+def move_account(find: Find) -> None:
+    find("ServiceAccount", "jukebox-schedule")["metadata"]["namespace"] = "ada-jukebox"
+
+
+def move_role(find: Find) -> None:
+    find("Role", "jukebox-runs")["metadata"]["namespace"] = "ada-jukebox"
+
+
+def bind_a_namesake(find: Find) -> None:
+    """To the account of the same name in the other namespace, which is not there."""
+    find("RoleBinding", "jukebox-release")["subjects"][0]["namespace"] = "ada-jukebox"
+
+
+def move_listener(find: Find) -> None:
+    find("EventListener", "jukebox")["metadata"].pop("namespace")
+
+
+def read_the_secrets_of_the_ci(find: Find) -> None:
+    find("AlertmanagerConfig", "jukebox")["spec"]["receivers"][0]["webhookConfigs"][0]["httpConfig"]["authorization"][
+        "credentials"
+    ] = {"name": "jukebox-senders", "key": "alert"}
 
 
 def misname_metric_in_dashboard(find: Find) -> None:
@@ -129,7 +157,13 @@ BROKEN: dict[Callable[[Find], None], str] = {
     rename_listener: "leads to the Service el-jukebox",
     retrain_another: "waits for retrain=songbird",
     misname_metric: "uses the metric ovms_requests_failed",
-    alert_for_all: "is about all namespaces",
+    alert_for_another: "is not about its own namespace",
+    move_account: "CronJob jukebox-schedule runs as the ServiceAccount jukebox-schedule",
+    move_role: "gives the Role jukebox-runs, which is not there",
+    bind_a_namesake: "is for the ServiceAccount jukebox-release, which is not there",
+    move_listener: "calls http://el-jukebox.ada-jukebox-ci.svc:8080, where nobody listens",
+    read_the_secrets_of_the_ci: "reads the Secret jukebox-senders, which nobody creates",
+    alert_for_all: "is not about its own namespace",
     misname_metric_in_dashboard: "uses the metric jukebox:versions",
 }
 
