@@ -326,12 +326,13 @@ def _token(project: Project) -> Findings:
     name = "Token of the Git host"
     held = values(project.ci.read(SECRETS, "jukebox-git-host"))
     token = held.get("token", "")
-    if not token:
-        return
     repository = held.get("repository", "")
-    if repository and repository != project.settings.repository:
+    if not token or not repository:
+        return  # which is a finding of the Secret
+    if repository != project.settings.repository:
         text = f"it is for {repository}, and the settings name {project.settings.repository}: it is sent to neither"
         yield Finding(name, State.FAIL, text, "jukebox secrets --git-token-file FILE, which notes what it is for")
+        return
     if "<" in project.settings.repository:
         remedy = "Put yours into manifests/settings/settings.yaml."
         yield Finding(name, State.WARN, f"cannot be tried: the repository is {project.settings.repository}", remedy)

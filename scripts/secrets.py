@@ -28,7 +28,6 @@ KEYS = tuple(sorted(set(SENDERS.values())))
 # of a thousand uploaded objects keep a push waiting for minutes.
 LISTENER = {"qps": "50", "burst": "100"}
 
-
 ALERT = "jukebox-alert"  # the Secret of the namespace of the runs with the token of alerts, for Alertmanager
 
 
@@ -134,14 +133,14 @@ def command(
     if pull_file and not settings.pull_secret:
         raise SettingsInvalid("--pull-file is for the Secret that pull-secret in the settings names: name one")
     places = clusters(settings)
+    [ci], [runs] = places[Place.CI], places[Place.RUNS]
     for name in _move([each.name for each in wanted(settings) if each.place is Place.CI], places):
-        print(f"Secret {name} was in {settings.namespace}, where what is pushed could read it, and is moved")
+        print(f"Secret {name} is moved from {runs.namespace}, where what is pushed could read it, to {ci.namespace}")
     table = Table("Namespace", "Secret", "Key", "State", box=None)
     for each in wanted(settings):
         for cluster in places[each.place]:
             for key, state in write(cluster, each, given.get(each.option, {}), rotate or ()).items():
                 table.add_row(cluster.namespace, each.name, key, state)
-    [ci], [runs] = places[Place.CI], places[Place.RUNS]
     token = {"token": values(ci.read(SECRETS, SECRET))["alert"]}
     alert = Wanted(ALERT, Place.RUNS, ("token",), "shows the listener that an alert is genuine", "--rotate alert")
     if values(runs.read(SECRETS, ALERT)) == token:
@@ -158,17 +157,27 @@ def command(
 
 
 def _move(names: Sequence[str], places: Mapping[Place, list[Cluster]]) -> Iterator[str]:
-    """Move Secrets of an installation from when it had one namespace; yield their names."""
+    """Move Secrets of an installation from when it had one namespace; yield their names.
+
+    Raises SettingsInvalid if there is another of the name: which of them the senders know, only a person can tell.
+    """
     [ci], [runs] = places[Place.CI], places[Place.RUNS]
     for name in names:
-        if (old := runs.read(SECRETS, name)) and not old["metadata"].get("ownerReferences"):
-            if not ci.read(SECRETS, name):
-                metadata = {key: old["metadata"][key] for key in ("name", "labels") if key in old["metadata"]}
-                ci.create(
-                    SECRETS, {key: old[key] for key in ("apiVersion", "kind", "type", "data")} | {"metadata": metadata}
-                )
-            runs.delete(SECRETS, name)
-            yield name
+        old, new = runs.read(SECRETS, name), ci.read(SECRETS, name)
+        # What another program keeps, it would make again.
+        if not old or old["metadata"].get("ownerReferences"):
+            continue
+        if not new:
+            metadata = {key: old["metadata"][key] for key in ("name", "labels") if key in old["metadata"]}
+            kept = {key: old[key] for key in ("type", "data") if key in old}
+            ci.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **kept})
+        elif not values(old).items() <= values(new).items():
+            raise SettingsInvalid(
+                f"Secret {name} is in {runs.namespace} and, with other values, in {ci.namespace}. Keep the values that "
+                f"the other side knows in {ci.namespace}, and kubectl delete secret {name} --namespace {runs.namespace}"
+            )
+        runs.delete(SECRETS, name)
+        yield name
 
 
 def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequence[str]) -> dict[str, str]:

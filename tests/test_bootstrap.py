@@ -58,7 +58,10 @@ def test_what_will_be_done_is_printed_and_a_no_does_nothing(jukebox: Jukebox) ->
     assert "1 InferenceService" in result.output
     assert "https://github.com/acme/jukebox" in result.output
     assert "away at https://127.0.0.1:1" in result.output
-    for held in ("Namespace/ada-jukebox", "AppProject/ada-jukebox", "ApplicationSet/ada-jukebox"):
+    for held in (
+        *("Namespace/ada-jukebox", "Namespace/ada-jukebox-ci", "AppProject/ada-jukebox"),
+        *("ApplicationSet/ada-jukebox", "ConfigMap/jukebox-settings"),
+    ):
         assert f"  {held}\n" in result.output
     assert "Subscription" not in result.output
     assert result.output.endswith("Nothing was done.\n")
@@ -91,11 +94,47 @@ def test_what_would_be_applied_is_printed_as_it_would_be(jukebox: Jukebox, monke
     assert not {key for key in platform if "argocd-cm" in key or key.startswith("ArgoCD/")}
 
 
-def test_a_profile_makes_the_namespace_of_kubeflow(jukebox: Jukebox) -> None:
+def test_a_profile_makes_the_namespace_of_the_runs_on_kubeflow_and_the_other_is_labelled_as_one(
+    jukebox: Jukebox,
+) -> None:
+    """By the label Kubeflow's pipeline server knows who may ask it."""
+    label = "app.kubernetes.io/part-of"
     found = printed(jukebox("bootstrap", "--print", platform="kubeflow", argo_cd="argo-cd"))
-    assert not {key for key in found if key.startswith("Namespace/")}
+    assert {key for key in found if key.startswith("Namespace/")} == {"Namespace/ada-jukebox-ci"}
+    assert found["Namespace/ada-jukebox-ci"]["metadata"]["labels"][label] == "kubeflow-profile"
+    elsewhere = printed(jukebox("bootstrap", "--print"))
+    assert {elsewhere[f"Namespace/ada-jukebox{ci}"]["metadata"]["labels"][label] for ci in ("", "-ci")} == {"jukebox"}
     [rule, _] = found["Role/jukebox-pipeline-server"]["rules"]
     assert rule["apiGroups"] == ["pipelines.kubeflow.org"]
+
+
+def test_the_settings_as_they_are_become_what_the_tasks_rely_on(jukebox: Jukebox) -> None:
+    made = printed(jukebox("bootstrap", "--print", "--part=tenant", songs="s3://nest/*.parquet"))[
+        "ConfigMap/jukebox-settings"
+    ]
+    assert made["metadata"]["namespace"] == "ada-jukebox-ci"
+    assert made["data"] == {"settings.yaml": Path(os.environ["JUKEBOX_SETTINGS"]).read_text()}
+    assert yaml.safe_load(made["data"]["settings.yaml"])["data"]["songs"] == "s3://nest/*.parquet"
+    assert "ConfigMap/jukebox-settings" not in printed(jukebox("bootstrap", "--print", "--part=platform"))
+
+
+@pytest.mark.parametrize(
+    ("platform", "missing", "maker"),
+    [
+        ("openshift-ai", "ada-jukebox", "`jukebox bootstrap --part platform` makes it"),
+        ("openshift-ai", "ada-jukebox-ci", "`jukebox bootstrap --part platform` makes it"),
+        ("kubeflow", "ada-jukebox", "its Profile makes it: create the Profile of that name"),
+        ("kubeflow", "ada-jukebox-ci", "`jukebox bootstrap --part platform` makes it"),
+    ],
+)
+def test_a_tenant_is_told_who_makes_each_namespace_that_is_not_there(
+    jukebox: Jukebox, monkeypatch: pytest.MonkeyPatch, platform: str, missing: str, maker: str
+) -> None:
+    there = {"ada-jukebox", "ada-jukebox-ci"} - {missing}
+    monkeypatch.setattr(bootstrap, "_read", lambda kind, name: {} if name not in there else {"kind": kind})
+    settings = {"platform": platform, "argo_cd": "argo-cd"}
+    said = failure(jukebox("bootstrap", "--yes", "--part=tenant", **settings), ServerUnavailable)
+    assert f"There is no namespace {missing}; {maker}" in said
 
 
 def test_health_checks_are_on_demand_in_the_words_of_each_argo_cd(jukebox: Jukebox) -> None:
@@ -219,6 +258,7 @@ def test_a_yes_goes_to_the_cluster(jukebox: Jukebox) -> None:
         ({"namespace": "<USER_NAME>-jukebox"}, "argocd/tenant/openshift-ai holds <USER_NAME>; put values in"),
         ({"storage_class": "<CLASS>"}, "manifests/overlays/openshift-ai/prod holds <CLASS>; put values in"),
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
+        ({"ci_namespace": "ada-jukebox"}, "namespace and ci-namespace are the same, ada-jukebox, where what was pushed"),
         ({"argo_cd": "flux"}, "argo-cd is 'flux', expected argo-cd or openshift-gitops"),
         ({"prod_cluster": ""}, "dev-cluster and prod-cluster are empty; name a cluster"),
         ({"dev_cluster": "https://kubernetes.default.svc"}, "dev-cluster and prod-cluster are the same"),
@@ -234,7 +274,8 @@ def test_teardown_says_what_goes_and_what_stays(jukebox: Jukebox) -> None:
     assert "ApplicationSet, Applications and AppProject ada-jukebox" in result.output
     assert "Models and Secrets stay." in result.output
     assert result.output.endswith("Nothing was done.\n")
-    assert "namespace/ada-jukebox with all that is in it" in jukebox("teardown", "--data", answer="n\n").output
+    both = "its admission policies, and namespace/ada-jukebox-ci and namespace/ada-jukebox with all that is in it"
+    assert both in jukebox("teardown", "--data", answer="n\n").output
 
 
 def test_teardown_takes_a_part_alone_and_leaves_a_profile_its_namespace(jukebox: Jukebox) -> None:
@@ -242,9 +283,10 @@ def test_teardown_takes_a_part_alone_and_leaves_a_profile_its_namespace(jukebox:
     assert "AppProject ada-jukebox" in platform
     assert "PipelineRuns" not in platform
     tenant = jukebox("teardown", "--part=tenant", answer="n\n").output
-    assert "the PipelineRuns in ada-jukebox, its accounts and their rights" in tenant
+    assert "the PipelineRuns in ada-jukebox-ci, its accounts and their rights" in tenant
     assert "AppProject" not in tenant
-    assert "namespace/" not in jukebox("teardown", "--data", answer="n\n", platform="kubeflow").output
+    kubeflow = jukebox("teardown", "--data", answer="n\n", platform="kubeflow").output
+    assert "policies, and namespace/ada-jukebox-ci with all" in kubeflow
 
 
 def test_teardown_goes_to_the_cluster(jukebox: Jukebox) -> None:

@@ -21,7 +21,8 @@ from scripts.doctor import INSTALLED, PROVOCATIONS
 from scripts.preflight import ENFORCE
 from scripts.secrets import KEYS, LISTENER
 from tests.http_server import Answer, HttpServer, serve_http
-from tests.kfp.world import NAMESPACE, World
+from tests.kfp.cluster import Cluster
+from tests.kfp.world import CI_NAMESPACE, NAMESPACE, World
 
 pytest_plugins = ("tests.kfp.fixtures",)
 TOKEN = "hidden-token-of-the-git-host"
@@ -39,17 +40,24 @@ class Project:
     overlay: Path
     settings: Path
 
+    def _having(self, plural: str, name: str) -> Cluster:
+        """The namespace that has it; that of the CI first."""
+        cluster, ci = self.world.cluster, self.world.cluster.ci
+        return ci if (plural, name) in ci.objects else cluster
+
     def get(self, plural: str, name: str) -> Any:
-        return self.world.cluster.objects[plural, name]
+        return self._having(plural, name).objects[plural, name]
 
     def remove(self, plural: str, name: str) -> None:
-        del self.world.cluster.objects[plural, name]
+        del self._having(plural, name).objects[plural, name]
 
     def set(self, **values: str) -> None:
         """Change the settings."""
         document = yaml.safe_load(self.settings.read_text())
         document["data"] |= {key.replace("_", "-"): value for key, value in values.items()}
         self.settings.write_text(yaml.safe_dump(document))
+        data = {"settings.yaml": self.settings.read_text()}
+        self.world.cluster.ci.add("configmaps", {"metadata": {"name": "jukebox-settings"}, "data": data})
 
 
 def service(version: str, *conditions: dict[str, str]) -> dict[str, Any]:
@@ -63,16 +71,23 @@ def service(version: str, *conditions: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def add_secret(cluster: Cluster, name: str, **values: str) -> None:
+    data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
+    cluster.add("secrets", {"metadata": {"name": name}, "data": data})
+
+
 @pytest.fixture
 def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    cluster = world.cluster
+    cluster, ci = world.cluster, world.cluster.ci
     cluster.paths = {"/version": {"gitVersion": "v1.34.4"}, SERVED: {"name": "jukebox", "versions": ["3"]}}
     for kind, _, _ in INSTALLED.values():
         listed = cluster.paths.setdefault(f"/apis/{kind.group}/{kind.version}", {"resources": []})
         listed["resources"].append({"name": kind.plural})
     for name, (kind, _, _) in PROVOCATIONS.items():
-        cluster.refusals[kind.plural] = (f"webhook.{name.split()[0].lower()}", "wrong")
+        for each in (cluster, ci):
+            each.refusals[kind.plural] = (f"webhook.{name.split()[0].lower()}", "wrong")
     cluster.denied = {("get", "secrets", "jukebox-steps")}
+    ci.denied = set(cluster.denied)
     cluster.add(
         "customresourcedefinitions",
         {"metadata": {"name": "tasks.tekton.dev", "labels": {"pipeline.tekton.dev/release": "v1.15.0"}}},
@@ -85,26 +100,26 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
             "status": {"phase": "Bound"},
         },
     )
-    cluster.add("namespaces", {"metadata": {"name": NAMESPACE, "labels": {ENFORCE: "baseline"}}})
+    for name in (NAMESPACE, CI_NAMESPACE):
+        cluster.add("namespaces", {"metadata": {"name": name, "labels": {ENFORCE: "baseline"}}})
     for policy in POLICIES:
         named = {"metadata": {"name": f"{policy}.{NAMESPACE}"}}
         cluster.add("validatingadmissionpolicies", named)
         cluster.add("validatingadmissionpolicybindings", {**named, "spec": {"validationActions": ["Deny"]}})
-    held = {
-        "jukebox-senders": dict.fromkeys(KEYS, "hidden-secret-of-a-sender"),
-        "jukebox-listener": LISTENER,
-        "jukebox-git-host": {"token": TOKEN},
-        "jukebox-registry": {".dockerconfigjson": "{}"},
-        "jukebox-s3": {"AWS_ACCESS_KEY_ID": "hidden", "AWS_SECRET_ACCESS_KEY": "hidden"},
-        "jukebox-chat": {"url": "https://chat/hidden"},
-    }
-    for name, values in held.items():
-        data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
-        cluster.add("secrets", {"metadata": {"name": name}, "data": data})
+    keys = {"AWS_ACCESS_KEY_ID": "hidden", "AWS_SECRET_ACCESS_KEY": "hidden"}
+    add_secret(ci, "jukebox-senders", **dict.fromkeys(KEYS, "hidden-secret-of-a-sender"))
+    add_secret(ci, "jukebox-listener", **LISTENER)
+    add_secret(ci, "jukebox-registry", **{".dockerconfigjson": "{}"})
+    add_secret(ci, "jukebox-chat", url="https://chat/hidden")
+    for each in (ci, cluster):
+        add_secret(each, "jukebox-data", **keys)
+    add_secret(cluster, "jukebox-s3", **keys)
+    add_secret(cluster, "jukebox-store", **keys)
+    add_secret(cluster, "jukebox-alert", token="hidden-secret-of-a-sender")
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     cluster.add("datasciencepipelinesapplications", {"metadata": {"name": "dspa"}, "status": ready})
-    cluster.add("eventlisteners", {"metadata": {"name": "jukebox"}})
-    cluster.add("deployments", {"metadata": {"name": "el-jukebox"}, "status": {"availableReplicas": 1}})
+    ci.add("eventlisteners", {"metadata": {"name": "jukebox"}})
+    ci.add("deployments", {"metadata": {"name": "el-jukebox"}, "status": {"availableReplicas": 1}})
     cluster.add("inferenceservices", service("3"))
     cluster.add(
         "pods",
@@ -124,7 +139,8 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
     with serve_http() as host, serve_http(certificate) as door:
         host.serve("/api/v1/repos/acme/jukebox", Answer(b"{}"))
         door.serve("/live", Answer(b"{}"))
-        cluster.add("routes", {"metadata": {"name": "jukebox-listener"}, "spec": {"host": door.url[8:]}})
+        add_secret(ci, "jukebox-git-host", token=TOKEN, repository=f"{host.url}/acme/jukebox")
+        ci.add("routes", {"metadata": {"name": "jukebox-listener"}, "spec": {"host": door.url[8:]}})
         made = Project(world, host, door, overlay, settings)
         made.set(git_host="gitea", repository=f"{host.url}/acme/jukebox")
         yield made
@@ -149,7 +165,8 @@ def test_a_project_in_order_has_nothing_to_remedy(project: Project) -> None:
     assert texts["Kubernetes"] == "v1.34.4"
     assert texts["Tekton Pipelines"] == "tekton.dev/v1 v1.15.0"
     assert texts["Model"] == "served is 3; Git pins 3"
-    assert {method for method, path, _ in project.world.cluster.asked if "reviews" not in path} == {"GET", "POST"}
+    asked = [*project.world.cluster.asked, *project.world.cluster.ci.asked]
+    assert {method for method, path, _ in asked if "reviews" not in path} == {"GET", "POST"}
 
 
 def test_a_table_is_for_people(project: Project) -> None:
@@ -162,10 +179,12 @@ def test_a_table_is_for_people(project: Project) -> None:
 
 
 def test_nothing_is_created(project: Project) -> None:
-    before = set(project.world.cluster.objects)
-    project.world.cluster.refusals = {}
+    both = (project.world.cluster, project.world.cluster.ci)
+    before = [set(each.objects) for each in both]
+    for each in both:
+        each.refusals = {}
     findings(project)
-    assert set(project.world.cluster.objects) == before
+    assert [set(each.objects) for each in both] == before
 
 
 Spoil = Callable[[Project], object]
@@ -203,7 +222,8 @@ def classes(**provisioners: str) -> Spoil:
 
 
 def denied(verb: str, resource: str, account: str = "") -> Spoil:
-    return lambda project: project.world.cluster.denied.add((verb, resource, account))
+    """In the namespace of the CI."""
+    return lambda project: project.world.cluster.ci.denied.add((verb, resource, account))
 
 
 def secret(name: str, **data: str) -> Spoil:
@@ -231,7 +251,7 @@ def version(text: str) -> Spoil:
 
 
 def let_pass(plural: str) -> Spoil:
-    return lambda project: project.world.cluster.refusals.pop(plural)
+    return lambda project: project.world.cluster.ci.refusals.pop(plural)
 
 
 def unadmitted(project: Project) -> None:
@@ -240,11 +260,36 @@ def unadmitted(project: Project) -> None:
 
 
 def forbidden(plural: str) -> Spoil:
-    return lambda project: project.world.cluster.forbidden.add(plural)
+    return lambda project: [each.forbidden.add(plural) for each in (project.world.cluster, project.world.cluster.ci)]
+
+
+def copied_to_the_runs(name: str) -> Spoil:
+    """A Secret of the CI is where what is pushed runs, as well."""
+    return lambda project: project.world.cluster.add("secrets", project.world.cluster.ci.objects["secrets", name])
+
+
+def may_read_secrets(namespace: str) -> Spoil:
+    return lambda project: {NAMESPACE: project.world.cluster, CI_NAMESPACE: project.world.cluster.ci}[
+        namespace
+    ].denied.clear()
+
+
+def settings_without_bootstrap(project: Project) -> None:
+    """They are changed in the file alone."""
+    held = project.get("configmaps", "jukebox-settings")
+    project.set(ci_image="registry.example.com/another:1", train_cpu="7")
+    project.world.cluster.ci.add("configmaps", held)
+
+
+def token_for_another_repository(project: Project) -> None:
+    add_secret(
+        project.world.cluster.ci, "jukebox-git-host", token=TOKEN, repository="https://elsewhere.example.com/a/b"
+    )
 
 
 def on_a_host_that_is_away(project: Project) -> None:
     project.set(repository="http://127.0.0.1:1/acme/jukebox")
+    add_secret(project.world.cluster.ci, "jukebox-git-host", token=TOKEN, repository="http://127.0.0.1:1/acme/jukebox")
 
 
 def leave_a_placeholder(project: Project) -> None:
@@ -290,21 +335,101 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "jukebox-listener may not create pipelineruns",
     ),
     (
-        "an account that may too much",
-        lambda project: project.world.cluster.denied.clear(),
+        "the release account without its right in the other namespace",
+        lambda project: project.world.cluster.denied.add(("create", "pipelineversions", "jukebox-release")),
         "Account",
         "fail",
-        "jukebox-steps may read Secrets",
+        f"jukebox-release may not create pipelineversions in {NAMESPACE}",
     ),
-    ("no level", gone("namespaces", NAMESPACE), "Pod Security", "warn", "enforced is nothing"),
+    *(
+        (
+            f"an account that may too much in {namespace}",
+            may_read_secrets(namespace),
+            "Account",
+            "fail",
+            f"jukebox-steps may read Secrets of {namespace}",
+        )
+        for namespace in (NAMESPACE, CI_NAMESPACE)
+    ),
+    *(
+        (
+            f"no level in {namespace}",
+            gone("namespaces", namespace),
+            "Pod Security",
+            "warn",
+            f"enforced in {namespace} is nothing",
+        )
+        for namespace in (NAMESPACE, CI_NAMESPACE)
+    ),
     (
         "a level that is too low",
-        lambda project: project.get("namespaces", NAMESPACE)["metadata"]["labels"].update({ENFORCE: "privileged"}),
+        lambda project: project.get("namespaces", CI_NAMESPACE)["metadata"]["labels"].update({ENFORCE: "privileged"}),
         "Pod Security",
         "warn",
-        "enforced is privileged",
+        f"enforced in {CI_NAMESPACE} is privileged",
     ),
-    ("no policy", gone("validatingadmissionpolicies", POLICY), "Admission policy", "warn", f"{POLICY} is not there"),
+    *(
+        (
+            f"no policy {policy}",
+            gone("validatingadmissionpolicies", f"{policy}.{NAMESPACE}"),
+            "Admission policy",
+            "warn",
+            f"{policy}.{NAMESPACE} is not there",
+        )
+        for policy in POLICIES
+    ),
+    (
+        "no settings that the tasks rely on",
+        gone("configmaps", "jukebox-settings"),
+        "ConfigMap jukebox-settings",
+        "fail",
+        f"is not there, in {CI_NAMESPACE}",
+    ),
+    (
+        "settings that were changed since",
+        settings_without_bootstrap,
+        "ConfigMap jukebox-settings",
+        "warn",
+        "has another ci-image, train-cpu than settings.yaml",
+    ),
+    *(
+        (
+            f"{name} where what is pushed runs",
+            copied_to_the_runs(name),
+            f"Secret {name}",
+            "fail",
+            f"is in {NAMESPACE} as well",
+        )
+        for name in ("jukebox-git-host", "jukebox-registry", "jukebox-senders", "jukebox-chat")
+    ),
+    (
+        "no token for Alertmanager",
+        gone("secrets", "jukebox-alert"),
+        "Secret jukebox-alert",
+        "fail",
+        "alerts start no training",
+    ),
+    (
+        "another token than the listener knows",
+        secret("jukebox-alert", token="b3RoZXI="),
+        "Secret jukebox-alert",
+        "fail",
+        "holds another token",
+    ),
+    (
+        "a token that says not what it is for",
+        secret("jukebox-git-host", repository=""),
+        "Secret jukebox-git-host",
+        "fail",
+        "repository is missing or empty",
+    ),
+    (
+        "a token for another repository",
+        token_for_another_repository,
+        "Token of the Git host",
+        "fail",
+        "it is for https://elsewhere.example.com/a/b, and the settings name",
+    ),
     ("no binding", gone("validatingadmissionpolicybindings", POLICY), "Admission policy", "warn", "has no binding"),
     (
         "a policy that only warns",
@@ -332,7 +457,13 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     ),
     ("a short key", secret("jukebox-senders", data="YWJj"), "Secret jukebox-senders", "fail", "fewer than 16"),
     ("no pace", gone("secrets", "jukebox-listener"), "Secret jukebox-listener", "fail", "does not start without"),
-    ("no S3 keys", gone("secrets", "jukebox-s3"), "Secret jukebox-s3", "fail", "not there; reads and writes s3://"),
+    (
+        "no S3 keys",
+        gone("secrets", "jukebox-s3"),
+        "Secret jukebox-s3",
+        "fail",
+        "not there, in ada-jukebox; keeps what runs hand on",
+    ),
     ("an expired token", answering(Answer(b"{}", 401)), "Token of the Git host", "fail", "answers 401"),
     ("a token that expires soon", expiring(3), "Token of the Git host", "warn", "expires at"),
     ("a host that is away", on_a_host_that_is_away, "Token of the Git host", "warn", "does not answer from here"),
@@ -437,6 +568,15 @@ def test_the_way_to_a_pipeline_server_is_tried_by_who_may_not_see_the_server(pro
     found = {each["name"]: each for each in findings(project)}
     assert "cannot be looked at" in found["Pipeline server"]["found"]
     assert found["Way to the pipeline server"]["state"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "spoil", [token_for_another_repository, secret("jukebox-git-host", repository="")], ids=["another", "none"]
+)
+def test_a_token_goes_to_no_repository_but_its_own(project: Project, spoil: Spoil) -> None:
+    spoil(project)
+    findings(project)
+    assert not project.host.requests
 
 
 def test_gitlab_is_asked_for_the_token_itself(project: Project) -> None:

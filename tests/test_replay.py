@@ -87,7 +87,7 @@ def test_the_secret_is_the_clusters_where_none_is_given(
     world: World, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = {sender: base64.b64encode(f"secret-of-{sender}".encode()).decode() for sender in set(SENDERS.values())}
-    world.cluster.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
+    world.cluster.ci.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
     with listener() as (url, events):
         monkeypatch.setenv("JUKEBOX_LISTENER", url)
         result = CliRunner().invoke(app, ["replay", kind])
@@ -101,10 +101,10 @@ def test_the_secret_is_the_clusters_where_none_is_given(
 
 def test_a_cluster_without_the_secret_is_named(world: World) -> None:
     for data in ({}, {"alert": ""}):
-        world.cluster.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
+        world.cluster.ci.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
         result = CliRunner().invoke(app, ["replay", "alert"])
         assert isinstance(result.exception, SettingsInvalid)
-        assert "key alert of Secret jukebox-senders in ada-jukebox holds no secret" in str(result.exception)
+        assert "key alert of Secret jukebox-senders in ada-jukebox-ci holds no secret" in str(result.exception)
 
 
 def test_the_commit_is_that_of_the_settings_checkout(

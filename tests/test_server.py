@@ -207,12 +207,13 @@ def kubeconfig(user: dict[str, Any], ca: bytes = b"a CA") -> str:
 # Where it is, and who we are
 
 
-def test_the_namespace_is_that_of_the_environment_else_the_pods_else_the_settings(
+def test_the_namespace_is_that_of_the_environment_else_the_settings_never_the_pods(
     settings: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The pods of Tekton are in another than the pipeline server."""
     assert find_server(settings).host == "https://ds-pipeline-dspa.settings-jukebox.svc:8443"
     request.getfixturevalue("pod")
-    assert find_server(settings).host == "https://ds-pipeline-dspa.pod-jukebox.svc:8443"
+    assert find_server(settings).host == "https://ds-pipeline-dspa.settings-jukebox.svc:8443"
     monkeypatch.setenv("JUKEBOX_NAMESPACE", "ada-jukebox")
     assert find_server(settings).host == "https://ds-pipeline-dspa.ada-jukebox.svc:8443"
     assert find_server(settings).namespace == "ada-jukebox"
@@ -305,7 +306,7 @@ def test_on_kubeflow_the_settings_say_where_it_is_for_laptops_and_pods(
     assert find_server(kubeflow).host == "http://ml-pipeline.kubeflow.svc:8888"
     request.getfixturevalue("pod")
     assert find_server(kubeflow).host == "http://ml-pipeline.kubeflow.svc:8888"
-    assert find_server(kubeflow).namespace == "pod-jukebox"
+    assert find_server(kubeflow).namespace == "settings-jukebox"
     monkeypatch.setenv("KFP_ENDPOINT", "http://localhost:8888")
     assert find_server(kubeflow).host == "http://localhost:8888"
 

@@ -80,6 +80,7 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ),
         ({"model_store": "models"}, "model-store is 'models', expected a path on the claim as /models"),
         ({"model_store": "gs://bucket"}, "model-store is 'gs://bucket', expected a path"),
+        ({"pull_secret": "jukebox-registry"}, "expected the name of a Secret, or nothing; not jukebox-registry"),
         ({"pull_secret": "Of Ada"}, "pull-secret is 'Of Ada', expected the name of a Secret, or nothing"),
         ({"https_proxy": "proxy:3128"}, "https-proxy is 'proxy:3128', expected an address as http://proxy.example.com"),
         ({"http_proxy": "http://proxy:3128/?a"}, "http-proxy is 'http://proxy:3128/?a', expected an address"),
