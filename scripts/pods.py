@@ -107,7 +107,9 @@ def _tekton(overlay: list[Resource], image: str, restricted: bool) -> Iterator[P
             # GetTaskRunSpec in pkg/apis/pipeline/v1/pipelinerun_types.go: field by field, the task's own come first.
             given = {**shared, **own.get(each["name"], {})}
             given["podTemplate"] = {**shared.get("podTemplate", {}), **given.get("podTemplate", {})}
-            pod = _task(task, given, labels, image, restricted)
+            # By these, network policies know them.
+            known = {"tekton.dev/task": task["metadata"]["name"], "tekton.dev/pipelineTask": each["name"]}
+            pod = _task(task, given, {**labels, **known}, image, restricted)
             yield Planned(TASKS, each["name"], pod, ci=True)
         assistant = _assistant(shared, image, restricted)
         yield Planned("Pod that keeps the tasks together", "affinity-assistant", assistant, 1, ci=True)
@@ -117,13 +119,16 @@ def _task(task: Resource, given: Resource, labels: Mapping[str, str], image: str
     """A task's pod: Build in pkg/pod/pod.go. Of its many empty folders, one stands for all."""
     spec, template = task["spec"], given["podTemplate"]
     steps = [_merged(spec.get("stepTemplate", {}), step) for step in spec["steps"]]
-    workspaces = [each["name"] for each in spec.get("workspaces", ())]
+    workspaces = {each["name"]: each.get("readOnly", False) for each in spec.get("workspaces", ())}
     made = []
     for step in steps:
         container = _container({**step, "resources": step.get("computeResources", {})}, f"step-{step['name']}")
         # What a run finds is at last one of the same repository, with the packages of the commit.
         container["image"] = spec["stepTemplate"]["image"] if "$(" in step["image"] else step["image"]
-        mounts = [{"name": f"ws-{name}", "mountPath": f"/workspace/{name}"} for name in workspaces]
+        mounts: list[Resource] = [
+            {"name": f"ws-{name}", "mountPath": f"/workspace/{name}", "readOnly": read_only}
+            for name, read_only in workspaces.items()
+        ]
         mounts.append({"name": "tekton-internal", "mountPath": "/tekton"})
         container["volumeMounts"] = [*container.get("volumeMounts", ()), *mounts]
         container["env"] = [*container.get("env", ()), *template.get("env", ())]
@@ -210,7 +215,10 @@ def _kfp(overlay: list[Resource], spec: Resource, helper: str) -> Iterator[Plann
     executors = spec["pipeline_spec"]["deploymentSpec"]["executors"]
     platform = spec["platform_spec"].get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
     inputs = spec["pipeline_spec"]["root"].get("inputDefinitions", {}).get("parameters", {})
-    labels = {"pipelines.kubeflow.org/v2_component": "true"}
+    labels = {
+        "pipelines.kubeflow.org/v2_component": "true",
+        "workflows.argoproj.io/workflow": spec["pipeline_spec"]["pipelineInfo"]["name"],
+    }
 
     def pod(image: str, first: list[Resource], main: Resource, **more: Any) -> Resource:
         argos = [{"name": name, "image": helper, **argo} for name in ("init", "wait")]
@@ -244,6 +252,20 @@ def _kfp(overlay: list[Resource], spec: Resource, helper: str) -> Iterator[Plann
                 **given.get("securityContext", {}),
             },
             "volumeMounts": [{"name": claim, "mountPath": path} for claim, path in claims.items()],
+            "env": [
+                {
+                    "name": key["envVar"],
+                    "valueFrom": {
+                        "secretKeyRef": {
+                            "name": _value(each, "secretNameParameter", inputs),
+                            "key": key["secretKey"],
+                            "optional": each.get("optional", False),
+                        }
+                    },
+                }
+                for each in given.get("secretAsEnv", ())
+                for key in each["keyToEnv"]
+            ],
         }
         terms = [{"matchExpressions": each["matchExpressions"]} for each in given.get("nodeAffinity", ())]
         required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
