@@ -1,12 +1,14 @@
 """What holds for everything that is applied: images by digest, limits, restricted pods, labels, the least of rights."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pipeline.prod_train_save_pipeline import S3_KEYS
 from tests.manifests.building import OVERLAYS, of_kind, read_settings, walk
 from tests.tekton.manifests import ROOT, Resource
 
@@ -179,6 +181,25 @@ def test_the_listener_may_start_what_its_template_holds(built: dict[str, list[Re
         variables = policies["jukebox-listener.ada-jukebox"]["spec"]["variables"]
         [accounts] = [each["expression"] for each in variables if each["name"] == "accounts"]
         assert dict(re.findall(r"'([\w-]+)': '([\w-]+)'", accounts)) == given
+
+
+def test_no_variable_that_the_product_reads_is_gits_to_set_where_a_credential_is(
+    built: dict[str, list[Resource]],
+) -> None:
+    """A Task that is pushed would have it read other settings, or send its token elsewhere."""
+    [policy] = [
+        each
+        for each in of_kind(built["argocd/platform/argo-cd"], "ValidatingAdmissionPolicy")
+        if each["metadata"]["name"].startswith("jukebox-ci-pods.")
+    ]
+    [words] = re.findall(r"!e\.name\.matches\('([^']+)'\)", json.dumps(policy))
+    reads = re.compile(r"""environ(?:\.get\(|\[)"([A-Z_]+)\"""")
+    code = "".join(path.read_text() for part in ("pipeline", "scripts") for path in (ROOT / part).glob("*.py"))
+    by_others = {"KUBECONFIG", "KUBERNETES_SERVICE_HOST", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", *S3_KEYS}
+    read = by_others | set(reads.findall(code))
+    assert {"JUKEBOX_SETTINGS", "KFP_ENDPOINT"} <= read
+    harmless = {"ORT_DISABLE_TELEMETRY"}
+    assert {name for name in read if not re.fullmatch(words, name)} == harmless
 
 
 def test_data_outlives_git(laden: dict[str, list[Resource]]) -> None:
