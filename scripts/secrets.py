@@ -169,7 +169,7 @@ def _move(names: Sequence[str], places: Mapping[Place, list[Cluster]]) -> Iterat
             continue
         if not new:
             metadata = {key: old["metadata"][key] for key in ("name", "labels") if key in old["metadata"]}
-            kept = {key: old[key] for key in ("type", "data") if key in old}
+            kept: Resource = {key: old[key] for key in ("type", "data") if key in old}
             ci.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **kept})
         elif not values(old).items() <= values(new).items():
             raise SettingsInvalid(

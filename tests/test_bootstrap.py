@@ -258,7 +258,10 @@ def test_a_yes_goes_to_the_cluster(jukebox: Jukebox) -> None:
         ({"namespace": "<USER_NAME>-jukebox"}, "argocd/tenant/openshift-ai holds <USER_NAME>; put values in"),
         ({"storage_class": "<CLASS>"}, "manifests/overlays/openshift-ai/prod holds <CLASS>; put values in"),
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
-        ({"ci_namespace": "ada-jukebox"}, "namespace and ci-namespace are the same, ada-jukebox, where what was pushed"),
+        (
+            {"ci_namespace": "ada-jukebox"},
+            "namespace and ci-namespace are the same, ada-jukebox, where what was pushed",
+        ),
         ({"argo_cd": "flux"}, "argo-cd is 'flux', expected argo-cd or openshift-gitops"),
         ({"prod_cluster": ""}, "dev-cluster and prod-cluster are empty; name a cluster"),
         ({"dev_cluster": "https://kubernetes.default.svc"}, "dev-cluster and prod-cluster are the same"),

@@ -260,7 +260,11 @@ def unadmitted(project: Project) -> None:
 
 
 def forbidden(plural: str) -> Spoil:
-    return lambda project: [each.forbidden.add(plural) for each in (project.world.cluster, project.world.cluster.ci)]
+    def spoil(project: Project) -> None:
+        for each in (project.world.cluster, project.world.cluster.ci):
+            each.forbidden.add(plural)
+
+    return spoil
 
 
 def copied_to_the_runs(name: str) -> Spoil:

@@ -26,19 +26,21 @@ from scripts.doctor import INSTALLED
 from scripts.pods import containers, plan
 from scripts.preflight import MODE, MONITORING, SUPPORTED
 from tests.http_server import Answer, HttpServer, serve_http
-from tests.kfp.world import NAMESPACE, World
+from tests.kfp.cluster import Cluster
+from tests.kfp.world import CI_NAMESPACE, NAMESPACE, World
 from tests.manifests import building
 
 pytest_plugins = ("tests.kfp.fixtures",)
 ROOT = Path(__file__).parents[1]
 ACCOUNT_TOKEN = "hidden-token-of-an-account"
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+PODS, CI_PODS = (f"/api/v1/namespaces/{namespace}/pods" for namespace in (NAMESPACE, CI_NAMESPACE))
 SERVICES = f"/apis/serving.kserve.io/v1beta1/namespaces/{NAMESPACE}/inferenceservices"
 OPENSHIFT = "/apis/security.openshift.io/v1"
 FLAGS = "/api/v1/namespaces/tekton-pipelines/configmaps/feature-flags"
 HEALTH = "/apis/v2beta1/healthz"
 SCC = "unable to validate against any security context constraint: provider "
 RESTRICTED = 'violates PodSecurity "restricted:latest": '
+PULLS = "kubernetes.io/dockerconfigjson"
 WARNING = RESTRICTED.replace("violates", "would violate") + "seccompProfile (pod must not set it)"
 
 Judge = Callable[[dict[str, Any]], str]  # a refusal's message; empty: it is admitted
@@ -70,14 +72,22 @@ class Site:
     def get(self, plural: str, name: str) -> Any:
         return self.world.cluster.objects[plural, name]
 
-    def add(self, plural: str, name: str, **fields: Any) -> None:
-        metadata = {"name": name, **fields.pop("metadata", {})}
-        self.world.cluster.add(plural, {"metadata": metadata, **fields})
+    @property
+    def both(self) -> tuple[Cluster, Cluster]:
+        """The cluster in each of the project's namespaces."""
+        return self.world.cluster, self.world.cluster.ci
 
-    def add_secret(self, name: str, kind: str, **data: str) -> None:
-        self.add(
-            "secrets", name, type=kind, data={key: b64encode(text.encode()).decode() for key, text in data.items()}
-        )
+    def add(self, plural: str, name: str, *, ci: bool = False, **fields: Any) -> None:
+        metadata = {"name": name, **fields.pop("metadata", {})}
+        self.both[ci].add(plural, {"metadata": metadata, **fields})
+
+    def add_secret(self, name: str, kind: str, *, ci: bool = False, **data: str) -> None:
+        encoded = {key: b64encode(text.encode()).decode() for key, text in data.items()}
+        self.add("secrets", name, ci=ci, type=kind, data=encoded)
+
+    def judge_pods(self, judge: Judge) -> None:
+        """Let every pod of both namespaces pass by it."""
+        self.judges |= {PODS: judge, CI_PODS: judge}
 
     def look(self, *options: str) -> list[dict[str, str]]:
         """What the preflight finds; by default of the fork's overlay for its platform, in its environment prod."""
@@ -126,13 +136,16 @@ def site(
             "/api/v1/namespaces/kserve/configmaps/inferenceservice-config": {
                 "data": {"deploy": json.dumps({"defaultDeploymentMode": "Standard"})}
             },
-            f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default/token": {"status": {"token": ACCOUNT_TOKEN}},
             "/apis/authentication.k8s.io/v1/tokenreviews": {"status": {"authenticated": True, "audiences": [AUDIENCE]}},
         }
+        token = f"/api/v1/namespaces/{CI_NAMESPACE}/serviceaccounts/default/token"
+        cluster.ci.paths[token] = {"status": {"token": ACCOUNT_TOKEN}}
         for kind, _, _ in INSTALLED.values():
             listed = cluster.paths.setdefault(f"/apis/{kind.group}/{kind.version}", {"resources": []})
             listed["resources"].append({"name": kind.plural})
-        made.add("serviceaccounts", "default")
+        for ci in (False, True):
+            made.add("serviceaccounts", "default", ci=ci)
+        made.add("namespaces", CI_NAMESPACE, metadata={"labels": {"pod-security.kubernetes.io/enforce": "baseline"}})
         made.add("storageclasses", "shared", provisioner="files.csi.example.com")
         made.add("csidrivers", "files.csi.example.com", spec={"fsGroupPolicy": "File"})
         made.add("nodes", "one", metadata={"labels": {"kubernetes.io/os": "linux", "kubernetes.io/hostname": "one"}})
@@ -171,10 +184,10 @@ on_kubeflow = pytest.mark.parametrize("site", ["kubeflow"], indirect=True)
 
 
 def test_a_cluster_that_will_take_it_has_nothing_to_remedy_and_is_not_changed(site: Site) -> None:
-    before = dict(site.world.cluster.objects)
+    before = [dict(each.objects) for each in site.both]
     found = site.look()
     assert [each for each in found if each["state"] != "ok" or each["remedy"]] == []
-    assert site.world.cluster.objects == before
+    assert [each.objects for each in site.both] == before
     texts = {each["name"]: each["found"] for each in found}
     assert texts["Pod of the model server"].startswith("jukebox: admitted")
     assert "checkout, " in texts["Pods of the tasks"]
@@ -189,7 +202,7 @@ def test_each_pod_is_tried_under_the_scc_that_all_fit_and_the_one_that_admits_it
         pod["metadata"]["annotations"]["openshift.io/scc"] = "restricted-v2"
         return ""
 
-    site.judges[PODS] = admits
+    site.judge_pods(admits)
     found = site.look()
     assert [each for each in found if each["state"] != "ok"] == []
     texts = {each["name"]: each["found"] for each in found}
@@ -200,14 +213,14 @@ def test_each_pod_is_tried_under_the_scc_that_all_fit_and_the_one_that_admits_it
 
 
 def test_the_account_that_is_there_is_the_one_that_is_tried(site: Site) -> None:
-    site.add("serviceaccounts", "jukebox-steps")
+    site.add("serviceaccounts", "jukebox-steps", ci=True)
     tried = set()
 
     def admits(pod: dict[str, Any]) -> str:
         tried.add(pod["spec"]["serviceAccountName"])
         return ""
 
-    site.judges[PODS] = admits
+    site.judge_pods(admits)
     found = [each["found"] for each in site.look() if each["name"] == "Pod that keeps the tasks together"]
     assert found == ["affinity-assistant: admitted"]
     assert tried >= {"jukebox-steps", "default"}
@@ -234,10 +247,11 @@ def test_an_overlay_may_be_named(site: Site) -> None:
 
 
 @on_openshift_ai
-def test_a_namespace_that_is_not_there_is_said_and_all_that_can_be_looked_at_is(site: Site) -> None:
-    del site.world.cluster.objects["namespaces", NAMESPACE]
+@pytest.mark.parametrize("namespace", [NAMESPACE, CI_NAMESPACE])
+def test_a_namespace_that_is_not_there_is_said_and_all_that_can_be_looked_at_is(site: Site, namespace: str) -> None:
+    del site.world.cluster.objects["namespaces", namespace]
     found = {each["name"]: each for each in site.look()}
-    assert (found["Namespace"]["state"], found["Namespace"]["found"]) == ("fail", f"{NAMESPACE} is not there")
+    assert (found["Namespace"]["state"], found["Namespace"]["found"]) == ("fail", f"{namespace} is not there")
     assert "run this again" in found["Namespace"]["remedy"]
     assert found["Storage class"]["state"] == "ok"
     assert "Pods of the tasks" not in found
@@ -247,6 +261,7 @@ def test_a_namespace_that_is_not_there_is_said_and_all_that_can_be_looked_at_is(
 def test_who_may_look_at_little_is_told_who_may_see_more_and_nothing_fails(site: Site) -> None:
     cluster = site.world.cluster
     cluster.forbidden |= {"nodes", "storageclasses", "csidrivers", "pods", "inferenceservices", "resourcequotas"}
+    cluster.ci.forbidden |= cluster.forbidden
     for path in (FLAGS, FLAGS.replace("feature-flags", "pipelines-info")):
         del cluster.paths[path]
     site.set(nodes="kubernetes.io/os=linux")
@@ -278,7 +293,7 @@ def settings(**values: str) -> Spoil:
 def refused(message: str) -> Spoil:
     """Each pod is refused in these words."""
     text = f'pods "jukebox-preflight" is forbidden: {message}'
-    return lambda site: site.judges.update({PODS: lambda pod: text})
+    return lambda site: site.judge_pods(lambda pod: text)
 
 
 def both(*spoils: Spoil) -> Spoil:
@@ -297,8 +312,8 @@ def of_one_node(*nodes: str) -> Spoil:
     return spoil
 
 
-def trusted(text: str, key: str = FILE.name) -> Spoil:
-    return lambda site: site.add("configmaps", "jukebox-trusted-ca", data={key: text})
+def trusted(text: str, key: str = FILE.name, *, ci: bool = False) -> Spoil:
+    return lambda site: site.add("configmaps", "jukebox-trusted-ca", ci=ci, data={key: text})
 
 
 def expired() -> str:
@@ -325,9 +340,20 @@ def component(name: str) -> Spoil:
     return spoil
 
 
-def quota(**hard: str) -> Spoil:
+def quota(*, ci: bool = False, **hard: str) -> Spoil:
     bounds = {key.replace("_", "."): value for key, value in hard.items()}
-    return lambda site: site.add("resourcequotas", "ours", spec={"hard": bounds}, status={"used": {"pods": "2"}})
+    return lambda site: site.add("resourcequotas", "ours", ci=ci, spec={"hard": bounds}, status={"used": {"pods": "2"}})
+
+
+def pull_secret(kind: str, *places: bool) -> Spoil:
+    """The settings name one, which is there in the namespaces of the runs and of the CI, as told."""
+
+    def spoil(site: Site) -> None:
+        site.set(pull_secret="pulls")
+        for ci in places:
+            site.add_secret("pulls", kind, ci=ci, **{".dockerconfigjson": '{"hidden": 1}'})
+
+    return spoil
 
 
 PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
@@ -412,7 +438,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     "restricted, and Tekton does not set its own": (
         both(
             flag("false"),
-            lambda site: site.get("namespaces", NAMESPACE)["metadata"]["labels"].update(
+            lambda site: site.get("namespaces", CI_NAMESPACE)["metadata"]["labels"].update(
                 {"pod-security.kubernetes.io/enforce": "restricted"}
             ),
         ),
@@ -420,10 +446,20 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "an SCC that you may not use": (
         lambda site: site.world.cluster.denied.add(("use", "securitycontextconstraints", "")),
-        *("openshift-ai", "SCC", "fail", "you may not use restricted-v2", "system:openshift:scc:restricted-v2"),
+        *(
+            "openshift-ai",
+            "SCC",
+            "fail",
+            f"you may not use restricted-v2 in {NAMESPACE}",
+            "system:openshift:scc:restricted-v2",
+        ),
+    ),
+    "an SCC that you may not use for the CI": (
+        lambda site: site.world.cluster.ci.denied.add(("use", "securitycontextconstraints", "")),
+        *("openshift-ai", "SCC", "fail", f"you may not use restricted-v2 in {CI_NAMESPACE}", "system:openshift:scc"),
     ),
     "an SCC that an account may not use": (
-        lambda site: site.world.cluster.denied.add(("use", "securitycontextconstraints", "jukebox-runs")),
+        lambda site: site.world.cluster.ci.denied.add(("use", "securitycontextconstraints", "jukebox-runs")),
         *("openshift-ai", "SCC", "fail", "jukebox-runs may not use restricted-v2", "bound to you and the accounts"),
     ),
     "a namespace without the profile's label": (
@@ -450,22 +486,36 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
         *("kubeflow", "Token for the pipeline server", "warn", "default has one; TokenReview cannot", "auth-delegator"),
     ),
     "no pull secret": (
-        settings(pull_secret="pulls"),
+        pull_secret(PULLS, True),
         *(
             "kubeflow",
             "Pull secret",
             "fail",
-            "Secret pulls is not there",
+            f"Secret pulls in {NAMESPACE} is not there",
             "kubectl create secret docker-registry pulls",
         ),
     ),
+    "no pull secret for the CI": (
+        pull_secret(PULLS, False),
+        *("kubeflow", "Pull secret", "fail", f"Secret pulls in {CI_NAMESPACE} is not there", "kubectl create secret"),
+    ),
     "a pull secret of another type": (
-        both(settings(pull_secret="pulls"), lambda site: site.add_secret("pulls", "Opaque", password="hidden")),
-        *("kubeflow", "Pull secret", "fail", "Secret pulls is of type Opaque", "Nodes take kubernetes.io/dockerconfig"),
+        both(pull_secret(PULLS, True), pull_secret("Opaque", False)),
+        *(
+            "kubeflow",
+            "Pull secret",
+            "fail",
+            f"Secret pulls in {NAMESPACE} is of type Opaque",
+            "Nodes take kubernetes.io/dockerconfig",
+        ),
     ),
     "a CA that is not PEM": (
         trusted("# Főtanúsítvány\nMIIB\n"),
         *("kubeflow", "Trusted CA", "fail", "is not PEM", f"its key {FILE.name}, as PEM"),
+    ),
+    "a CA that the CI cannot read": (
+        trusted("MIIB", ci=True),
+        *("kubeflow", "Trusted CA", "fail", f"jukebox-trusted-ca in {CI_NAMESPACE} is not PEM", "as PEM"),
     ),
     "a CA that is cut off": (
         trusted("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"),
@@ -501,7 +551,11 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "a quota that a run does not fit": (
         quota(requests_cpu="2", pods="3"),
-        *("kubeflow", "Quota", "fail", "ours: one run needs requests.cpu ", "quota-cpu"),
+        *("kubeflow", "Quota", "fail", f"ours of {NAMESPACE}: one run needs requests.cpu ", "quota-cpu"),
+    ),
+    "a quota that the tasks of a run do not fit": (
+        quota(ci=True, requests_cpu="1", requests_storage="1Gi"),
+        *("kubeflow", "Quota", "fail", f"ours of {CI_NAMESPACE}: one run needs requests.cpu ", "quota-cpu"),
     ),
     **{
         f"refused: {message[:60]}": (
@@ -583,17 +637,14 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
             "nodes with kubernetes.io/os=linux: one",
         ),
         (
-            both(
-                settings(pull_secret="pulls"),
-                lambda site: site.add_secret("pulls", "kubernetes.io/dockerconfigjson", **{".dockerconfigjson": "{}"}),
-            ),
+            pull_secret(PULLS, False, True),
             *("kubeflow", "Pull secret", "of type kubernetes.io/dockerconfigjson"),
         ),
         (
             quota(requests_cpu="64", limits_memory="1Ti", pods="100"),
             "kubeflow",
             "Quota",
-            "ours leaves room for one run",
+            f"ours of {NAMESPACE} leaves room for one run",
         ),
     ],
     ids=[
@@ -671,7 +722,7 @@ def test_every_container_that_the_overlay_names_is_tried_with_what_it_says(tmp_p
         assert {each["name"] for each in task.get("volumes", ())} <= {each["name"] for each in pods[name]["volumes"]}
     [template] = building.of_kind(resources, "TriggerTemplate")
     run = template["spec"]["resourcetemplates"][0]["spec"]
-    assert pods["checkout"]["serviceAccountName"] == run["taskRunTemplate"]["serviceAccountName"]
+    assert pods["test"]["serviceAccountName"] == run["taskRunTemplate"]["serviceAccountName"]
     for given in run["taskRunSpecs"]:
         assert pods[given["pipelineTaskName"]]["serviceAccountName"] == given["serviceAccountName"]
     assert "working-dir-initializer" in [each["name"] for each in pods["test"]["initContainers"]]

@@ -218,7 +218,10 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
             yield f"{_where(route)} leads to the port {port}, which is not there"
     for route in of_kind(resources, "HTTPRoute"):
         for backend in (backend for rule in route["spec"]["rules"] for backend in rule["backendRefs"]):
-            if backend["name"] not in _listeners(route, resources) or backend["port"] != LISTENER_PORTS["http-listener"]:
+            if (
+                backend["name"] not in _listeners(route, resources)
+                or backend["port"] != LISTENER_PORTS["http-listener"]
+            ):
                 yield f"{_where(route)} leads to {backend['name']}:{backend['port']}, which is not there"
     host = f"{settings['namespace']}.{settings['cluster-domain']}"
     for route in of_kind(resources, "Route", "HTTPRoute"):
