@@ -383,6 +383,7 @@ def test_who_removes_old_runs_touches_no_claim_but_theirs(access: Access, verb: 
     assert "removes claims that a PipelineRun owns alone" in said
 
 
+APPLY = {"pipelineTaskName": "apply", "serviceAccountName": "jukebox-release"}
 SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
 
 
@@ -416,7 +417,11 @@ SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
             "settings",
         ),
         (
-            {"taskRunSpecs": [{"pipelineTaskName": "apply", "serviceAccountName": "jukebox-release", "stepSpecs": []}]},
+            {
+                "taskRunSpecs": [
+                    APPLY | {"stepSpecs": [{"name": "apply", "computeResources": {"limits": {"cpu": "1"}}}]}
+                ]
+            },
             "gives each task its own account alone",
         ),
     ],
