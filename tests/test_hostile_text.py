@@ -17,6 +17,7 @@ from scripts.outcome import State
 from scripts.output import console
 from scripts.status import _table, find_models
 from tests.report_fixture import documents
+from tests.settings_file import use_settings
 from tests.test_commit_status import host
 from tests.versions import publish_version
 
@@ -28,12 +29,13 @@ HOSTILE = (
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def test_a_chat_calls_nobody_and_links_nowhere(tmp_path: Path) -> None:
+def test_a_chat_calls_nobody_and_links_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "url"
+    use_settings(monkeypatch, tmp_path / "settings.yaml", run_page="https://kubeflow.corp/runs")
     with host(200) as (url, asked):
         file.write_text(f"{url}/hook")
         words = ["notify", f"push of 0a1b: {HOSTILE}", "Failed", "--url-file", str(file)]
-        result = CliRunner().invoke(app, [*words, "--target-url", "https://kubeflow.corp/runs"])
+        result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     [(_, _, body)] = asked
     text = body["text"]
