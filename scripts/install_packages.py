@@ -42,6 +42,7 @@ def install(folder: Path, *, everything: bool, index: str) -> None:
         "UV_NO_CACHE": "1",
         "UV_NO_CONFIG": "1",
         "UV_LINK_MODE": "copy",
+        "UV_COMPILE_BYTECODE": "0",  # uv would start the new Python for it; see below
         "UV_PYTHON_DOWNLOADS": "never",
         "PYTHONDONTWRITEBYTECODE": "1",  # of the base's own modules
     }
