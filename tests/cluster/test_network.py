@@ -281,13 +281,12 @@ def policies(network: Network, folder: Path, platform: str) -> list[Resource]:
     """The policies of an overlay whose settings name the places here."""
     settings = {setting: f"{network.addresses[name]}/32" for setting, name in BY_SETTING.items()}
     settings |= {"api-cidr": f"{node.ADDRESS}/32", "registry-cidr": f"{node.ADDRESS}/32"}
-    settings |= {"namespace": MODELS, "monitoring-namespace": MONITORING}
+    settings |= {"namespace": MODELS, "ci-namespace": CI, "monitoring-namespace": MONITORING}
     settings |= {"gateway-namespace": ROUTER, "kfp-namespace": KUBEFLOW, "platform": platform}
     overlay = copy(folder, settings) / "manifests" / "overlays" / platform / "prod"
     made = of_kind(build(network.kubectl.program, overlay), "NetworkPolicy")
     for policy in made:
-        ci = policy["metadata"]["name"].startswith(("jukebox-ci-", "jukebox-listener"))
-        policy["metadata"] = {"name": policy["metadata"]["name"], "namespace": CI if ci else MODELS}
+        policy["metadata"].setdefault("namespace", MODELS)
     return [*made, {**OPERATOR, "metadata": {**OPERATOR["metadata"], "namespace": MODELS}}]
 
 
