@@ -354,7 +354,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
         [made({**named("ResourceQuota", "company"), "spec": {"hard": {"requests.cpu": "400m"}}})],
         [
             ("Pod of the model server", "fail", "jukebox: refused: exceeded quota: company", "larger quota"),
-            ("Quota", "fail", "company: one run needs requests.cpu", "quota-cpu"),
+            ("Quota", "fail", "one run needs requests.cpu", "quota-cpu"),
         ],
     ),
     "a limit that is too small": (
