@@ -68,10 +68,18 @@ class Fork:
         return self.folder / projects.OVERLAY
 
     def set(self, **values: str) -> None:
-        """Change settings."""
+        """Change settings, as the tasks and the token of the Git host know them, too."""
         document = yaml.safe_load(self.settings.read_text())
         document["data"] |= {key.replace("_", "-"): value for key, value in values.items()}
         self.settings.write_text(yaml.safe_dump(document))
+        self.tell()
+
+    def tell(self) -> None:
+        """Let the tasks and the token know the settings, as `jukebox bootstrap` and `jukebox secrets` do."""
+        text = self.settings.read_text()
+        self.patch("configmap/jukebox-settings", {"data": {"settings.yaml": text}})
+        repository = yaml.safe_load(text)["data"]["repository"].encode()
+        self.patch("secret/jukebox-git-host", {"data": {"repository": base64.b64encode(repository).decode()}})
 
     def log_in(self, account: str, *options: str) -> None:
         """Make an account the one who looks."""
@@ -305,8 +313,17 @@ def with_settings(**values: str) -> Break:
         fork.set(**values)
         yield
         fork.settings.write_text(before)
+        fork.tell()
 
     return broken
+
+
+def untold(fork: Fork) -> Iterator[None]:
+    """Settings have changed since the last bootstrap."""
+    before = fork.settings.read_text()
+    fork.settings.write_text(before.replace("schedule: ", "schedule: 1"))
+    yield
+    fork.settings.write_text(before)
 
 
 def on_claim(name: str, mode: str, storage_class: str) -> Break:
@@ -496,6 +513,14 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "an account that may too much": (
         readable,
         [("Account", "fail", "jukebox-steps may read Secrets", "Take that right away")],
+    ),
+    "settings that no bootstrap has seen": (
+        untold,
+        [("ConfigMap jukebox-settings", "warn", "has another schedule than settings.yaml", "jukebox bootstrap")],
+    ),
+    "a token for another repository": (
+        with_key("jukebox-git-host", "repository", "https://elsewhere.example/acme/jukebox"),
+        [(TOKEN, "fail", "it is for https://elsewhere.example/acme/jukebox", "--git-token-file FILE")],
     ),
     "no senders": (without("secret/jukebox-senders"), [(SENDERS, "fail", "not there", "jukebox secrets")]),
     "an empty key": (
