@@ -116,7 +116,7 @@ def elsewhere(project: Project, settings: dict[str, str]) -> Iterator[Kubectl]:
     kubectl.create_namespace()
     openshift_ai.mark_namespace(kubectl)
     config = {"apiVersion": "v1", "kind": "ConfigMap"}
-    given = {"settings.yaml": yaml.safe_dump({"data": settings})}
+    given = {"settings.yaml": yaml.safe_dump({"data": settings | {"ci-namespace": kubectl.namespace}})}
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "records"}}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
