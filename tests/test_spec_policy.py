@@ -497,7 +497,7 @@ def test_of_all_that_kubeflow_knows_of_a_pipeline_this_is_allowed(message: Any, 
 # Where a change does no harm: what runs in the container, what is shown, how steps hand on to each other, and numbers
 # and flags, whose bounds have tests of their own.
 HARMLESS = re.compile(
-    r"Pipeline(Version)?\.spec\.(description|displayName)|.*description|PipelineVersion.metadata.annotations.*/commit"
+    r"Pipeline(Version)?\.spec\.(description|displayName)|.*description|PipelineVersion.metadata.annotations.*/(commit|built-by)"
     r"|pipelineSpec\.(sdkVersion|schemaVersion|pipelineInfo\.displayName|pipelineInfo\.description)"
     rf"|{re.escape(EXECUTORS)}\.[\w-]+\.container\.(command|args|env)\b.*"
     rf"|{re.escape(EXECUTORS)}\.[\w-]+\.container\.resources\.(\w+|accelerator\.\w*[cC]ount)"
