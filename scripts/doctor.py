@@ -296,6 +296,8 @@ def _secrets(project: Project) -> Findings:
             found = f"is in {project.cluster.namespace} as well, where what is pushed may read it"
             yield Finding(f"Secret {each.name}", State.FAIL, found, "jukebox secrets, which moves it")
     token = values(project.ci.read(SECRETS, SECRET)).get("alert", "")
+    if not token:
+        return  # which is said of that Secret
     shown = values(project.cluster.read(SECRETS, ALERT)).get("token", "")
     found = (
         f"holds {'the' if shown == token else 'another'} token" if shown else "is not there; alerts start no training"
