@@ -40,6 +40,9 @@ _EXPECTED = {
         r"(?!jukebox-registry$)([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?",
         "the name of a Secret, or nothing; not jukebox-registry, which may push, and what was pushed could read it",
     ),
+    "event-max-size": (r"[1-9][0-9]*[km]?", "bytes as 512k or 5m"),
+    "event-rate": (r"[1-9][0-9]*r/[sm]", "events a second or minute as 20r/s or 600r/m"),
+    "event-burst": (r"[1-9][0-9]{0,3}", "a whole number from 1 to 9999"),
     "http-proxy": _PROXY,
     "https-proxy": _PROXY,
     "no-proxy": (r"\S*", "hosts with commas between them, without spaces"),
@@ -85,6 +88,9 @@ class Settings:
     https_proxy: str
     no_proxy: str
     run_page: str
+    event_max_size: str
+    event_rate: str
+    event_burst: str
     nodes: str
     taint: str
     train_nodes: str

@@ -406,7 +406,7 @@ def _ready(name: str, resource: Resource, remedy: str) -> Finding:
 
 
 def _listener(project: Project) -> Findings:
-    """It runs, and the world reaches it."""
+    """It runs, so does its proxy, and the world reaches it."""
     listener = project.ci.read(LISTENERS, "jukebox")
     deployment = project.ci.read(DEPLOYMENTS, "el-jukebox")
     if not listener or not deployment:
@@ -415,6 +415,14 @@ def _listener(project: Project) -> Findings:
     available = deployment.get("status", {}).get("availableReplicas", 0)
     remedy = "See `kubectl describe deployment el-jukebox`: a Secret, an account or the image may be missing."
     yield judge("Listener", available > 0, f"{available} pods available", remedy)
+    proxy = project.ci.read(DEPLOYMENTS, "jukebox-listener-proxy")
+    available = (proxy or {}).get("status", {}).get("availableReplicas", 0)
+    found = f"{available} pods available" if proxy else "Deployment jukebox-listener-proxy is not there"
+    remedy = (
+        "See `kubectl describe deployment jukebox-listener-proxy`: its account may be missing, or nginx in the CI "
+        "image, which is to be built anew from this Containerfile."
+    )
+    yield judge("Proxy of the listener", available > 0, found, remedy if proxy else "Apply the overlay.")
     hosts = list(_hosts(project.ci))
     if not hosts:
         yield Finding("Way to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")

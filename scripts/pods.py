@@ -63,6 +63,7 @@ def plan(overlay: list[Resource], spec: Resource, *, image: str, restricted: boo
     pods = chain(
         _tekton(overlay, image, restricted),
         _listener(overlay, image),
+        _deployments(overlay),
         _jobs(overlay),
         _kfp(overlay, spec, image),
         _predictors(overlay, image),
@@ -193,6 +194,14 @@ def _listener(overlay: list[Resource], image: str) -> Iterator[Planned]:
         labels = {**listener["metadata"].get("labels", {}), "eventlistener": name}
         labels |= {"app.kubernetes.io/managed-by": "EventListener", **template.get("metadata", {}).get("labels", {})}
         yield Planned("Pod of the listener", f"el-{name}", _pod(pod, labels), given.get("replicas", 1), ci=True)
+
+
+def _deployments(overlay: list[Resource]) -> Iterator[Planned]:
+    for deployment in of_kind(overlay, "Deployment"):
+        spec, template = deployment["spec"], deployment["spec"]["template"]
+        pod = _pod(template["spec"], template["metadata"]["labels"])
+        ci = "namespace" in deployment["metadata"]
+        yield Planned("Pod of the listener's proxy", deployment["metadata"]["name"], pod, spec["replicas"], ci)
 
 
 def _jobs(overlay: list[Resource]) -> Iterator[Planned]:

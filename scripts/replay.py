@@ -125,7 +125,10 @@ def command(
         Path | None, typer.Option(help="File with the secret that sender and listener share; else the cluster's own.")
     ] = None,
     url: Annotated[
-        str, typer.Option(help="The listener; `kubectl port-forward svc/el-jukebox 8080`.", envvar="JUKEBOX_LISTENER")
+        str,
+        typer.Option(
+            help="The listener; `kubectl port-forward svc/jukebox-listener-proxy 8080`.", envvar="JUKEBOX_LISTENER"
+        ),
     ] = "http://localhost:8080",
     commit: Annotated[str, typer.Option(help="Pushed commit; else HEAD of the checkout with the settings.")] = "",
     branch: Annotated[str, typer.Option(help="Pushed branch.")] = Facts.branch,

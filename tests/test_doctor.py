@@ -119,7 +119,8 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
     ready = {"conditions": [{"type": "Ready", "status": "True"}]}
     cluster.add("datasciencepipelinesapplications", {"metadata": {"name": "dspa"}, "status": ready})
     ci.add("eventlisteners", {"metadata": {"name": "jukebox"}})
-    ci.add("deployments", {"metadata": {"name": "el-jukebox"}, "status": {"availableReplicas": 1}})
+    for name in ("el-jukebox", "jukebox-listener-proxy"):
+        ci.add("deployments", {"metadata": {"name": name}, "status": {"availableReplicas": 1}})
     cluster.add("inferenceservices", service("3"))
     cluster.add(
         "pods",
@@ -497,6 +498,20 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "a listener that is down",
         lambda project: project.get("deployments", "el-jukebox").update(status={}),
         "Listener",
+        "fail",
+        "0 pods available",
+    ),
+    (
+        "no proxy of the listener",
+        gone("deployments", "jukebox-listener-proxy"),
+        "Proxy of the listener",
+        "fail",
+        "is not there",
+    ),
+    (
+        "a proxy of the listener that is down",
+        lambda project: project.get("deployments", "jukebox-listener-proxy").update(status={}),
+        "Proxy of the listener",
         "fail",
         "0 pods available",
     ),

@@ -72,6 +72,9 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"step_memory": "500m"}, "step-memory is '500m', expected bytes"),
         ({"train_memory": "1.5Gi"}, "train-memory is '1.5Gi', expected bytes"),
         ({"train_memory": "-1Gi"}, "train-memory is '-1Gi', expected bytes"),
+        ({"event_max_size": "0"}, "event-max-size is '0', expected bytes as 512k or 5m"),
+        ({"event_rate": "20"}, "event-rate is '20', expected events a second or minute as 20r/s or 600r/m"),
+        ({"event_burst": "10000"}, "event-burst is '10000', expected a whole number from 1 to 9999"),
         ({"train_gpus": "0.5"}, "train-gpus is '0.5', expected a whole number"),
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
         (

@@ -18,7 +18,7 @@ import requests
 from scripts.commit_status import Host
 from scripts.replay import SENDERS, Event, Facts, Kind, build_event
 from scripts.secrets import LISTENER
-from tests.cluster import node
+from tests.cluster import images, node
 from tests.cluster.kubectl import Kubectl
 from tests.tekton import manifests
 
@@ -196,7 +196,9 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
     project = kubectl.namespace.removesuffix("-ci")
 
     def build(host: str) -> list[manifests.Resource]:
-        built = manifests.build(kubectl.program, folder / host, project, host, repository=ADDRESS)
+        # The limits of one client are those of all here; that they hold is tested beside the manifests.
+        limits = {"event_rate": "9999r/s", "event_burst": "9999"}
+        built = manifests.build(kubectl.program, folder / host, project, host, repository=ADDRESS, **limits)
         # What is in the other namespace has nothing to do here.
         return [each for each in built if each["metadata"].get("namespace") in (None, kubectl.namespace)]
 
@@ -204,6 +206,10 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
     for resource in resources:
         if resource["kind"] == "TriggerTemplate":
             resource["spec"]["resourcetemplates"][0]["spec"]["status"] = "PipelineRunPending"
+        if resource["kind"] == "Deployment":
+            # As the image of the CI has it.
+            nginx = images.of_debian("nginx", "nginx-light", User="1001")
+            resource["spec"]["template"]["spec"]["containers"][0]["image"] = nginx
     for host in (Host.GITLAB, Host.GITEA):
         for resource in build(host):
             if resource["kind"] == "EventListener":
@@ -212,13 +218,17 @@ def installed(kubectl: Kubectl, folder: Path) -> Iterator[Listener]:
     metadata = {"name": "jukebox-listener"}
     kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": LISTENER}, *resources)
     senders(kubectl, SECRETS)
+    # Those that are not of a fork as it is have no proxy.
     names = {Kind.PUSH_GITLAB: "el-jukebox-gitlab", Kind.PUSH_GITEA: "el-jukebox-gitea"}
     urls = {}
     with contextlib.ExitStack() as stack:
-        for name in ("el-jukebox", *names.values()):
+        kubectl.wait("condition=Available", "deployment/jukebox-listener-proxy")
+        node.wait("el-jukebox", lambda: kubectl("get", "deployment/el-jukebox"))
+        kubectl.wait("condition=Available", "deployment/el-jukebox")
+        for name in ("jukebox-listener-proxy", *names.values()):
             node.wait(name, lambda name=name: kubectl("get", f"deployment/{name}", f"service/{name}"))  # type: ignore[misc]
             kubectl.wait("condition=Available", f"deployment/{name}")
             urls[name] = stack.enter_context(kubectl.forward(name, 8080))
-        made = Listener(kubectl, {kind: urls[names.get(kind, "el-jukebox")] for kind in Kind})
+        made = Listener(kubectl, {kind: urls[names.get(kind, "jukebox-listener-proxy")] for kind in Kind})
         made.http.trust_env = False
         yield made

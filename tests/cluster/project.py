@@ -49,9 +49,9 @@ TRACKING = "argocd.argoproj.io/tracking-id"
 # The kinds that the overlay holds, in words of kubectl.
 KINDS = ",".join(
     (
-        "configmaps,cronjobs,datasciencepipelinesapplications,eventlisteners.triggers.tekton.dev,inferenceservices",
+        "configmaps,cronjobs,datasciencepipelinesapplications,deployments,eventlisteners.triggers.tekton.dev,inferenceservices",
         "httproutes.gateway.networking.k8s.io,limitranges,networkpolicies,persistentvolumeclaims,pipelines.tekton.dev,poddisruptionbudgets,podmonitors",
-        "prometheusrules,resourcequotas,routes,servicemonitors,servingruntimes",
+        "prometheusrules,resourcequotas,routes,servicemonitors,services,servingruntimes",
         "tasks.tekton.dev,triggerbindings.triggers.tekton.dev,triggers.triggers.tekton.dev",
         "triggertemplates.triggers.tekton.dev,alertmanagerconfigs,trustyaiservices",
     )
@@ -63,7 +63,7 @@ SERVICES = ("git", "packages", "s3")  # of the surroundings
 CI = re.compile(
     r"(event|http)?(listener|route)s?(\..*)?/.*|(pipelinerun|taskrun|cronjob|configmap/jukebox-(settings|images|commits)).*"
     r"|(secret|role|rolebinding|serviceaccount)s?/jukebox-(senders|listener|git-host|registry|chat|runs|source|images)"
-    r"|(deployment|service)s?/(el-jukebox|way-to-listener)"
+    r"|(deployment|service)s?/(el-jukebox|jukebox-listener(-proxy)?|way-to-listener)"
 )
 PROGRAMS = ("forward_proxy.py", "git_server.py", "openshift.py", "operators.py", "package_index.py")
 DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
@@ -250,8 +250,8 @@ def ready(project: Project) -> None:
     # The model store is in Argo CD's last wave.
     node.wait("model store", lambda: project.kubectl("get", "persistentvolumeclaim/jukebox-model-pvc"))
     node.wait("listener", lambda: project.ci("get", "deployment/el-jukebox", "service/el-jukebox"))
-    project.ci.wait("condition=Available", "deployment/el-jukebox")
-    project.address("el-jukebox")
+    project.ci.wait("condition=Available", "deployment/el-jukebox", "deployment/jukebox-listener-proxy")
+    project.address("jukebox-listener-proxy")
 
 
 def down(kubectl: Kubectl) -> None:
@@ -399,7 +399,7 @@ def held(namespace: str) -> Iterable[Resource]:
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
     name, address, port, target, labels = {
-        CI_NAMESPACE: ("way-to-listener", LISTENER, 80, 8080, {"eventlistener": "jukebox"}),
+        CI_NAMESPACE: ("way-to-listener", LISTENER, 80, 8080, {"app.kubernetes.io/name": "listener-proxy"}),
         NAMESPACE: (
             *("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS),
             {"serving.kserve.io/inferenceservice": "jukebox"},
@@ -479,7 +479,7 @@ def services(ci: str, packages: Path) -> Iterable[Resource]:
         8080,
         {**mounted, "data": {"emptyDir": {}}},
         EXTERNAL_URL={"value": f"http://{host('git')}"},
-        WEBHOOK_URL={"value": f"http://el-jukebox.{CI_NAMESPACE}.svc:8080"},
+        WEBHOOK_URL={"value": f"http://jukebox-listener-proxy.{CI_NAMESPACE}.svc:8080"},
         WEBHOOK_SECRET=of("git", "webhook"),
         TOKEN=of("git", "token"),
     )

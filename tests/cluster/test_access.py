@@ -550,6 +550,7 @@ def pods(access: Access) -> Iterator[None]:
 # By a label that its controller gives a pod.
 SORTS = {
     "listener": "eventlistener=jukebox",
+    "listener proxy": "app.kubernetes.io/name=listener-proxy",
     "model server": "serving.kserve.io/inferenceservice=jukebox",
     "checkout": "tekton.dev/pipelineRun=started",
     "prune": "job-name=test-prune",
@@ -588,7 +589,8 @@ def words(selector: dict[str, Any]) -> str:
         ("jukebox-ci-metrics", {"listener"}),
         ("jukebox-metrics", {"model server"}),
         ("jukebox-listener", {"listener"}),
-        ("jukebox-listener-router", {"listener"}),
+        ("jukebox-listener-proxy", {"listener proxy"}),
+        ("jukebox-listener-router", {"listener proxy"}),
         ("jukebox-model-server", {"model server"}),
         ("jukebox-model-server-auth-proxy", {"model server"}),
         ("jukebox-model-server-router", {"model server"}),

@@ -81,6 +81,7 @@ PLACES = {
     "pipeline server, without a token": ("pipeline-server", 8888),
     "Kubeflow's pipeline server": ("ml-pipeline", 8888),
     "listener": ("listener", 8080),
+    "proxy of the listener": ("listener-proxy", 8080),
     "metrics of the listener": ("listener", 9000),
     "model server": ("model-server", 8443),
     "model server, without a token": ("model-server", 8888),
@@ -142,8 +143,9 @@ KINDS = {
     "notify": task("notify", *UNGUARDED - {"metadata"}),
     "affinity-assistant": Kind(CI, {"app.kubernetes.io/component": "affinity-assistant"}, set()),
     "prune": Kind(CI, {"app.kubernetes.io/name": "prune"}, CLUSTER),
-    "schedule": Kind(CI, {"app.kubernetes.io/name": "schedule"}, {*CLUSTER, "listener"}),
+    "schedule": Kind(CI, {"app.kubernetes.io/name": "schedule"}, {*CLUSTER, "proxy of the listener"}),
     "listener": Kind(CI, {"eventlistener": "jukebox"}, {*CLUSTER, "interceptors"}, listens=(8080, 9000)),
+    "listener-proxy": Kind(CI, {"app.kubernetes.io/name": "listener-proxy"}, {"names", "listener"}, listens=(8080,)),
     "step": Kind(
         MODELS,
         {"workflows.argoproj.io/workflow": "run", "pipelines.kubeflow.org/v2_component": "true"},
@@ -162,9 +164,11 @@ KINDS = {
     "other": Kind(ELSEWHERE, {}, UNGUARDED, listens=(8080,)),
     "client": Kind(CLIENT, {}, UNGUARDED, *DOOR),
     "monitoring": Kind(
-        MONITORING, {}, {*UNGUARDED, "listener", "metrics of the listener", "model server, without a token"}
+        MONITORING,
+        {},
+        {*UNGUARDED, "proxy of the listener", "metrics of the listener", "model server, without a token"},
     ),
-    "router": Kind(ROUTER, {}, {*UNGUARDED, "listener"}, *DOOR),
+    "router": Kind(ROUTER, {}, {*UNGUARDED, "proxy of the listener"}, *DOOR),
     "interceptors": Kind(PLATFORM, {"app.kubernetes.io/part-of": "tekton-triggers"}, set(), listens=(8443,)),
     "ml-pipeline": Kind(KUBEFLOW, {}, set(), listens=(8888,)),
     "git": Kind(PLATFORM, {}, set(), listens=(8080,)),

@@ -387,11 +387,29 @@ def test_events_with_odd_names_are_ones(listener: Listener) -> None:
 def test_nonsense_leaves_the_listener_alive(listener: Listener) -> None:
     good = build_event(Kind.PUSH, listener.facts(), SECRETS["github"])
     with listener.creating(0):
-        for body in (b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"a":' * 2000, b"<xml/>", b" " * 8_000_000):
+        for body in (b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b'{"a":' * 2000, b"<xml/>", b" " * 4_000_000):
             listener.post(Kind.PUSH, replace(good, body=body))
-        listener.post(Kind.PUSH, replace(good, body=b'{"commits": "' + b"x" * 8_000_000 + b'"}'))
+        listener.post(Kind.PUSH, replace(good, body=b'{"commits": "' + b"x" * 4_000_000 + b'"}'))
+    assert restarts(listener) == 0
+
+
+def restarts(listener: Listener) -> int:
+    """How often the listener's pods have begun anew."""
     pods = listener.kubectl.get("pods", "--selector=eventlistener=jukebox")["items"]
-    assert sum(status["restartCount"] for pod in pods for status in pod["status"]["containerStatuses"]) == 0
+    assert pods
+    return sum(status["restartCount"] for pod in pods for status in pod["status"]["containerStatuses"])
+
+
+def test_an_event_that_is_too_large_is_refused_before_the_listener(listener: Listener) -> None:
+    large = b'{"commits": "' + b"x" * 6_000_000 + b'"}'
+    good = build_event(Kind.PUSH, listener.facts(), SECRETS["github"])
+    event = signed(replace(good, body=large), SECRETS["github"])
+    with listener.creating(0):
+        for body in (large, iter([large[:1_000_000]] * 6)):
+            answer = listener.http.post(listener.urls[Kind.PUSH], data=body, headers=dict(event.headers), timeout=60)
+            assert answer.status_code == 413
+            assert answer.text == "The event is larger than 5m bytes, the setting event-max-size.\n"
+    assert restarts(listener) == 0
 
 
 def test_without_a_secret_nobody_is_let_in(listener: Listener) -> None:

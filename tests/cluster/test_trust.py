@@ -17,6 +17,7 @@ from tests.tekton.manifests import Resource
 
 TEKTON = "system:serviceaccount:tekton-pipelines:tekton-pipelines-controller"
 JOBS = "system:serviceaccount:kube-system:job-controller"
+REPLICAS = "system:serviceaccount:kube-system:replicaset-controller"
 ARGO_CD = "system:serviceaccount:argocd:argocd-application-controller"
 SECRETS = {
     "jukebox-git-host": {"jukebox-source", "jukebox-runs"},
@@ -27,7 +28,7 @@ SECRETS = {
     "jukebox-listener": {"jukebox-listener"},
 }
 PRODUCT = ("jukebox-images", "jukebox-release", "jukebox-runs", "jukebox-source")
-ACCOUNTS = (*PRODUCT, "jukebox-schedule", "jukebox-steps", "jukebox-listener")
+ACCOUNTS = (*PRODUCT, "jukebox-schedule", "jukebox-steps", "jukebox-listener", "jukebox-listener-proxy")
 
 
 def entrypoint(*program: str) -> dict[str, Any]:
@@ -181,6 +182,25 @@ def test_a_job_of_git_runs_the_products_own_code_alone(project: Project, image: 
     }
     said = refusal(project, pod("jukebox-schedule", image, sends), JOBS)
     assert "the schedule sends its token to the listener alone" in said
+
+
+def test_the_proxy_before_the_listener_runs_nginx_of_the_ci_image_alone(project: Project, image: str) -> None:
+    deployment = project.ci.get("deployment/jukebox-listener-proxy")
+    spec = {**deployment["spec"]["template"]["spec"], "restartPolicy": "Always"}
+    [container] = spec.pop("containers")
+    account = "jukebox-listener-proxy"
+    assert refusal(project, pod(account, image, container, **spec), REPLICAS) == ""
+    for bad, message in (
+        ({"image": "evil"}, "run the image"),
+        ({"command": ["sh", "-c", "env"]}, "runs nginx alone"),
+        ({"args": ["-g", "load_module /config/evil.so;"]}, "runs nginx alone"),
+        ({"command": [*container["command"][:-1], "/config/other.conf"]}, "runs nginx alone"),
+        ({"env": [{"name": "LD_PRELOAD", "value": "/config/evil.so"}]}, "set no variable"),
+    ):
+        assert message in refusal(project, pod(account, image, {**container, **bad}, **spec), REPLICAS), bad
+    # Nor does a Task have that account.
+    said = refusal(project, pod(account, image, entrypoint("nginx", *container["command"][1:])), TEKTON)
+    assert "runs nginx alone" in said
 
 
 @pytest.mark.parametrize("way", MOUNTS)

@@ -50,7 +50,7 @@ def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
     event = build_event(kind, facts, project.secret("jukebox-senders", SENDERS[kind]))
 
     def deliver() -> None:
-        send(event, f"http://{project.address('el-jukebox')}")
+        send(event, f"http://{project.address('jukebox-listener-proxy')}")
 
     deliver()
     return begun(project, name, deliver)

@@ -27,6 +27,7 @@ SECRETS = {
 CI_CONFIG = {"jukebox-settings", "jukebox-trusted-ca"}
 CONFIG = {"jukebox-trusted-ca"}
 LISTENER_PORTS = {"http-listener": 8080, "http-metrics": 9000}
+PROXY = "jukebox-listener-proxy"  # the Service that all events come to
 # What is measured: by the model server (its documentation), the listener (the source of Triggers 0.37), the cluster
 # (kube-state-metrics, kubelet) and TrustyAI.
 METRICS = {
@@ -212,17 +213,25 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
                 if value is not None and value not in values:
                     yield f"{_where(resource)} selects {key}={value}, which nothing has"
     for route in of_kind(resources, "Route"):
-        if (to := route["spec"]["to"]["name"]) not in _listeners(route, resources):
+        if (to := route["spec"]["to"]["name"]) != PROXY or to not in _beside(route, resources, "Service"):
             yield f"{_where(route)} leads to the Service {to}, which is not there"
-        if (port := route["spec"]["port"]["targetPort"]) not in LISTENER_PORTS:
+        if (port := route["spec"]["port"]["targetPort"]) not in _ports_of(PROXY, resources):
             yield f"{_where(route)} leads to the port {port}, which is not there"
     for route in of_kind(resources, "HTTPRoute"):
         for backend in (backend for rule in route["spec"]["rules"] for backend in rule["backendRefs"]):
-            if (
-                backend["name"] not in _listeners(route, resources)
-                or backend["port"] != LISTENER_PORTS["http-listener"]
-            ):
+            there = backend["name"] == PROXY and PROXY in _beside(route, resources, "Service")
+            if not there or backend["port"] not in _ports_of(PROXY, resources).values():
                 yield f"{_where(route)} leads to {backend['name']}:{backend['port']}, which is not there"
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind(resources, "Deployment")]
+    for service in of_kind(resources, "Service"):
+        selector = service["spec"]["selector"]
+        if "eventlistener" not in selector and not any(selector.items() <= labels.items() for labels in pods):
+            yield f"{_where(service)} leads to no pod"
+    hosts = {each["metadata"]["name"] for each in of_kind(resources, "Service")}
+    for config in of_kind(resources, "ConfigMap"):
+        for host, _ in re.findall(r"proxy_pass http://([\w-]+):(\d+)", "".join(config.get("data", {}).values())):
+            if host not in hosts:
+                yield f"{_where(config)} hands on to the Service {host}, which is not there"
     host = f"{settings['namespace']}.{settings['cluster-domain']}"
     for route in of_kind(resources, "Route", "HTTPRoute"):
         found_hosts = [route["spec"]["host"]] if "host" in route["spec"] else route["spec"]["hostnames"]
@@ -230,17 +239,20 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
             yield f"{_where(route)} is {found_hosts}, expected {host}"
 
 
-def _listeners(route: Resource, resources: list[Resource]) -> set[str]:
-    """The Services of the listeners that a route may lead to."""
-    return {f"el-{name}" for name in _beside(route, resources, "EventListener")}
+def _ports_of(service: str, resources: list[Resource]) -> dict[str, int]:
+    """The ports of a Service by their names."""
+    found = [each["spec"]["ports"] for each in of_kind(resources, "Service") if each["metadata"]["name"] == service]
+    return {port["name"]: port["port"] for ports in found for port in ports}
 
 
 def _alerts(resources: list[Resource], settings: dict[str, str]) -> Iterator[str]:
     """An alert's way: its label, who receives it, at which address, and what the listener's trigger asks for."""
     models = _names(resources, "InferenceService")
     listeners = {
-        f"http://el-{each['metadata']['name']}.{each['metadata']['namespace']}.svc:8080"
-        for each in of_kind(resources, "EventListener")
+        f"http://{PROXY}.{each['metadata']['namespace']}.svc:{port}"
+        for each in of_kind(resources, "Service")
+        for port in _ports_of(PROXY, resources).values()
+        if each["metadata"]["name"] == PROXY
     }
     for rules in of_kind(resources, "PrometheusRule"):
         for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
@@ -277,7 +289,7 @@ def _metrics(resources: list[Resource]) -> Iterator[str]:
     recorded = {rule["record"] for _, rule in rules if "record" in rule}
     uses = [(where, rule["expr"]) for where, rule in rules]
     for resource in of_kind(resources, "ConfigMap"):
-        for text in resource.get("data", {}).values():
+        for text in (text for name, text in resource.get("data", {}).items() if name.endswith(".json")):
             panels = [panel for panel in walk(json.loads(text)) if "targets" in panel]
             uses += [(_where(resource), target["expr"]) for panel in panels for target in panel["targets"]]
     for where, expression in uses:

@@ -20,7 +20,7 @@ ASKED = {
     "store-nodes": "node-role.kubernetes.io/storage=",
     "store-taint": "example.com/storage",
 }
-POD_MAKERS = {"CronJob", "EventListener", "ServingRuntime", "TriggerTemplate"}
+POD_MAKERS = {"CronJob", "Deployment", "EventListener", "ServingRuntime", "TriggerTemplate"}
 FIELDS = {"imagePullSecrets", "env", "affinity", "tolerations"}
 
 

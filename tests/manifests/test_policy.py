@@ -34,6 +34,7 @@ def containers(resources: list[Resource]) -> Iterator[tuple[str, dict[str, Any],
 def test_every_container_is_limited_and_restricted(everything: list[Resource]) -> None:
     found = list(containers(everything))
     assert {name for name, _, _ in found} >= {"ServingRuntime/jukebox-ovms", "CronJob/jukebox-schedule"}
+    assert "Deployment/jukebox-listener-proxy" in {name for name, _, _ in found}
     for name, container, pod in found:
         for kind in ("requests", "limits"):
             assert {"cpu", "memory"} <= set(container["resources"][kind]), name
@@ -64,7 +65,8 @@ def test_no_sidecar_of_istios_stands_where_it_could_not_ask_istiod(built: dict[s
         [listener] = of_kind(overlay, "EventListener")
         template = listener["spec"]["resources"]["kubernetesResource"]["spec"]["template"]
         [service] = of_kind(overlay, "InferenceService")
-        for metadata in (template["metadata"], service["metadata"]):
+        [proxy] = of_kind(overlay, "Deployment")
+        for metadata in (template["metadata"], proxy["spec"]["template"]["metadata"], service["metadata"]):
             assert metadata["labels"]["sidecar.istio.io/inject"] == "false"
 
 

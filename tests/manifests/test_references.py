@@ -93,6 +93,22 @@ def rename_listener(find: Find) -> None:
     find("EventListener", "jukebox")["metadata"]["name"] = "events"
 
 
+def rename_proxy(find: Find) -> None:
+    find("Service", "jukebox-listener-proxy")["metadata"]["name"] = "proxy"
+
+
+def rename_the_way_of_the_proxy(find: Find) -> None:
+    find("Service", "jukebox-listener")["metadata"]["name"] = "listener"
+
+
+def go_past_the_proxy(find: Find) -> None:
+    find("Route", "jukebox-listener")["spec"]["to"]["name"] = "jukebox-listener"
+
+
+def relabel_proxy(find: Find) -> None:
+    find("Deployment", "jukebox-listener-proxy")["spec"]["template"]["metadata"]["labels"].clear()
+
+
 def retrain_another(find: Find) -> None:
     find("AlertmanagerConfig", "jukebox")["spec"]["route"]["matchers"][0]["value"] = "songbird"
 
@@ -124,8 +140,8 @@ def bind_a_namesake(find: Find) -> None:
     find("RoleBinding", "jukebox-release")["subjects"][0]["namespace"] = "ada-jukebox"
 
 
-def move_listener(find: Find) -> None:
-    find("EventListener", "jukebox")["metadata"].pop("namespace")
+def move_proxy(find: Find) -> None:
+    find("Service", "jukebox-listener-proxy")["metadata"].pop("namespace")
 
 
 def read_the_secrets_of_the_ci(find: Find) -> None:
@@ -154,14 +170,18 @@ BROKEN: dict[Callable[[Find], None], str] = {
     scrape_elsewhere: "asks at the port metrics",
     allow_elsewhere: "allows the port 9999",
     rename_model: "selects serving.kserve.io/inferenceservice=jukebox",
-    rename_listener: "leads to the Service el-jukebox",
+    rename_listener: "selects eventlistener=jukebox",
+    rename_proxy: "leads to the Service jukebox-listener-proxy",
+    rename_the_way_of_the_proxy: "hands on to the Service jukebox-listener",
+    go_past_the_proxy: "leads to the Service jukebox-listener, which",
+    relabel_proxy: "Service jukebox-listener-proxy leads to no pod",
     retrain_another: "waits for retrain=songbird",
     misname_metric: "uses the metric ovms_requests_failed",
     alert_for_another: "is not about its own namespace",
     move_account: "CronJob jukebox-schedule runs as the ServiceAccount jukebox-schedule",
     move_role: "gives the Role jukebox-runs, which is not there",
     bind_a_namesake: "is for the ServiceAccount jukebox-release, which is not there",
-    move_listener: "calls http://el-jukebox.ada-jukebox-ci.svc:8080, where nobody listens",
+    move_proxy: "calls http://jukebox-listener-proxy.ada-jukebox-ci.svc:8080, where nobody listens",
     read_the_secrets_of_the_ci: "reads the Secret jukebox-senders, which nobody creates",
     alert_for_all: "is not about its own namespace",
     misname_metric_in_dashboard: "uses the metric jukebox:versions",

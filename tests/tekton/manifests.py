@@ -26,19 +26,30 @@ def kubectl() -> str | None:
 
 
 def build(
-    program: str, folder: Path, namespace: str = "ada-jukebox", host: str = "github", *, repository: str = REPOSITORY
+    program: str,
+    folder: Path,
+    namespace: str = "ada-jukebox",
+    host: str = "github",
+    *,
+    repository: str = REPOSITORY,
+    **more: str,
 ) -> list[Resource]:
-    """Copy ``tekton/``, the accounts and the settings to ``folder``, fill the settings in, and return what is built."""
+    """Copy ``tekton/``, the accounts and the settings to ``folder``, fill the settings in, and return what is built.
+
+    Other settings may be given by their names, with underscores.
+    """
     for part in ("tekton", "argocd", "manifests/settings", "manifests/replacements"):
         shutil.copytree(ROOT / part, folder / part)
     overlay = {"resources": ["tekton"], "components": ["manifests/replacements"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    settings = folder / "manifests" / "settings" / "settings.yaml"
-    text = settings.read_text()
+    file = folder / "manifests" / "settings" / "settings.yaml"
+    text = file.read_text()
     filled = {ADDRESS: repository, **FILLED, "<USER_NAME>-jukebox": namespace, "git-host: github": f"git-host: {host}"}
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
-    settings.write_text(text)
+    document = yaml.safe_load(text)
+    document["data"] |= {name.replace("_", "-"): value for name, value in more.items()}
+    file.write_text(yaml.safe_dump(document))
     resources = [_kustomize(program, path) for path in (folder, folder / "argocd/tenant/openshift-ai")]
     platform = _kustomize(program, folder / "argocd/platform/argo-cd")
     beyond = [resource for resource in platform if resource["kind"] in ("ClusterRole", "ClusterRoleBinding")]

@@ -13,8 +13,10 @@ from typing import Any
 from tests.tekton.manifests import Resource
 
 CI_IMAGE = "registry.example.com/jukebox-ci"
-# What the image of the settings has: its command line, and what fills its folder of packages anew by the base's Python.
-PROGRAMS = (["jukebox"], ["python3", "/opt/jukebox/scripts/install_packages.py"])
+# What the image of the settings has: its command line, what fills its folder of packages anew by the base's Python, and
+# nginx.
+PROXY = ["nginx", "-e", "stderr", "-p", "/run/nginx/", "-c", "/config/nginx.conf"]
+PROGRAMS = (["jukebox"], ["python3", "/opt/jukebox/scripts/install_packages.py"], PROXY)
 CODE = tuple(map(PurePosixPath, ("/opt/jukebox", "/opt/venv", "/opt/uv", "/usr", "/bin", "/lib", "/etc/jukebox")))
 # Variables that have a program run other code, or read other settings.
 STEERING = re.compile(r"(PATH|PYTHON.*|LD_.*|GIT_.*|UV_.*|PIP_.*|VIRTUAL_ENV|BASH_ENV|ENV|JUKEBOX_.*|HOME)")
@@ -25,7 +27,7 @@ JUDGE = "apply"
 
 @dataclass
 class Task:
-    """A task of the Pipeline, or a CronJob.
+    """A task of the Pipeline, a CronJob or a Deployment.
 
     Attributes:
         pushed: why it executes what was pushed, a reason each.
@@ -67,7 +69,7 @@ def folder_overlaps(one: PurePosixPath) -> Any:
 
 
 def derive(resources: list[Resource]) -> list[Task]:
-    """All tasks of the Pipeline and the CronJobs, as their pods would be."""
+    """All tasks of the Pipeline, the CronJobs and the Deployments, as their pods would be."""
     named = {(each["kind"], each["metadata"]["name"]): each for each in resources}
     pipeline = named["Pipeline", "continuous-training"]["spec"]
     [run] = named["TriggerTemplate", "continuous-training"]["spec"]["resourcetemplates"]
@@ -95,8 +97,8 @@ def derive(resources: list[Resource]) -> list[Task]:
             folder = PurePosixPath("/", each.get("subPath", ""))
             (task.reads if each["name"] in readonly else task.writes).add(folder)
         found.append(task)
-    for name, job in ((name, each) for (kind, name), each in named.items() if kind == "CronJob"):
-        spec = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for name, each in ((name, each) for (kind, name), each in named.items() if kind in ("CronJob", "Deployment")):
+        spec = each["spec"].get("jobTemplate", each)["spec"]["template"]["spec"]
         account = named.get(("ServiceAccount", spec.get("serviceAccountName", "")), {})
         automount = spec.get("automountServiceAccountToken", account.get("automountServiceAccountToken", True))
         found.append(_task(name, spec["containers"], spec.get("volumes", []), token=bool(automount)))
