@@ -107,7 +107,12 @@ def proxy(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
         with running(server), made.log.open("w") as log:
             started = subprocess.Popen(command, stdout=log, stderr=log)
             try:
-                wait("nginx", lambda: made.send(client="", method="GET", path="/proxy-live").status_code == 200)
+
+                def alive() -> bool:
+                    assert started.poll() is None, made.log.read_text()
+                    return made.send(client="", method="GET", path="/proxy-live").status_code == 200
+
+                wait("nginx", alive)
                 yield made
             finally:
                 started.terminate()
