@@ -1,6 +1,5 @@
 # The bare clone needs Python 3.11 to 3.13 and make; the rest comes from PyPI into .venv.
 PYTHON ?= python3
-UV := $(shell grep -o '^uv==[^ ]*' requirements.lock)
 BIN := .venv/bin
 
 export UV_COMPILE_BYTECODE := 1
@@ -85,7 +84,9 @@ LOCKED := $(PYTHON) -c 'import fcntl, subprocess, sys; lock = open(".venv/lock",
 .venv/installed: requirements.lock pyproject.toml
 	@echo "Installing the tools into .venv (once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "Python's venv is missing; on Debian: apt install python3-venv"; exit 1; }
-	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv $(UV)
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock >.venv/uv.txt
+	@test -x .venv/uv/bin/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --prefix .venv/uv \
+	  --require-hashes --only-binary=:all: --requirement .venv/uv.txt
 	@.venv/uv/bin/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	@.venv/uv/bin/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@ .venv/ready
