@@ -62,8 +62,8 @@ def command(
 ) -> None:
     """Set the commit's status; without a token there is nothing to set, which is said and no error.
 
-    Of a run that has failed, the status says why, and it links to the run's page if there is one. The settings name the
-    repository, the kind of its host, and that page.
+    Of a run that has failed, the status says why, and it links to the run's page if there is one. It says if the CI
+    image is stale. The settings name the repository, the kind of its host, and that page.
 
     Example: `jukebox commit-status 0a1b… success --git-secret secret --description "Published 7"`
     """
@@ -83,7 +83,7 @@ def command(
         commit,
         word,
         token=read_secret(file),
-        description=f"{why} ({what})" if why else what,
+        description=(f"{why} ({what})" if why else what) + told.notice,
         target_url=link(settings.run_page, pipeline_run, told),
     )
     retrying = Retrying(

@@ -21,7 +21,18 @@ from scripts.apply import VERSIONS
 from scripts.bootstrap import POLICIES, SETTINGS, checkout, environments, placeholders, read_all_settings
 from scripts.commit_status import Host, find_api
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
-from scripts.kubernetes_api import CLAIMS, PODS, SECRETS, Cluster, Kind, Resource, ci_cluster, project_cluster
+from scripts.kubernetes_api import (
+    CLAIMS,
+    PODS,
+    SECRETS,
+    TASK_RUNS,
+    Cluster,
+    Kind,
+    Resource,
+    ci_cluster,
+    project_cluster,
+)
+from scripts.outcome import REBUILD, STALE, results
 from scripts.output import Output
 from scripts.preflight import (
     CONFIG_MAPS,
@@ -262,6 +273,21 @@ def _relied_on(project: Project) -> Findings:
     other = sorted(key for key in {*data, *project.data} if data.get(key) != project.data.get(key))
     text = f"has another {', '.join(other)} than {settings_file().name}" if other else "is as the settings are"
     yield judge(name, not other, text, remedy, State.WARN)
+
+
+def _ci_image(project: Project) -> Findings:
+    """It has the commands and the lock of the commit that was checked out last, as that checkout, run in it, has told.
+
+    What lies on this machine may be another commit, and the image cannot be read from here.
+    """
+    told = [each for each in project.ci.list(TASK_RUNS, "tekton.dev/pipelineTask=checkout") if STALE in results(each)]
+    if not told:
+        yield Finding("CI image", State.OK, "no run has told yet whether it is stale")
+        return
+    newest = max(told, key=lambda each: str(each["status"].get("completionTime", "")))
+    run, stale = newest["metadata"]["labels"]["tekton.dev/pipelineRun"], results(newest)[STALE]
+    text = f"the commit of {run} has another {stale}" if stale else f"has the commands and the lock of {run}'s commit"
+    yield judge("CI image", not stale, text, f"{REBUILD} The next run tells whether it is still stale.", State.WARN)
 
 
 def _policies(project: Project) -> Findings:
@@ -516,6 +542,7 @@ CHECKS: Checks = {
     "Permissions": _permissions,
     "Admission policies": _policies,
     "Settings that the tasks rely on": _relied_on,
+    "CI image": _ci_image,
     "Secrets": _secrets,
     "Token of the Git host": _token,
     "Pipeline server": _pipeline_server,

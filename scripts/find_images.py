@@ -12,18 +12,21 @@ import typer
 
 from pipeline.errors import BuildFailed, RegistryRefuses
 from pipeline.settings import read_settings
+from pipeline.texts import one_line
 from scripts import install_packages
 from scripts.containerfile import Containerfile
 from scripts.git import git
 from scripts.image_records import read_records
 from scripts.kubernetes_api import ci_cluster
 from scripts.layout import LIMIT
+from scripts.outcome import REBUILD
 from scripts.registry import AuthFile, Registry, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"
 PRODUCT = Path(__file__).parents[1]
 COMMANDS = PurePosixPath("scripts")
+LONGEST = 300  # characters of a result; Tekton keeps 4096 bytes of all results of a task
 
 
 def command(
@@ -49,11 +52,8 @@ def command(
     if not commit.locks_what_runs_here():
         ci_base = pinned(ci_image, registry)
         tasks = shelf.look(repository_of(ci_image), f"ci-{commit.lock_key(ci_base)}", f"{run}-ci")
-    if stale := commit.changed_commands():
-        print(
-            f"Warning: the commit's {', '.join(stale[:3])}{' and more' if stale[3:] else ''} are not those that "
-            "run here. Build the image of the tasks anew, and put it into the settings (ci-image)"
-        )
+    if stale := commit.stale():
+        print(f"Warning: the CI image is stale: the commit has another {stale}. {REBUILD}")
     found = {"training image": code, "packages": packages, "image of the tasks": tasks}
     for name, each in found.items():
         print(f"{name}: {each.reference}{' must be built' if each.missing == 'true' else ''}")
@@ -69,6 +69,7 @@ def command(
         ci_image_tag=tasks.tagged,
         ci_image_missing=tasks.missing,
         ci_base_image=ci_base,
+        ci_image_stale=stale,
         images_missing=max(each.missing for each in found.values()),
     )
 
@@ -161,11 +162,13 @@ class Commit:
         """Whether the commit's lock is the one that this program was installed with."""
         return self.read(LOCK) == (PRODUCT / LOCK).read_bytes()
 
-    def changed_commands(self) -> list[str]:
-        """The commands' files that are others in this commit than where this program runs."""
+    def stale(self) -> str:
+        """The commands' files, and the lock, that are others in this commit than where this program runs, as a line."""
         theirs = {str(path): content for path, _, content in self.files(COMMANDS) if path.suffix == ".py"}
         ours = {str(path.relative_to(PRODUCT)): path.read_bytes() for path in (PRODUCT / COMMANDS).glob("*.py")}
-        return sorted(path for path in theirs.keys() | ours.keys() if theirs.get(path) != ours.get(path))
+        other = sorted(path for path in theirs.keys() | ours.keys() if theirs.get(path) != ours.get(path))
+        other += [] if self.locks_what_runs_here() else [LOCK]
+        return one_line(f"{', '.join(other[:3])}{' and more' if other[3:] else ''}")[:LONGEST]
 
 
 def pinned(reference: str, registry: Registry) -> str:

@@ -31,7 +31,8 @@ def command(
 ) -> None:
     """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
 
-    Of a run that has failed, it says why, and it links to the run's page if there is one.
+    Of a run that has failed, it says why, and it links to the run's page if there is one. It says if the CI
+    image is stale.
 
     Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """
@@ -39,7 +40,7 @@ def command(
     settings = read_settings()
     told = look_up(pipeline_run, settings)
     why = f": {told.why}" if told.why and word in (State.FAILURE, State.ERROR) else ""
-    said, page = f"{text}: {phrase}{why}", link(settings.run_page, pipeline_run, told)
+    said, page = f"{text}: {phrase}{why}{told.notice}", link(settings.run_page, pipeline_run, told)
     print(f"{one_line(said)} {page}".strip())
     url = read_secret(url_file)
     if not url:

@@ -26,6 +26,8 @@ WORDS = {
     State.FAILED: State.FAILURE,
     State.NONE: State.ERROR,
 }
+STALE = "ci-image-stale"  # the result of the task checkout
+REBUILD = "Build the stage ci of the Containerfile, push it, put its digest into ci-image, and run `jukebox bootstrap`."
 PHRASES = {State.PENDING: "goes on", State.SUCCESS: "succeeded", State.FAILURE: "failed", State.ERROR: "broke off"}
 
 Last = Annotated[State, typer.Option(help="Tekton's word for the last task, without which nothing is a success.")]
@@ -52,10 +54,17 @@ class Told(NamedTuple):
     Attributes:
         why: the first task's that has failed, in a line; empty if none has, or it is not known.
         run: the id of the pipeline server's run; empty if none was started, or it is not known.
+        stale: files of the commit that are others in the CI image; empty if none is, or it is not known.
     """
 
     why: str = ""
     run: str = ""
+    stale: str = ""
+
+    @property
+    def notice(self) -> str:
+        """What stands behind the outcome, whatever that is; empty if the CI image is not stale."""
+        return f"; the CI image is stale: the commit has another {self.stale}" if self.stale else ""
 
 
 def look_up(pipeline_run: str, settings: Settings) -> Told:
@@ -68,9 +77,8 @@ def look_up(pipeline_run: str, settings: Settings) -> Told:
         print(f"Why {pipeline_run} ended so is not known: {error}")
         return Told()
     tasks.sort(key=lambda task: str(task.get("status", {}).get("completionTime", "")))
-    return Told(
-        next(filter(None, map(_why, tasks)), ""), next(filter(None, (_result(each, "run-id") for each in tasks)), "")
-    )
+    run, stale = (next(filter(None, (results(each).get(name) for each in tasks)), "") for name in ("run-id", STALE))
+    return Told(next(filter(None, map(_why, tasks)), ""), run, stale)
 
 
 def link(page: str, pipeline_run: str, told: Told) -> str:
@@ -92,10 +100,10 @@ def _why(task: Resource) -> str:
     for condition in task.get("status", {}).get("conditions", ()):
         if condition.get("status") == "False" and condition.get("reason") != "TaskRunCancelled":
             name = task["metadata"].get("labels", {}).get("tekton.dev/pipelineTask", "")
-            return _result(task, "why") or cleaned(f"task {name}: {' '.join(condition.get('message', '').split())}")
+            return results(task).get("why") or cleaned(f"task {name}: {' '.join(condition.get('message', '').split())}")
     return ""
 
 
-def _result(task: Resource, name: str) -> str:
-    results = task.get("status", {}).get("results", ())
-    return next((str(each["value"]).strip() for each in results if each["name"] == name), "")
+def results(task: Resource) -> dict[str, str]:
+    """The results of a TaskRun by their names; none if it has not ended."""
+    return {each["name"]: str(each["value"]).strip() for each in task.get("status", {}).get("results", ())}

@@ -253,6 +253,16 @@ def test_a_run_that_succeeded_has_a_link_and_no_reason(world: World, told: Tell)
     assert line.splitlines()[0] == "push of abc: succeeded https://tekton.corp/#/pipelineruns/push-1"
 
 
+def test_whoever_is_told_of_a_run_is_told_of_a_ci_image_that_is_stale(world: World, told: Tell) -> None:
+    task(world, "checkout", "1", ci_image_stale="scripts/wait.py, requirements.lock")
+    body, line = told("Succeeded", page="")
+    notice = "; the CI image is stale: the commit has another scripts/wait.py, requirements.lock"
+    assert body["description"] == f"PipelineRun push-1 succeeded{notice}"
+    assert line.splitlines()[0] == f"push of abc: succeeded{notice}"
+    task(world, "checkout", "1", ci_image_stale="")
+    assert told("Succeeded", page="")[0]["description"] == "PipelineRun push-1 succeeded"
+
+
 @pytest.mark.parametrize("page", ["", "kubeflow.corp/{run}", "https://h/{runs}"])
 def test_there_is_no_link_rather_than_a_wrong_one(world: World, told: Tell, page: str) -> None:
     task(world, "start", "1", run_id="6f1c3c2e")

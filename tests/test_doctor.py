@@ -188,6 +188,31 @@ def test_nothing_is_created(project: Project) -> None:
     assert [set(each.objects) for each in both] == before
 
 
+def check_out(project: Project, run: str, day: int, **results: str) -> None:
+    """A run whose checkout has told these results."""
+    labels = {"tekton.dev/pipelineRun": run, "tekton.dev/pipelineTask": "checkout"}
+    said = [{"name": name.replace("_", "-"), "value": value} for name, value in results.items()]
+    status = {"completionTime": f"2026-11-0{day}T10:00:00Z", "results": said}
+    resource = {"metadata": {"name": f"{run}-checkout", "labels": labels}, "status": status}
+    project.world.cluster.ci.add("taskruns", resource)
+
+
+def test_the_newest_checkout_says_whether_the_ci_image_is_stale(project: Project) -> None:
+    def found() -> tuple[str, str, str]:
+        [told] = [each for each in findings(project) if each["name"] == "CI image"]
+        return told["state"], told["found"], told["remedy"]
+
+    check_out(project, "push-of-an-older-release", 9, commit="a")
+    assert found() == ("ok", "no run has told yet whether it is stale", "")
+    check_out(project, "push-2", 2, ci_image_stale="scripts/wait.py, requirements.lock")
+    check_out(project, "push-1", 1, ci_image_stale="")
+    state, text, remedy = found()
+    assert (state, text) == ("warn", "the commit of push-2 has another scripts/wait.py, requirements.lock")
+    assert re.search("stage ci .*ci-image.*jukebox bootstrap", remedy)
+    check_out(project, "push-3", 3, ci_image_stale="")
+    assert found() == ("ok", "has the commands and the lock of push-3's commit", "")
+
+
 Spoil = Callable[[Project], object]
 
 

@@ -554,6 +554,7 @@ def test_the_image_of_the_tasks_is_the_one_of_the_settings_if_the_lock_is_that_o
     run = Run("push-1", checkout, registry, tmp_path)
     assert missing(run) == {"dependencies", "image"}
     assert (run.found["ci-image"], run.found["ci-image-tag"]) == (f"{registry}/tasks:1", "")
+    assert run.found["ci-image-stale"] == "scripts/__init__.py, scripts/apply.py, scripts/bootstrap.py and more"
 
 
 @needs_registry
@@ -654,12 +655,14 @@ def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base
 def test_commands_of_another_version_than_those_that_run_are_told(checkout: Path) -> None:
     shutil.copytree(ROOT / "scripts", checkout / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     commit(checkout)
-    assert Commit(checkout).changed_commands() == []
+    assert Commit(checkout).stale() == ""
     (checkout / "scripts" / "new.py").write_text("")
     (checkout / "scripts" / "start.py").unlink()
+    change(checkout, "requirements.lock", new="# changed\n")
+    assert Commit(checkout).stale() == "scripts/new.py, scripts/start.py, requirements.lock"
     change(checkout, "scripts/wait.py")
-    assert Commit(checkout).changed_commands() == ["scripts/new.py", "scripts/start.py", "scripts/wait.py"]
-    assert Commit(checkout, "HEAD~1").changed_commands() == []
+    assert Commit(checkout).stale() == "scripts/new.py, scripts/start.py, scripts/wait.py and more"
+    assert Commit(checkout, "HEAD~2").stale() == ""
 
 
 def test_an_image_that_is_named_by_tag_and_digest_is_named_by_digest() -> None:

@@ -14,7 +14,7 @@ from pipeline.errors import RequestRefused, RunFailed
 from pipeline.kfp_server import Json
 from pipeline.settings import read_settings
 from scripts.kubernetes_api import RUN_LABEL, Cluster
-from scripts.outcome import look_up
+from scripts.outcome import Told, look_up
 from scripts.wait import Pace, Watch
 from tests.cluster import node, stand_ins
 from tests.cluster.images import PYTHON
@@ -238,4 +238,4 @@ def test_what_the_tasks_of_a_run_say_is_found(
     kubectl.finished("pipelinerun/push-1")
     monkeypatch.setattr(kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", kubectl.kubeconfig)
     monkeypatch.setenv("JUKEBOX_CI_NAMESPACE", kubectl.namespace)
-    assert look_up("push-1", read_settings()) == ("train-model: out of memory", "6f1c3c2e"), capsys.readouterr().out
+    assert look_up("push-1", read_settings()) == Told("train-model: out of memory", "6f1c3c2e"), capsys.readouterr().out
