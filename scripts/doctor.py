@@ -471,10 +471,10 @@ def _hosts(cluster: Cluster) -> Iterator[str]:
 
 
 def _overlay(project: Project) -> Findings:
-    """Nothing in the overlay is left to be filled in."""
-    left = placeholders(to_json(project.overlay))
+    """Nothing is left to be filled in: in the overlay, and in what the tasks alone take from the settings."""
+    left = placeholders(to_json(project.overlay) + project.settings.image)
     if project.overlay:
-        found = f"the overlay still has {', '.join(left)}" if left else "all are filled in"
+        found = f"{', '.join(left)} is not filled in" if left else "all are filled in"
         yield judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")
 
 

@@ -134,7 +134,8 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
     (overlay / "service.yaml").write_text(json.dumps(service("3")))
     (overlay / "kustomization.yaml").write_text("resources: [service.yaml]\n")
     settings = tmp_path / "settings.yaml"
-    settings.write_text(SETTINGS_FILE.read_text())
+    text = SETTINGS_FILE.read_text().replace("<REGISTRY>/jukebox-training", "registry.example.com/jukebox")
+    settings.write_text(text)
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(settings))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with serve_http() as host, serve_http(certificate) as door:
@@ -322,6 +323,10 @@ def on_a_host_that_is_away(project: Project) -> None:
     add_secret(project.world.cluster.ci, "jukebox-git-host", token=TOKEN, repository="http://127.0.0.1:1/acme/jukebox")
 
 
+def leave_an_image_out(project: Project) -> None:
+    project.set(image="<REGISTRY>/jukebox-training")
+
+
 def leave_a_placeholder(project: Project) -> None:
     text = (project.overlay / "service.yaml").read_text()
     (project.overlay / "service.yaml").write_text(text.replace('"jukebox"', '"<MODEL>"'))
@@ -356,6 +361,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     ("no storage class", classes(), "Model store", "fail", "classes: none"),
     ("nobody who may see classes", forbidden("persistentvolumeclaims"), "Model store", "warn", "cannot be looked at"),
     ("a placeholder", leave_a_placeholder, "Settings", "fail", "<MODEL>"),
+    ("no registry", leave_an_image_out, "Settings", "fail", "<REGISTRY> is not filled in"),
     ("no right", denied("create", "secrets"), "Your permissions", "warn", "create secrets (jukebox secrets)"),
     (
         "an account without its right",

@@ -497,7 +497,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "a placeholder": (
         with_settings(image="<REGISTRY>/jukebox-training"),
-        [("Settings", "fail", "the overlay still has <REGISTRY>", "settings.yaml")],
+        [("Settings", "fail", "<REGISTRY> is not filled in", "settings.yaml")],
     ),
     **{
         f"{account} without its right": (
@@ -554,7 +554,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "no repository": (
         with_settings(repository="https://github.com/<ORGANISATION>/jukebox"),
         [
-            ("Settings", "fail", "the overlay still has <ORGANISATION>", "settings.yaml"),
+            ("Settings", "fail", "<ORGANISATION> is not filled in", "settings.yaml"),
             (TOKEN, "warn", "cannot be tried: the repository is https://github.com/<ORG", "settings.yaml"),
         ],
     ),
