@@ -27,10 +27,10 @@ def fetch_data(
     """Fetch songs and rankings, checked against the version of the data that the run was started for."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("fetch-data"):
-        from pipeline.documents import write_json
+        from pipeline.core.documents import write_json
         from pipeline.steps.fetch_data import fetch_data as run
 
         fetched = run(
@@ -63,13 +63,13 @@ def validate_data(
     """Check the data against its contract; any error stops the pipeline, with all errors named at once."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("validate-data", songs, rankings):
         from datetime import UTC, datetime
 
-        from pipeline.champion import find_champion
-        from pipeline.documents import log_metrics
+        from pipeline.core.champion import find_champion
+        from pipeline.core.documents import log_metrics
         from pipeline.steps.validate_data import markdown
         from pipeline.steps.validate_data import validate_data as run
 
@@ -92,7 +92,7 @@ def preprocess_data(songs: Input[Dataset], rankings: Input[Dataset], examples: O
     """Make training examples, all numeric, in splits that do not leak; learn the normalisation constants."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("preprocess-data", songs, rankings):
         from pipeline.steps.preprocess_data import preprocess_data as run
@@ -117,10 +117,10 @@ def train_model(
     """Train the Keras network, and keep its predictions on the test data."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("train-model", examples, draws=False):
-        from pipeline.documents import log_metrics
+        from pipeline.core.documents import log_metrics
         from pipeline.steps.train_model import train_model as run
 
         result = run(
@@ -154,12 +154,12 @@ def evaluate_model(
     """Judge the model on songs never seen and on later days, beside the baseline and the champion."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("evaluate-model", examples, predictions):
-        from pipeline.champion import search
-        from pipeline.documents import log_metrics
-        from pipeline.report import evaluation_html
+        from pipeline.core.champion import search
+        from pipeline.core.documents import log_metrics
+        from pipeline.core.report import evaluation_html
         from pipeline.steps.evaluate_model import evaluate_model as run
 
         found = search(model_store, model_name, champion_version)
@@ -198,7 +198,7 @@ def convert_model(
     """Convert the Keras model to ONNX, the format that is served."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("convert-model", model, examples, training, draws=False):
         from pipeline.steps.convert_model import convert_model as run
@@ -229,10 +229,10 @@ def verify_model(
     """Stop the run if the model is not good enough; verify on the test data that ONNX does what Keras does."""
     from pathlib import Path
 
-    from pipeline.log import require, step
+    from pipeline.core.log import require, step
 
     with step("verify-model", verdict):
-        from pipeline.documents import log_metrics
+        from pipeline.core.documents import log_metrics
         from pipeline.steps.gate import gate
 
         # Before anything is loaded. Not in evaluate-model: Kubeflow loses the outputs of a step that fails.
@@ -284,11 +284,11 @@ def publish_model(
     """Save the model where the model server reaches it, with its card and its lineage."""
     from pathlib import Path
 
-    from pipeline.log import step
+    from pipeline.core.log import step
 
     with step("publish-model", onnx_model, examples, predictions, training, validation, evaluation, verdict, parity):
-        from pipeline.documents import write_json
-        from pipeline.report import summary_markdown
+        from pipeline.core.documents import write_json
+        from pipeline.core.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
 
         result = run(

@@ -17,19 +17,19 @@ from kfp.dsl.base_component import BaseComponent
 
 from pipeline import components
 from pipeline.checkout import head
-from pipeline.errors import JukeboxError, RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
-from pipeline.kfp_server import Json, Kfp, spec_alone
-from pipeline.options import Hyperparameters
-from pipeline.server import find_server
+from pipeline.core.errors import JukeboxError, RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
+from pipeline.core.options import Hyperparameters
+from pipeline.core.trusted_ca import CONFIG_MAP, FILE
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
-from pipeline.trusted_ca import CONFIG_MAP, FILE
+from scripts.clients.kfp_server import Json, Kfp, spec_alone
+from scripts.clients.pipeline_server import find_server
 
 PIPELINE = "prod-train-save"
 VERSION = "0.0.2"
 EPOCHS: int = Hyperparameters().epochs
 
-# The keys of an S3 data connection; pipeline/s3.py reads the variables of the same names.
+# The keys of an S3 data connection; pipeline/core/s3.py reads the variables of the same names.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION")
 
 MINUTE = 60

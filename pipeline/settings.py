@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from pipeline.errors import SettingsInvalid
-from pipeline.sources import SIGNED
+from pipeline.core.errors import SettingsInvalid
+from pipeline.core.sources import SIGNED
 
 SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "settings.yaml"
 

@@ -11,11 +11,11 @@ from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from pipeline.documents import to_json
-from pipeline.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
-from pipeline.server import find_server
+from pipeline.core.documents import to_json
+from pipeline.core.errors import ClusterAway, ClusterRefuses, ServerUnavailable, SettingsInvalid
 from pipeline.settings import read_settings
-from scripts.kubernetes_api import Cluster, Kind, Resource
+from scripts.clients.kubernetes_api import Cluster, Kind, Resource
+from scripts.clients.pipeline_server import find_server
 from scripts.results import ResultDir, write_results
 from scripts.spec_policy import API_VERSION, judge
 

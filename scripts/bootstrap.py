@@ -18,8 +18,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 import yaml
 
-from pipeline.documents import to_json
-from pipeline.errors import JukeboxError, ServerUnavailable, SettingsInvalid
+from pipeline.core.documents import to_json
+from pipeline.core.errors import JukeboxError, ServerUnavailable, SettingsInvalid
 from pipeline.settings import SETTINGS_FILE, read_settings, settings_file
 
 Resource = dict[str, Any]

@@ -11,9 +11,9 @@ from enum import Enum, auto
 
 from kubernetes.utils.quantity import parse_quantity
 
-from pipeline.sources import redact
-from pipeline.texts import printable
-from scripts.kubernetes_api import Resource
+from pipeline.core.sources import redact
+from pipeline.core.texts import printable
+from scripts.clients.kubernetes_api import Resource
 
 SETTINGS = "manifests/settings/settings.yaml"
 # What a container waits for that is on its way; every other reason of the kubelet's is something that it lacks.

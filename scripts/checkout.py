@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import read_settings
 from scripts.git import GitSecret, commit_time, fetch, git, is_full_hash
 from scripts.results import ResultDir, write_results

@@ -10,8 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pipeline.errors import JukeboxError
-from pipeline.trusted_ca import trust
+from pipeline.core.errors import JukeboxError
+from pipeline.core.trusted_ca import trust
 
 # Who uses a command most.
 LAPTOP, CLUSTER, TEKTON = "On a laptop", "On a cluster", "By the Tekton tasks"

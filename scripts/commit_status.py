@@ -13,11 +13,11 @@ import typer
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from pipeline.checkout import page
-from pipeline.errors import HostRefuses, SettingsInvalid
-from pipeline.server import TIMEOUT
+from pipeline.core.errors import HostRefuses, SettingsInvalid
+from pipeline.core.texts import one_line
+from pipeline.core.trusted_ca import REMEDY
 from pipeline.settings import read_settings
-from pipeline.texts import one_line
-from pipeline.trusted_ca import REMEDY
+from scripts.clients.pipeline_server import TIMEOUT
 from scripts.git import GitSecret, is_full_hash, token_file
 from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
 

@@ -8,10 +8,10 @@ import typer
 import yaml
 
 from pipeline.checkout import DIRTY, head, page
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
-from scripts.kubernetes_api import PREFIX
+from scripts.clients.kubernetes_api import PREFIX
 from scripts.spec_policy import API_VERSION, LABELS, version_name
 
 Resource = dict[str, Any]

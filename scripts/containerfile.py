@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 from dockerfile_parse import DockerfileParser
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 
 STAGES = "dependencies", "training"
 INSTALLS = "install_packages.py"

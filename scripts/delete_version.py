@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.champion import find_champion, read_version
-from pipeline.errors import SettingsInvalid, VersionBroken
+from pipeline.core.champion import find_champion, read_version
+from pipeline.core.errors import SettingsInvalid, VersionBroken
+from pipeline.core.store import ModelStore, open_store
 from pipeline.settings import read_settings, settings_file
-from pipeline.store import ModelStore, open_store
 
 # Of a checkout: where Git says which version production serves.
 SERVED = "components/production/served-version.yaml"

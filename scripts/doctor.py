@@ -11,17 +11,14 @@ import requests
 import typer
 import yaml
 
-from pipeline.documents import to_json
-from pipeline.errors import ClusterRefuses, ServerUnavailable, SingleUser
+from pipeline.core.documents import to_json
+from pipeline.core.errors import ClusterRefuses, ServerUnavailable, SingleUser
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import TIMEOUT, find_server, said
 from pipeline.settings import read_settings, settings_file
 from scripts import preflight as before
 from scripts.apply import VERSIONS
 from scripts.bootstrap import POLICIES, SETTINGS, checkout, environments, placeholders, read_all_settings
-from scripts.commit_status import Host, find_api
-from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
-from scripts.kubernetes_api import (
+from scripts.clients.kubernetes_api import (
     CLAIMS,
     PODS,
     SECRETS,
@@ -32,6 +29,9 @@ from scripts.kubernetes_api import (
     ci_cluster,
     project_cluster,
 )
+from scripts.clients.pipeline_server import TIMEOUT, find_server, said
+from scripts.commit_status import Host, find_api
+from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
 from scripts.outcome import REBUILD, STALE, results
 from scripts.output import Output
 from scripts.preflight import (

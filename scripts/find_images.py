@@ -10,17 +10,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import BuildFailed, RegistryRefuses
+from pipeline.core.errors import BuildFailed, RegistryRefuses
 from pipeline.settings import read_settings
-from pipeline.texts import one_line
+from pipeline.core.texts import one_line
 from scripts import install_packages
+from scripts.clients.kubernetes_api import ci_cluster
+from scripts.clients.registry import AuthFile, Registry, repository_of
 from scripts.containerfile import Containerfile
 from scripts.git import git
 from scripts.image_records import read_records
-from scripts.kubernetes_api import ci_cluster
 from scripts.layout import LIMIT
 from scripts.outcome import REBUILD
-from scripts.registry import AuthFile, Registry, repository_of
 from scripts.results import ResultDir, write_results
 
 LOCK = "requirements.lock"

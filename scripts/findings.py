@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.errors import ClusterAway, ClusterRefuses, JukeboxError
+from pipeline.core.errors import ClusterAway, ClusterRefuses, JukeboxError
 from pipeline.settings import Settings
-from scripts.kubernetes_api import Cluster, Kind, Resource
+from scripts.clients.kubernetes_api import Cluster, Kind, Resource
 from scripts.output import console
 
 OUR_ACCESS = Kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", namespaced=False)

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from pipeline.checkout import page
-from pipeline.errors import HostRefuses, SettingsInvalid
+from pipeline.core.errors import HostRefuses, SettingsInvalid
 
 GitSecret = Annotated[
     Path | None,

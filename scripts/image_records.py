@@ -6,8 +6,8 @@ A tag names what an image shall be made of, and whoever may write to the registr
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from pipeline.errors import SettingsInvalid
-from scripts.kubernetes_api import CONFIG_MAPS, Cluster, Resource, again_while_outrun
+from pipeline.core.errors import SettingsInvalid
+from scripts.clients.kubernetes_api import CONFIG_MAPS, Cluster, Resource, again_while_outrun
 
 NAME = "jukebox-images"
 LIMIT = 2000  # of its entries, of some 200 bytes: a ConfigMap holds a MiB

@@ -22,7 +22,7 @@ from py_compile import PycInvalidationMode
 # In a checkout and in the image of the tasks, the program lies one folder below the rest of the code.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from pipeline.trusted_ca import trust
+from pipeline.core.trusted_ca import trust
 
 # What its makers publish without a wheel. `jukebox read-lock` takes it only by the hashes of its own lock.
 BUILT = ("kfp-server-api",)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from pipeline.documents import to_json
-from pipeline.errors import BuildFailed
+from pipeline.core.documents import to_json
+from pipeline.core.errors import BuildFailed
 
 _KIND = "application/vnd.oci.image"
 MANIFEST = f"{_KIND}.manifest.v1+json"

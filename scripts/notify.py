@@ -8,11 +8,11 @@ import requests
 import typer
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from pipeline.errors import ChatRefuses
-from pipeline.server import TIMEOUT
+from pipeline.core.errors import ChatRefuses
+from pipeline.core.texts import one_line
+from pipeline.core.trusted_ca import REMEDY
 from pipeline.settings import read_settings
-from pipeline.texts import one_line
-from pipeline.trusted_ca import REMEDY
+from scripts.clients.pipeline_server import TIMEOUT
 from scripts.commit_status import read_secret
 from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
 

@@ -6,10 +6,10 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from pipeline.errors import ServerUnavailable, SettingsInvalid
+from pipeline.core.errors import ServerUnavailable, SettingsInvalid
 from pipeline.settings import Settings
 from scripts.causes import cleaned
-from scripts.kubernetes_api import TASK_RUNS, Resource, ci_cluster
+from scripts.clients.kubernetes_api import TASK_RUNS, Resource, ci_cluster
 
 
 class State(StrEnum):

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.errors import BuildFailed
+from pipeline.core.errors import BuildFailed
+from scripts.clients.registry import Target, is_pinned
 from scripts.find_images import Commit
 from scripts.layout import Files, Layout
-from scripts.registry import Target, is_pinned
 
 
 def command(

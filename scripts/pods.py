@@ -9,7 +9,7 @@ from copy import deepcopy
 from itertools import chain
 from typing import Any, NamedTuple
 
-from scripts.kubernetes_api import Resource
+from scripts.clients.kubernetes_api import Resource
 
 TASKS = "Pods of the tasks"
 STEPS = "Pods of the steps"

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.champion import Version, read_version
-from pipeline.documents import to_json
-from pipeline.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
-from pipeline.schema import FEATURE_NAMES, ID
+from pipeline.core.champion import Version, read_version
+from pipeline.core.documents import to_json
+from pipeline.core.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
+from pipeline.core.texts import one_line
+from pipeline.models.jukebox.schema import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
-from pipeline.texts import one_line
-from scripts.model_server import infer
+from scripts.clients.model_server import infer
 
 BAR = 30  # characters
 SAME = 1e-3  # more than a model server errs by that computes in bfloat16

@@ -17,13 +17,13 @@ import requests
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from pipeline.errors import ClusterRefuses
+from pipeline.core.errors import ClusterRefuses
+from pipeline.core.trusted_ca import CONFIG_MAP, FILE
 from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
-from pipeline.server import AUDIENCE, TIMEOUT, find_server, said
-from pipeline.trusted_ca import CONFIG_MAP, FILE
 from scripts.apply import VERSIONS
+from scripts.clients.kubernetes_api import CLAIMS, SECRETS, Cluster, Kind, Resource
+from scripts.clients.pipeline_server import AUDIENCE, TIMEOUT, find_server, said
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, judge
-from scripts.kubernetes_api import CLAIMS, SECRETS, Cluster, Kind, Resource
 from scripts.pods import STEPS, TASKS, Planned, containers, of_kind, plan, workspaces
 from scripts.secrets import values
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import ClusterRefuses
+from pipeline.core.errors import ClusterRefuses
 from pipeline.settings import read_settings
-from scripts.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, Cluster, Resource, ci_cluster
+from scripts.clients.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, Cluster, Resource, ci_cluster
 
 CLAIM_AGE = timedelta(days=1)  # since the end of its run: who looks into a failure may want to see the files
 PROTECTION = "kubernetes.io/pvc-protection"

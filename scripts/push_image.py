@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from scripts.clients.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.layout import Layout
-from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.results import ResultDir, write_results
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import read_settings
 from scripts.find_images import LOCK, PRODUCT, Commit
 from scripts.install_packages import BUILT, INDEX

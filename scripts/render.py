@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
-from pipeline.errors import SettingsInvalid
-from pipeline.server import find_server
+from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import read_settings
+from scripts.clients.pipeline_server import find_server
 from scripts.output import console
 
 

@@ -16,12 +16,12 @@ import requests
 import typer
 
 from pipeline.checkout import DIRTY, head, page
-from pipeline.documents import to_json
-from pipeline.errors import ListenerRefuses, SettingsInvalid
-from pipeline.server import TIMEOUT
+from pipeline.core.documents import to_json
+from pipeline.core.errors import ListenerRefuses, SettingsInvalid
+from pipeline.core.sources import redact
 from pipeline.settings import Settings, read_settings, settings_file
-from pipeline.sources import redact
-from scripts.kubernetes_api import SECRETS, ci_cluster
+from scripts.clients.kubernetes_api import SECRETS, ci_cluster
+from scripts.clients.pipeline_server import TIMEOUT
 
 NOBODY = "0" * 40
 # An alert asks for a new training by this label, whose value is the model's name.
@@ -65,7 +65,7 @@ class Facts:
     before: str = "2" * 40
     message: str = "Try another learning rate"
     author: str = "Ada"
-    path: str = "pipeline/options.py"
+    path: str = "pipeline/core/options.py"
     bucket: str = "data"
     key: str = "songs/2026-05.parquet"
     model: str = "jukebox"

@@ -35,16 +35,16 @@ from rich.table import Table
 
 from pipeline import components as shells
 from pipeline.checkout import head
-from pipeline.errors import SettingsInvalid
-from pipeline.log import ENDED
-from pipeline.options import GATE_MODES, Hyperparameters, Thresholds, parse
+from pipeline.core.errors import SettingsInvalid
+from pipeline.core.log import ENDED
+from pipeline.core.options import GATE_MODES, Hyperparameters, Thresholds, parse
+from pipeline.core.report import Run, Step, render_report
+from pipeline.core.sources import WILDCARD, redact
+from pipeline.core.store import FAILED
+from pipeline.models.jukebox.sample import generate
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.report import Run, Step, render_report
-from pipeline.sample import generate
 from pipeline.settings import read_settings
-from pipeline.sources import WILDCARD, redact
 from pipeline.steps.fetch_data import resolve_data_version
-from pipeline.store import FAILED
 from scripts.compile_pipeline import pipeline_resources
 from scripts.sample import ROWS
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.sample import COUNTRIES, DEFAULT_COUNTRIES, generate
+from pipeline.models.jukebox.sample import COUNTRIES, DEFAULT_COUNTRIES, generate
 
 ROWS = 120_000
 

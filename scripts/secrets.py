@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import S3_KEYS
 from pipeline.settings import Settings, read_settings
-from scripts.kubernetes_api import SECRETS, Cluster, Resource, ci_cluster, project_cluster
+from scripts.clients.kubernetes_api import SECRETS, Cluster, Resource, ci_cluster, project_cluster
 from scripts.output import console
 from scripts.replay import SECRET, SENDERS
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 
 LONGEST = 15 * 60.0  # seconds: a clock that is wrong, or an event that is forged, holds nothing up for longer
 

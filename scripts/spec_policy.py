@@ -14,13 +14,13 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from pipeline.checkout import DIRTY, page
-from pipeline.documents import to_json
-from pipeline.errors import SettingsInvalid, SpecRefused
+from pipeline.core.documents import to_json
+from pipeline.core.errors import SettingsInvalid, SpecRefused
+from pipeline.core.trusted_ca import CONFIG_MAP, FILE
 from pipeline.prod_train_save_pipeline import MINUTE, PIPELINE, S3_KEYS
 from pipeline.settings import Settings
-from pipeline.trusted_ca import CONFIG_MAP, FILE
-from scripts.kubernetes_api import PREFIX, Resource
-from scripts.registry import repository_of
+from scripts.clients.kubernetes_api import PREFIX, Resource
+from scripts.clients.registry import repository_of
 
 API_VERSION = "pipelines.kubeflow.org/v2beta1"
 LABELS = {

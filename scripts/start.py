@@ -12,8 +12,8 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 import typer
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay
 
-from pipeline.documents import to_json
-from pipeline.errors import (
+from pipeline.core.documents import to_json
+from pipeline.core.errors import (
     AccessDenied,
     ArtifactsGone,
     NotFinite,
@@ -22,12 +22,12 @@ from pipeline.errors import (
     ServerUnavailable,
     SettingsInvalid,
 )
-from pipeline.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp, spec_alone
 from pipeline.prod_train_save_pipeline import PIPELINE, this_week
-from pipeline.server import find_server
 from pipeline.settings import Settings, read_settings, secret_in
 from pipeline.steps.fetch_data import resolve_data_version
-from scripts.kubernetes_api import ENDED, Cluster, find_cluster
+from scripts.clients.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp, spec_alone
+from scripts.clients.kubernetes_api import ENDED, Cluster, find_cluster
+from scripts.clients.pipeline_server import find_server
 from scripts.results import ResultDir, write_results
 from scripts.spec_policy import CLAIM, judge_spec
 

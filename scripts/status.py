@@ -10,15 +10,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.champion import read_files
-from pipeline.documents import to_json
-from pipeline.errors import StoreBroken, VersionBroken
-from pipeline.kfp_server import Json, Kfp, from_cache
+from pipeline.core.champion import read_files
+from pipeline.core.documents import to_json
+from pipeline.core.errors import StoreBroken, VersionBroken
+from pipeline.core.store import ModelStore, open_store
+from pipeline.core.texts import one_line, printable
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import find_server
 from pipeline.settings import read_settings
-from pipeline.store import ModelStore, open_store
-from pipeline.texts import one_line, printable
+from scripts.clients.kfp_server import Json, Kfp, from_cache
+from scripts.clients.pipeline_server import find_server
 from scripts.output import Output, console
 from scripts.wait import was_terminated
 

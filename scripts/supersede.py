@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import CommitOutdated, SettingsInvalid
+from pipeline.core.errors import CommitOutdated, SettingsInvalid
 from pipeline.settings import read_settings
-from scripts.git import GitSecret, fetch, git
-from scripts.kubernetes_api import (
+from scripts.clients.kubernetes_api import (
     CONFIG_MAPS,
     OURS,
     PIPELINE_RUNS,
@@ -20,6 +19,7 @@ from scripts.kubernetes_api import (
     again_while_outrun,
     ci_cluster,
 )
+from scripts.git import GitSecret, fetch, git
 
 COMMIT, SUPERSEDED_BY = f"{PREFIX}/commit", f"{PREFIX}/superseded-by"
 PUSHES = f"{OURS},{PREFIX}/reason=push"

@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import RegistryRefuses, SettingsInvalid
+from pipeline.core.errors import RegistryRefuses, SettingsInvalid
 from pipeline.settings import read_settings
+from scripts.clients.kubernetes_api import ci_cluster
+from scripts.clients.registry import AuthFile, Registry, is_pinned, repository_of
 from scripts.image_records import add_records, read_records
-from scripts.kubernetes_api import ci_cluster
-from scripts.registry import AuthFile, Registry, is_pinned, repository_of
 
 
 def command(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
-from pipeline.errors import (
+from pipeline.core.errors import (
     AccessDenied,
     ClusterAway,
     ClusterRefuses,
@@ -20,13 +20,13 @@ from pipeline.errors import (
     ServerUnavailable,
     SingleUser,
 )
-from pipeline.kfp_server import Json, Kfp, from_cache, spec_alone
-from pipeline.log import ENDED as STEP_ENDED
+from pipeline.core.log import ENDED as STEP_ENDED
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import Server, find_server
 from pipeline.settings import read_settings
 from scripts.causes import Cause, Fate, cause_of_node, causes_of_pod, cleaned, has_failed, has_started, step_of
-from scripts.kubernetes_api import ENDED, Cluster, Resource, find_cluster
+from scripts.clients.kfp_server import Json, Kfp, from_cache, spec_alone
+from scripts.clients.kubernetes_api import ENDED, Cluster, Resource, find_cluster
+from scripts.clients.pipeline_server import Server, find_server
 from scripts.results import ResultDir, write_results
 from scripts.start import start_afresh
 

@@ -21,11 +21,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.examples import TEST_SPLITS, read_description, read_split
-from pipeline.log import peak_mib
-from pipeline.options import Hyperparameters
-from pipeline.rules import CHART_PLACES, FIRST_DAY
-from pipeline.sample import CHART_LENGTH, COUNTRIES, generate
+from pipeline.core.examples import TEST_SPLITS, read_description, read_split
+from pipeline.core.log import peak_mib
+from pipeline.core.options import Hyperparameters
+from pipeline.models.jukebox.rules import CHART_PLACES, FIRST_DAY
+from pipeline.models.jukebox.sample import CHART_LENGTH, COUNTRIES, generate
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.run import run_pipeline
 
@@ -87,7 +87,7 @@ def row_by_row(examples: Path) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from pipeline.network import build_network
+    from pipeline.models.jukebox.network import build_network
     from pipeline.steps.train_model import predict, scores
 
     options = Hyperparameters()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import trusted_ca
+from pipeline.core import trusted_ca
 from tests.s3_server import S3Server, serve
 
 

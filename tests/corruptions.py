@@ -1,6 +1,6 @@
 """Kinds of corrupt data, each with the check that must refuse it.
 
-``apply`` takes good songs and rankings (as ``pipeline.sample.generate`` writes them) and returns them corrupted;
+``apply`` takes good songs and rankings (as the model's ``sample.generate`` writes them) and returns them corrupted;
 ``damage`` spoils the files themselves. ``write`` does both and leaves what fetch_data would hand to the next steps.
 """
 
@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
-from pipeline.splits import TEST_SONGS, hashes
+from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
+from pipeline.models.jukebox.splits import TEST_SONGS, hashes
 
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.report import Run, Step
-from pipeline.sample import COUNTRIES
-from pipeline.schema import FEATURES
+from pipeline.core.report import Run, Step
+from pipeline.models.jukebox.sample import COUNTRIES
+from pipeline.models.jukebox.schema import FEATURES
 
 GRAPH = {
     "fetch-data": (),

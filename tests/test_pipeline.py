@@ -8,10 +8,10 @@ import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from pipeline.options import GATE_MODES, Hyperparameters, Thresholds
+from pipeline.core.options import GATE_MODES, Hyperparameters, Thresholds
+from pipeline.core.trusted_ca import FILE
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import Settings, read_settings
-from pipeline.trusted_ca import FILE
 from scripts.compile_pipeline import pipeline_resources
 
 Spec = dict[str, Any]

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline import store as store_module
-from pipeline.champion import find_champion, read_version
-from pipeline.errors import StoreBroken
-from pipeline.s3 import s3_client
-from pipeline.sample import generate
+from pipeline.core import store as store_module
+from pipeline.core.champion import find_champion, read_version
+from pipeline.core.errors import StoreBroken
+from pipeline.core.s3 import s3_client
+from pipeline.core.store import open_store
+from pipeline.models.jukebox.sample import generate
 from pipeline.steps.fetch_data import fetch_data, resolve_data_version
-from pipeline.store import open_store
-from tests.s3_policies import IDENTITIES, POLICIES, identities
-from tests.s3_server import S3Server
-from tests.test_store import (
+from tests.core.test_store import (
     PUBLISHERS,
     killed_at_each_write,
     publish_another,
@@ -28,6 +26,8 @@ from tests.test_store import (
     shared_client,
     unique_dense_and_whole,
 )
+from tests.s3_policies import IDENTITIES, POLICIES, identities
+from tests.s3_server import S3Server
 from tests.versions import publish_version
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import SETTINGS_FILE, read_settings
 from scripts.compile_pipeline import pipeline_resources
 

@@ -4,8 +4,8 @@ import json
 from hashlib import sha256
 from typing import Any
 
-from pipeline.champion import NO_WORSE, SCHEMA
-from pipeline.store import Failed, open_store
+from pipeline.core.champion import NO_WORSE, SCHEMA
+from pipeline.core.store import Failed, open_store
 from tests.serving import model
 
 LABELS = ("BR", "IS", "JP", "KR")

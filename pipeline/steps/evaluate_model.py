@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.champion import NO_WORSE, NONE, Champion
-from pipeline.documents import write_json
-from pipeline.errors import SettingsInvalid
-from pipeline.examples import Test, read_description, read_slices, read_tests
-from pipeline.log import log
-from pipeline.options import GATE_MODES, Thresholds, parse
-from pipeline.runtimes import onnxruntime_of
-from pipeline.schema import FEATURE_NAMES
+from pipeline.core.champion import NO_WORSE, NONE, Champion
+from pipeline.core.documents import write_json
+from pipeline.core.errors import SettingsInvalid
+from pipeline.core.examples import Test, read_description, read_slices, read_tests
+from pipeline.core.log import log
+from pipeline.core.options import GATE_MODES, Thresholds, parse
+from pipeline.core.runtimes import onnxruntime_of
+from pipeline.models.jukebox.schema import FEATURE_NAMES
 
 Floats = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def judge(
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
     are over songs, not rows: a song's rows are all alike, and a hundred of them are no hundred observations.
 
-    ``champion`` is what ``pipeline.champion.search`` found for ``champion_version``, with what is ``damaged``. If the
+    ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. If the
     two cannot be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps
     ``champion_version``, ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off judges nothing,
     so nothing passes.

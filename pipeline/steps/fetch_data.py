@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
-from pipeline.documents import to_json
-from pipeline.errors import DataUnavailable, SettingsInvalid
-from pipeline.log import log
-from pipeline.schema import RANKINGS, SONGS
-from pipeline.sources import Item, copy, find, place, redact
-from pipeline.tables import Counts, to_parquet, unpack
+from pipeline.core.documents import to_json
+from pipeline.core.errors import DataUnavailable, SettingsInvalid
+from pipeline.core.log import log
+from pipeline.core.sources import Item, copy, find, place, redact
+from pipeline.core.tables import Counts, to_parquet, unpack
+from pipeline.models.jukebox.schema import RANKINGS, SONGS
 
 # Ten million ranking rows are about one gigabyte of CSV: a URI that names far more is a mistake.
 MAX_BYTES = 10 * 1024**3

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import GateRefused
-from pipeline.log import log
+from pipeline.core.errors import GateRefused
+from pipeline.core.log import log
 
 
 def gate(verdict: Path) -> None:

@@ -5,7 +5,7 @@ the country, so they become one *example* with a count per country. The cross en
 
     − 1/N · Σ_rows log p(country | x)  =  − 1/N · Σ_examples Σ_countries count · log p(country | x)
 
-is the same number, and 14,000 examples stand for a million rows. ``pipeline/splits.py`` says which are held out.
+is the same number, and 14,000 examples stand for a million rows. ``splits.py`` says which are held out.
 
 The charts are read twice, a batch at a time: for their days, and for the counts. The counts of each batch go to disk:
 the memory is that of the songs.
@@ -23,13 +23,13 @@ import polars as pl
 from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
-from pipeline.documents import write_json
-from pipeline.errors import DataInvalid
-from pipeline.examples import SLICE
-from pipeline.log import log
-from pipeline.parts import BATCH, Known, Parts, Unusable
-from pipeline.schema import COUNTRY, COUNTRY_CODE, DATE, FEATURE_NAMES, ID, MOST_SONGS, RANKINGS, SONGS
-from pipeline.splits import SPLITS, first_later_day, hashes, split_of
+from pipeline.core.documents import write_json
+from pipeline.core.errors import DataInvalid
+from pipeline.core.examples import SLICE
+from pipeline.core.log import log
+from pipeline.core.parts import BATCH, Known, Parts, Unusable
+from pipeline.models.jukebox.schema import COUNTRY, COUNTRY_CODE, DATE, FEATURE_NAMES, ID, MOST_SONGS, RANKINGS, SONGS
+from pipeline.models.jukebox.splits import SPLITS, first_later_day, hashes, split_of
 
 SEE_REPORT = "the report of validate-data says what is wrong with the data and what to do"
 

@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.champion import CARD, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
-from pipeline.documents import to_json
-from pipeline.errors import CommitOutdated, ParityBroken, SettingsInvalid, VersionBroken
-from pipeline.log import log
-from pipeline.report import environment
-from pipeline.schema import FEATURES
+from pipeline.core.champion import CARD, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
+from pipeline.core.documents import to_json
+from pipeline.core.errors import CommitOutdated, ParityBroken, SettingsInvalid, VersionBroken
+from pipeline.core.log import log
+from pipeline.core.report import environment
+from pipeline.core.store import MODEL, Failed, ModelStore, open_store
+from pipeline.models.jukebox.schema import FEATURES
 from pipeline.steps.evaluate_model import judge
 from pipeline.steps.gate import decide, gate
-from pipeline.store import MODEL, Failed, ModelStore, open_store
 
 # https://semver.org, version 2.0.0.
 _NUMBER = r"(0|[1-9]\d*)"

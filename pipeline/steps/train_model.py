@@ -11,12 +11,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from pipeline.documents import write_json
-from pipeline.errors import NotFinite
-from pipeline.examples import TEST_SPLITS, Examples, read_description, read_split, write_predictions
-from pipeline.log import log
-from pipeline.network import build_network
-from pipeline.options import Hyperparameters, parse
+from pipeline.core.documents import write_json
+from pipeline.core.errors import NotFinite
+from pipeline.core.examples import TEST_SPLITS, Examples, read_description, read_split, write_predictions
+from pipeline.core.log import log
+from pipeline.core.options import Hyperparameters, parse
+from pipeline.models.jukebox.network import build_network
 
 # Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from pandera.errors import SchemaError, SchemaErrorReason, SchemaErrors
 from polars.io.plugins import register_io_source
 
-from pipeline.data_profile import describe, shift
-from pipeline.documents import write_json
-from pipeline.errors import DataInvalid
-from pipeline.log import log
-from pipeline.parts import Batch, Known, Parts, Sums, TooMany, Unusable
-from pipeline.rules import (
+from pipeline.core.data_profile import describe, shift
+from pipeline.core.documents import write_json
+from pipeline.core.errors import DataInvalid
+from pipeline.core.log import log
+from pipeline.core.parts import Batch, Known, Parts, Sums, TooMany, Unusable
+from pipeline.models.jukebox.rules import (
     CHART_PLACES,
     COUNTS,
     ENTRY_ROWS,
@@ -42,8 +42,8 @@ from pipeline.rules import (
     feature_rows,
     shift_rows,
 )
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
-from pipeline.splits import SPLITS, first_later_day, hashes, split_of
+from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
+from pipeline.models.jukebox.splits import SPLITS, first_later_day, hashes, split_of
 
 EXAMPLES = 5
 SENTENCES = 13  # as many as there are features
@@ -73,7 +73,7 @@ def validate_data(
 
     ``songs`` and ``rankings`` are folders of ``*.parquet``, ``reference`` is the profile of the data that the champion
     was trained on. The report has ``passed``; ``checks``, each with ``name``, ``severity``, ``passed``, ``count`` of
-    what breaks it, at most five ``examples`` and ``message``; ``profile``, see ``pipeline.data_profile.describe``; and
+    what breaks it, at most five ``examples`` and ``message``; ``profile``, see ``data_profile.describe``; and
     ``shift``, by quantity, null without a reference. A check is left out where another one says that its columns
     cannot be used.
 
@@ -243,7 +243,7 @@ def _complaint(errors: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"- {check['name']}: {check['message']}" + (f" For example: {examples}." if examples else ""))
     lines.append(
         "Nothing is trained on it. Correct the data at its source; where the contract is wrong, change "
-        "pipeline/schema.py or pipeline/rules.py. The report of this step holds all checks."
+        "schema.py or rules.py in pipeline/models/jukebox. The report of this step holds all checks."
     )
     return "\n".join(lines)
 

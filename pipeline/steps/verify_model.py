@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.documents import write_json
-from pipeline.errors import ParityBroken
-from pipeline.examples import Test, read_tests
-from pipeline.log import log
-from pipeline.runtimes import Answer, onnxruntime_of, openvino_of
-from pipeline.schema import INPUT, OUTPUT
+from pipeline.core.documents import write_json
+from pipeline.core.errors import ParityBroken
+from pipeline.core.examples import Test, read_tests
+from pipeline.core.log import log
+from pipeline.core.runtimes import Answer, onnxruntime_of, openvino_of
+from pipeline.models.jukebox.schema import INPUT, OUTPUT
 
 ABSOLUTE = 1e-5
 RELATIVE = 1e-4

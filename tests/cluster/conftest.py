@@ -14,7 +14,7 @@ from tests.cluster import project as projects
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.listener import Listener, installed
 from tests.cluster.project import Project
-from tests.test_predict import WEIGHTS, publish
+from tests.scripts.test_predict import WEIGHTS, publish
 
 FAILED = pytest.StashKey[bool]()
 COMING = pytest.StashKey[Future[Project]]()

@@ -28,7 +28,7 @@ import boto3
 import yaml
 from botocore.config import Config
 
-from pipeline.sample import generate
+from pipeline.models.jukebox.sample import generate
 from tests.cluster import argocd, build, images, kserve, kubeflow, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
 from tests.cluster.kubectl import Kubectl
@@ -83,7 +83,7 @@ BUCKET = "data"
 TRAINING = "jukebox-training"  # the repository of what is built in the cluster
 REGISTRY = node.GUARDED_REGISTRY if KUBEFLOW else node.REGISTRY  # of the project's own images
 # What `continuous-training` runs of the tests: all of them take minutes, and are run by `make test`.
-TESTS = "tests/test_options.py"
+TESTS = "tests/core/test_options.py"
 
 
 @dataclass(frozen=True)

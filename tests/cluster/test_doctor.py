@@ -2,7 +2,7 @@
 
 The project is that of all tests. Argo CD and the operators, who would mend what is broken here, rest meanwhile. Played
 are the Git host and the router before the listener: those of the project have no name outside the cluster. Others share
-this cluster, so ``tests/test_doctor.py`` alone provokes what all of it would feel: an old Kubernetes, each kind that is
+this cluster, so the other ``test_doctor.py`` provokes what all of it would feel: an old Kubernetes, each kind that is
 not there, KServe's webhooks that are gone and any of Tekton's or KServe's that are down (here Tekton's leave out the
 namespace), and no storage class at all.
 """

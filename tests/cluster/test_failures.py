@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kubernetes.config import kube_config
 
-from pipeline.errors import RequestRefused, RunFailed
-from pipeline.kfp_server import Json
+from pipeline.core.errors import RequestRefused, RunFailed
 from pipeline.settings import read_settings
-from scripts.kubernetes_api import RUN_LABEL, Cluster
+from scripts.clients.kfp_server import Json
+from scripts.clients.kubernetes_api import RUN_LABEL, Cluster
 from scripts.outcome import Told, look_up
 from scripts.wait import Pace, Watch
 from tests.cluster import node, stand_ins

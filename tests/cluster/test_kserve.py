@@ -9,7 +9,7 @@ import requests
 from tests.cluster import kserve as installed
 from tests.cluster import node
 from tests.cluster.kubectl import Kubectl
-from tests.test_predict import LABELS, WEIGHTS, publish
+from tests.scripts.test_predict import LABELS, WEIGHTS, publish
 
 pytestmark = pytest.mark.usefixtures("kserve")
 

@@ -90,7 +90,7 @@ def test_what_cannot_change_a_model_trains_nothing(listener: Listener, kind: Kin
         ):
             listener.send(kind, listener.facts(path=path))
     with listener.creating(3):
-        for path in ("manifests/settings/settings.yaml", "pipeline/network.py", "docs.py"):
+        for path in ("manifests/settings/settings.yaml", "pipeline/models/jukebox/network.py", "docs.py"):
             listener.send(kind, listener.facts(path=path))
 
 
@@ -539,7 +539,7 @@ def test_genuine_pushes_to_our_repository_create_one_run_each(
             rb'("(?:clone_url|git_http_url)": *")[^"]*',
             rb"\g<1>" + REPOSITORY.encode() + b".git",
             re.sub(rb'("ref": *"refs/heads/)[^"]*', rb"\1main", body),
-        ).replace(b'"README.md"', b'"pipeline/network.py"')
+        ).replace(b'"README.md"', b'"pipeline/models/jukebox/network.py"')
         for name, body in genuine[kind].items()
     }
     trained = re.compile(r"(push(2|_merge)?|(push_)?branch_create|github-push-with-new-branch)\.json")

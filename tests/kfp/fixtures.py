@@ -16,9 +16,9 @@ from kubernetes import config
 from kubernetes.config import kube_config
 from tenacity import wait_fixed
 
-from pipeline import kfp_server
 from pipeline.settings import SETTINGS_FILE
 from scripts import apply, start
+from scripts.clients import kfp_server
 from tests.kfp.cluster import Cluster, serve_cluster
 from tests.kfp.execution import ScriptedExecutor
 from tests.kfp.in_cluster import KubernetesAccess

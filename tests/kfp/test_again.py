@@ -14,7 +14,7 @@ import yaml
 from kubernetes.config import kube_config
 from typer.testing import CliRunner
 
-from pipeline.errors import RunFailed
+from pipeline.core.errors import RunFailed
 from pipeline.settings import read_settings
 from scripts import wait
 from scripts.cli import app
@@ -34,7 +34,7 @@ STEPS = CACHED | UNCACHED
 # It fails once if a file says so. It notes that it was run, and writes its outputs if its inputs are there.
 BODY = """
     from pathlib import Path
-    from pipeline.log import step
+    from pipeline.core.log import step
     with step({name!r}, {inputs}):
         folder = Path({folder!r})
         with (folder / "ran").open("a") as ran:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.kfp_server import from_cache
+from scripts.clients.kfp_server import from_cache
 from tests.kfp.admission import refusal, review
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed

@@ -14,12 +14,12 @@ import pytest
 import requests
 from typer.testing import CliRunner, Result
 
-from pipeline.errors import AccessDenied, ServerUnavailable
+from pipeline.core.errors import AccessDenied, ServerUnavailable
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import find_server
 from pipeline.settings import read_settings
 from scripts import wait
 from scripts.cli import app
+from scripts.clients.pipeline_server import find_server
 from scripts.wait import Pace
 from tests.http_server import serve_http
 from tests.kfp.service import EDITOR

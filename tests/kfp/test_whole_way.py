@@ -16,7 +16,7 @@ import yaml
 from kubernetes.config import kube_config
 from typer.testing import CliRunner, Result
 
-from pipeline.errors import RunFailed
+from pipeline.core.errors import RunFailed
 from scripts import wait
 from scripts.cli import app
 from scripts.wait import Pace

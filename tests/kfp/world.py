@@ -10,10 +10,10 @@ from kfp import compiler, dsl, kubernetes
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.pipeline_context import Pipeline
 
-from pipeline.kfp_server import Kfp
 from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.server import find_server
 from pipeline.settings import SETTINGS_FILE, read_settings
+from scripts.clients.kfp_server import Kfp
+from scripts.clients.pipeline_server import find_server
 from scripts.spec_policy import version_name
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed

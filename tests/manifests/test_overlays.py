@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.server import AUDIENCE, AUDIENCE_TOKEN
 from pipeline.settings import Settings
+from scripts.clients.pipeline_server import AUDIENCE, AUDIENCE_TOKEN
 from tests.manifests import references, schemas
 from tests.manifests.building import (
     BOOTSTRAP,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.trusted_ca import FILE
 from pipeline.settings import read_settings
-from pipeline.trusted_ca import FILE
 from tests.manifests.building import COMPONENTS, OVERLAYS, build, copy, of_kind, walk, with_components
 from tests.tekton.manifests import Resource
 

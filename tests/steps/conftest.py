@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.sample import generate
+from pipeline.models.jukebox.sample import generate
 from pipeline.steps.preprocess_data import preprocess_data
 
 

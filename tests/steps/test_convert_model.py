@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.errors import ParityBroken
-from pipeline.examples import read_description, read_split
-from pipeline.runtimes import onnxruntime_of
-from pipeline.schema import FEATURE_NAMES
+from pipeline.core.errors import ParityBroken
+from pipeline.core.examples import read_description, read_split
+from pipeline.core.runtimes import onnxruntime_of
+from pipeline.models.jukebox.schema import FEATURE_NAMES
 from pipeline.steps.convert_model import _check_signature, convert_model
 from tests.steps.conftest import Trained
 

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.champion import Champion
-from pipeline.errors import HyperparametersInvalid, SettingsInvalid
-from pipeline.examples import TEST_SPLITS, read_description, read_split, write_predictions
-from pipeline.report import evaluation_html, render_report
-from pipeline.runtimes import Answer, onnxruntime_of
-from pipeline.schema import FEATURE_NAMES
+from pipeline.core.champion import Champion
+from pipeline.core.errors import HyperparametersInvalid, SettingsInvalid
+from pipeline.core.examples import TEST_SPLITS, read_description, read_split, write_predictions
+from pipeline.core.report import evaluation_html, render_report
+from pipeline.core.runtimes import Answer, onnxruntime_of
+from pipeline.models.jukebox.schema import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model, interval
 from tests.report_fixture import run
 from tests.serving import model
@@ -282,7 +282,7 @@ def test_the_slices_in_which_the_examples_are_read_decide_nothing(
 
         return watch
 
-    monkeypatch.setattr("pipeline.examples.SLICE", 7)
+    monkeypatch.setattr("pipeline.core.examples.SLICE", 7)
     monkeypatch.setattr("pipeline.steps.evaluate_model.onnxruntime_of", watched)
     assert judge(examples, trained.predictions, tmp_path / "slices", champion=champion) == whole
     assert max(asked) <= 7

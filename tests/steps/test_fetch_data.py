@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.errors import DataUnavailable, SettingsInvalid
+from pipeline.core.errors import DataUnavailable, SettingsInvalid
 from pipeline.steps import fetch_data as module
 from pipeline.steps.fetch_data import Fetched, fetch_data, resolve_data_version
 from tests.http_server import Answer, HttpServer, serve_http

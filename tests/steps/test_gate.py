@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import GateRefused
+from pipeline.core.errors import GateRefused
 from pipeline.steps.gate import gate
 
 

@@ -20,7 +20,7 @@ import onnx
 import polars as pl
 import pytest
 
-from pipeline.documents import write_json
+from pipeline.core.documents import write_json
 from pipeline.steps.convert_model import convert_model
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.preprocess_data import preprocess_data

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataInvalid
-from pipeline.examples import read_split
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
-from pipeline.splits import SPLITS
+from pipeline.core.errors import DataInvalid
+from pipeline.core.examples import read_split
+from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
+from pipeline.models.jukebox.splits import SPLITS
 from pipeline.steps.preprocess_data import preprocess_data
 from tests.steps.conftest import Tables
 

@@ -13,21 +13,21 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import store as store_module
-from pipeline.champion import find_champion
-from pipeline.errors import CommitOutdated, GateRefused, ParityBroken, SettingsInvalid
-from pipeline.examples import TEST_SPLITS, write_predictions
-from pipeline.report import summary_markdown
-from pipeline.schema import FEATURE_NAMES
+from pipeline.core import store as store_module
+from pipeline.core.champion import find_champion
+from pipeline.core.errors import CommitOutdated, GateRefused, ParityBroken, SettingsInvalid
+from pipeline.core.examples import TEST_SPLITS, write_predictions
+from pipeline.core.report import summary_markdown
+from pipeline.core.store import open_store
+from pipeline.models.jukebox.schema import FEATURE_NAMES
 from pipeline.steps import publish_model as publish_step
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.publish_model import Published, publish_model
-from pipeline.store import open_store
 from tests.browser import CHROMIUM, MISSING, browser
+from tests.core.test_store import Interruption, preceded, shared_client
 from tests.report_fixture import documents
 from tests.s3_server import S3Server
 from tests.serving import model_of
-from tests.test_store import Interruption, preceded, shared_client
 
 ONNX = b"an onnx file"
 JSONS = ("training", "validation", "evaluation", "verdict", "parity")

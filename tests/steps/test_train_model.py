@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.errors import HyperparametersInvalid, NotFinite
-from pipeline.examples import TEST_SPLITS, Examples, read_description, read_predictions, read_split
-from pipeline.network import build_network
+from pipeline.core.errors import HyperparametersInvalid, NotFinite
+from pipeline.core.examples import TEST_SPLITS, Examples, read_description, read_predictions, read_split
+from pipeline.models.jukebox.network import build_network
 from pipeline.steps import train_model as module
 from pipeline.steps.train_model import KERAS_FILE, Visits, epoch_of, predict, scores, train_model, weights_sha256
 from tests.steps.conftest import Trained

@@ -14,11 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataInvalid
-from pipeline.rules import COUNTS, RULES, SONG_ROWS, Limits, chart_rows, country_rows, feature_rows, shift_rows
-from pipeline.sample import COUNTRIES, generate
-from pipeline.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS, Feature
-from pipeline.splits import SPLITS
+from pipeline.core.errors import DataInvalid
+from pipeline.models.jukebox.rules import (
+    COUNTS,
+    RULES,
+    SONG_ROWS,
+    Limits,
+    chart_rows,
+    country_rows,
+    feature_rows,
+    shift_rows,
+)
+from pipeline.models.jukebox.sample import COUNTRIES, generate
+from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS, Feature
+from pipeline.models.jukebox.splits import SPLITS
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.validate_data import markdown, validate_data
 from tests.corruptions import CORRUPTIONS, LAST_DAY, TODAY, Corruption, write
@@ -401,7 +410,7 @@ def test_batches_and_buckets_change_nothing(
     examples = splits(tmp_path / "whole")
     for rule in ("rankings-unique", "places-unique"):
         assert check(whole, rule)["message"].startswith("3,000 of ")
-    monkeypatch.setattr("pipeline.parts.BATCH", 2_000)
+    monkeypatch.setattr("pipeline.core.parts.BATCH", 2_000)
     for bucket in (1_000, 40):  # less than a chart, too
         monkeypatch.setattr("pipeline.steps.validate_data.BUCKET", bucket)
         assert validate(tmp_path / f"pieces {bucket}", songs, rankings, limits=lenient) == whole
@@ -431,8 +440,8 @@ MANY_ROWS = """
 import sys
 from datetime import date
 from pathlib import Path
-from pipeline.errors import DataInvalid
-from pipeline.log import peak_mib
+from pipeline.core.errors import DataInvalid
+from pipeline.core.log import peak_mib
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.validate_data import validate_data
 songs, rankings, folder = map(Path, sys.argv[1:])
@@ -454,8 +463,8 @@ import sys
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from pipeline.errors import DataInvalid
-from pipeline.log import peak_mib
+from pipeline.core.errors import DataInvalid
+from pipeline.core.log import peak_mib
 step, folder = sys.argv[1], Path(sys.argv[2])
 tables = folder / "songs", folder / "rankings"
 with suppress(DataInvalid):

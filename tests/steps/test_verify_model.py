@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from onnx import numpy_helper
 
-from pipeline.errors import ParityBroken
-from pipeline.examples import SLICE, TEST_SPLITS, read_predictions, read_split, write_predictions
-from pipeline.runtimes import onnxruntime_of
+from pipeline.core.errors import ParityBroken
+from pipeline.core.examples import SLICE, TEST_SPLITS, read_predictions, read_split, write_predictions
+from pipeline.core.runtimes import onnxruntime_of
 from pipeline.steps.verify_model import ABSOLUTE, verify_model
 from tests.steps.conftest import Trained
 
@@ -81,7 +81,7 @@ def test_the_slices_in_which_the_examples_are_read_decide_nothing(
         write_predictions(predictions, split, np.vstack([answers[0, ::-1], answers[1:-1], answers[-1, ::-1]]))
     found = []
     for size in (SLICE, 7):
-        monkeypatch.setattr("pipeline.examples.SLICE", size)
+        monkeypatch.setattr("pipeline.core.examples.SLICE", size)
         file = tmp_path / f"{size}.json"
         with pytest.raises(ParityBroken):
             verify_model(onnx_file, examples, predictions, trained.report, file, model_name="jukebox")
@@ -126,7 +126,7 @@ def test_what_runs_models_tells_nobody_of_it(onnx_file: Path) -> None:
 import os
 import numpy as np
 from pathlib import Path
-from pipeline.runtimes import onnxruntime_of, openvino_of
+from pipeline.core.runtimes import onnxruntime_of, openvino_of
 for load in (onnxruntime_of, openvino_of):
     load(Path("{onnx_file}").read_bytes())(np.ones((1, 13), np.float32))
 from openvino.tools.ovc.telemetry_utils import tm

@@ -1,0 +1,307 @@
+"""The champion, which is the version that a new model must be no worse than; and any other version by its number.
+
+A version is read here only if it is whole: its lineage can be read, its files have the digests that stand there, and
+its model answers. One that is not is named with what to do about it, and is never the champion.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
+from pipeline.core.log import log
+from pipeline.core.runtimes import onnx_properties, onnxruntime_of
+from pipeline.core.store import MODEL, ModelStore, open_store
+
+# Of lineage.json. 0 is what lacks the field: it has the same fields but for the time of the commit, and its verdict may
+# say "passed" of a model that nobody has judged.
+SCHEMA = 1
+NONE = "none"
+LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
+# The check that compares a model with the champion, in nats: above 0, it is worse.
+NO_WORSE = "no-worse-than-champion"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published version: its number in the store, the ONNX file's bytes, its labels and its lineage.json."""
+
+    version: int
+    onnx: bytes = field(repr=False)
+    labels: list[str]
+    lineage: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def features(self) -> list[str]:
+        """The names of the features that the model takes, in its order, as its own file says."""
+        names = json.loads(onnx_properties(self.onnx).get("features", "null"))
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("its metadata do not name its features")
+        return names
+
+    @property
+    def passed(self) -> bool:
+        """Whether the version was judged, and good enough."""
+        verdict = self.lineage["verdict"]
+        return bool(verdict["passed"] and verdict["checks"])
+
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the model answers, float32[examples, labels], to float32[examples, features] in its own order."""
+        return onnxruntime_of(self.onnx)(vectors)
+
+
+@dataclass(frozen=True)
+class Champion(Version):
+    """The version that a new model is compared with.
+
+    ``is_best`` is false if another one was asked for in its stead: who is better than that has proven nothing.
+    """
+
+    is_best: bool = True
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found in the store: the champion, if there is one, and a sentence on each version that is damaged."""
+
+    champion: Champion | None
+    damaged: tuple[str, ...]
+
+
+def find_champion(model_store: str, model_name: str, version: str = "") -> Champion | None:
+    """Return the version that a new model is compared with; see ``search``."""
+    return search(model_store, model_name, version).champion
+
+
+def search(model_store: str, model_name: str, version: str = "") -> Search:
+    """Look for the version that a new model is compared with: ``version``, or the champion if that is empty.
+
+    The champion is the newest version that passed and was no worse than what it was compared with itself. So whoever
+    passed within the tolerance only does not lower the bar: what it was compared with stays the champion, and a chain
+    of models, each a little worse, ends where it began. A version that was compared with nothing (the first, or by
+    ``none``) is the champion from then on. One that was compared with a version that has failed, or with an older one
+    that was asked for, has proven nothing and is passed over.
+
+    If what a version was compared with is gone or damaged, that version stands in for it: it is at most the tolerance
+    away, while what comes before may be any distance. If none has proven anything, the newest that passed will do.
+
+    ``version`` may be the number of another version to compare with, or ``none`` for no comparison.
+
+    Raises SettingsInvalid if ``version`` is none of these; StoreBroken if the version that it names does not exist, has
+    failed or is damaged, or if the store cannot be read. Damaged versions that nobody named are logged and left out.
+    """
+    if version == NONE:
+        return Search(None, ())
+    store = open_store(model_store, model_name)
+    named = _number(version) if version else 0
+    asked = _asked(store, named) if named else None
+    best, damaged = _best(store)
+    for sentence in damaged:
+        log.warning("%s It is not the champion.", sentence)
+    chosen = asked or best
+    if chosen is None:
+        return Search(None, damaged)
+    is_best = best is not None and chosen.version == best.version
+    return Search(Champion(chosen.version, chosen.onnx, chosen.labels, chosen.lineage, is_best), damaged)
+
+
+def read_version(model_store: str, model_name: str, number: int = 0) -> Version | None:
+    """Read version ``number``, whether it passed or not, or the newest that passed for 0; None if there is none.
+
+    Raises StoreBroken, with what to do, if it does not exist or is damaged.
+    """
+    store = open_store(model_store, model_name)
+    number = number or store.newest() or 0
+    return _read(store, number) if number else None
+
+
+def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
+    """Read a version's lineage.json, of this release or an older one.
+
+    Raises VersionBroken, with what to do, if there is none, if it has another shape, or if a newer release wrote it.
+    """
+    try:
+        lineage = json.loads(store.read(number, LINEAGE))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(store, number, f"its {LINEAGE} is not valid JSON ({error})") from None
+    if not isinstance(lineage, dict):
+        raise _damaged(store, number, f"its {LINEAGE} holds no object")
+    schema = lineage.get("schema", 0)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise VersionBroken(
+            f"Version {number} ({store.uri(number)}) was published by a newer release: its {LINEAGE} has schema "
+            f"{schema}, expected up to {SCHEMA}. Train with that release, or delete the version."
+        )
+    try:
+        _Lineage.model_validate(lineage)
+    except ValidationError as error:
+        [first, *_] = error.errors()
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise _damaged(store, number, f"its {LINEAGE} is not one of this pipeline: {where}, {first['msg']}") from None
+    return lineage
+
+
+def read_files(store: ModelStore, number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a version's lineage.json, and its other files by their names; each has the digest that stands there.
+
+    Versions of older releases record none of the card, which is left out then. Raises VersionBroken, with what to do,
+    if a file is not there, or is not the one that was published.
+    """
+    lineage = read_lineage(store, number)
+    content = {}
+    for name in (MODEL, LABELS, CARD):
+        expected = lineage["sha256"].get(name)
+        if name == CARD and not expected:
+            continue
+        content[name] = store.read(number, name)
+        digest = hashlib.sha256(content[name]).hexdigest()
+        if digest != expected:
+            raise _damaged(
+                store,
+                number,
+                f"the sha256 of its {name} is {digest[:12]}…, expected {(expected or 'none')[:12]}…",
+            )
+    return lineage, content
+
+
+def _number(version: str) -> int:
+    if not (version.isascii() and version.isdigit() and int(version)):
+        raise SettingsInvalid(
+            f"champion_version is {version!r}; expected the number of a version, {NONE!r} to compare with nothing, or "
+            "nothing for the champion"
+        )
+    return int(version)
+
+
+def _asked(store: ModelStore, number: int) -> Version:
+    versions = store.versions()
+    if number not in versions and number not in store.failed():
+        there = ", ".join(map(str, versions)) or "none yet"
+        raise StoreBroken(
+            f"champion_version is {number}, and there is no {store.uri(number)}; name one that passed ({there}), "
+            f"{NONE!r} to compare with nothing, or nothing for the champion"
+        )
+    found = _read(store, number)
+    if number not in versions or not found.passed:
+        raise StoreBroken(
+            f"champion_version is {number}, which has failed its checks, or was not judged: "
+            f"{found.lineage['verdict'].get('summary', 'its verdict does not say why')} Name another one, "
+            f"{NONE!r} to compare with nothing, or nothing for the champion"
+        )
+    return found
+
+
+def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
+    """Return the champion, and what is wrong with each damaged version that was met on the way."""
+    versions, damaged = store.versions(), dict[int, str]()
+    known: dict[int, Version | None] = {}
+
+    def read(number: int) -> Version | None:
+        if number not in known:
+            try:
+                known[number] = _read(store, number) if number in versions else None
+            except VersionBroken as error:
+                # Anything else must stop the run: a store that is away for a moment would be one without a champion.
+                known[number], damaged[number] = None, str(error)
+        return known[number]
+
+    newest_passed = None
+    for number in reversed(versions):
+        version = read(number)
+        if version is None or not version.passed:
+            continue
+        newest_passed = newest_passed or version
+        verdict = version.lineage["verdict"]
+        worse_by = next((check["value"] for check in verdict["checks"] if check["name"] == NO_WORSE), None)
+        if worse_by is None:
+            return version, tuple(damaged.values())
+        champion = verdict.get("champion") or {}
+        before = champion.get("version") or version.lineage.get("champion")
+        other = read(before) if before else None
+        gone = before and other is None
+        proven = worse_by <= 0 and champion.get("is_best", True) and (other is None or other.passed)
+        if gone or proven:
+            return version, tuple(damaged.values())
+    return newest_passed, tuple(damaged.values())
+
+
+def _read(store: ModelStore, number: int) -> Version:
+    """Read a version; raises VersionBroken, with what to do, if it is not whole."""
+    lineage, content = read_files(store, number)
+    try:
+        version = Version(number, content[MODEL], json.loads(content[LABELS]), lineage)
+        labels = [*map(str, version.labels)]
+        answer = version.probabilities(np.zeros((1, len(version.features)), np.float32))
+    except Exception as error:  # ONNX Runtime has a class of its own for each kind, without one above them
+        raise _damaged(store, number, f"its model cannot be used: {' '.join(str(error).split())}") from None
+    if not labels or len({*labels}) < len(labels) or answer.shape != (1, len(labels)):
+        raise _damaged(store, number, f"its model answers with the shape {answer.shape}, and {LABELS} holds {labels}")
+    if not np.isfinite(answer).all():
+        raise _damaged(store, number, "its model answers with what is not a number")
+    return version
+
+
+def _damaged(store: ModelStore, number: int, what: str) -> VersionBroken:
+    return VersionBroken(
+        f"Version {number} ({store.uri(number)}) is damaged: {what}. Put its files back as they were published, or "
+        f"delete it: `jukebox delete-version {number}`."
+    )
+
+
+# What must be in a lineage.json for us to use it; the rest is for people.
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
+
+
+class _Check(_Shape):
+    name: str
+    value: float
+
+
+class _Champion(_Shape):
+    version: int
+    is_best: bool = True
+
+
+class _Verdict(_Shape):
+    passed: bool
+    checks: list[_Check]
+    champion: _Champion | None = None
+
+
+class _Feature(_Shape):
+    mean: float
+    std: float
+    edges: list[float]
+    shares: list[float] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _bins(self) -> "_Feature":
+        if len(self.edges) != len(self.shares) + 1:
+            raise ValueError(f"{len(self.edges)} edges for {len(self.shares)} bins")
+        return self
+
+
+class _Profile(_Shape):
+    features: dict[str, _Feature]
+    country_shares: dict[str, float]
+
+
+class _Data(_Shape):
+    profile: _Profile
+
+
+class _Lineage(_Shape):
+    format: int = Field(0, alias="schema", ge=0)
+    verdict: _Verdict
+    data: _Data
+    sha256: dict[str, str]
+    champion: int | None = None

@@ -1,0 +1,652 @@
+"""The model store: numbered versions of a model, in a folder (a mounted claim) or in an S3 bucket.
+
+A version is ``<root>/<model>/<number>/`` and holds ``model.onnx`` and what belongs to it; without that file
+it is incomplete and counts for nothing. The model server reads the same place: it takes every folder that is
+named by a positive integer and ignores names with a dot in front, where the store keeps the rest:
+
+    .failed/<number>/   a version that failed its checks: it has a number, and is served by nobody
+    .claims/<number>    which run has this number, and what of the staged is its version. Claims are never deleted:
+                        numbers grow for ever, also after the newest version was deleted, and a run that is tried
+                        again finds its version
+    .runs/<digest>      that a run, by the digest of its name, may have a claim
+    .staging/           what is about to be published: worthless as soon as its number is claimed for something else
+    .deleted/           what is being deleted
+
+Who claims a number publishes with that: the version is complete by then and only has to be moved to its place, which
+whoever comes next does for a process that was killed. A run that comes too late for the number that it was judged for
+is judged again, for the next one. So versions are judged one after the other, in the order of their numbers, however
+many runs publish at once; nobody waits, and nobody publishes beside one that it has not seen.
+
+Nothing is deleted but what somebody names. On S3 publishing writes only where nothing is, so an identity will do that
+may neither change nor delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions says that a
+version must stay; its content is free.
+"""
+
+import errno
+import hashlib
+import io
+import os
+import re
+import shutil
+import stat
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
+from pipeline.core.s3 import explain, s3_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+MODEL = "model.onnx"
+FAILED = ".failed"
+# Whoever may publish may put anything there, and it is read into memory. A step has 2 GiB, and an ONNX file is held
+# three times when it is loaded; the network of 16 layers that this pipeline could train at most is no model of a song.
+LARGEST_MODEL = 128 << 20  # bytes
+LARGEST = 16 << 20  # bytes, of any other file
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+_PIN = re.compile(r"([1-9][0-9]*)\.pinned")
+# What is staged for a number: a version, a version that failed, or a claim.
+_APART, _CLAIM = ".failed", ".claim"
+_STAGED = re.compile(r"[1-9][0-9]*(-.*)?")
+_TAKEN = re.compile(r"(\.claims/|\.failed/)?([1-9][0-9]*)(/|$)")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+# RFC 1123.
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def open_store(root: str, model_name: str) -> "ModelStore":
+    """Return the store of ``model_name`` below ``root``: a folder's path, or ``s3://bucket/prefix``.
+
+    Nothing is read or created yet; a folder that does not exist is an empty store. Raises ``SettingsInvalid``
+    where ``root`` is neither of the two or ``model_name`` is no DNS label.
+    """
+    if not _DNS_LABEL.fullmatch(model_name):
+        raise SettingsInvalid(
+            f"the model's name is {model_name!r}: expected a DNS label, since it becomes part of a host "
+            "name; use at most 63 lower-case letters, digits and hyphens, and no hyphen at either end"
+        )
+    scheme, separator, path = root.partition("://")
+    if root and not separator:
+        return _FolderStore(Path(root).absolute() / model_name)
+    bucket, _, prefix = path.partition("/")
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket):
+        # Not shown in full: a URL may hold credentials.
+        raise SettingsInvalid(
+            f"the model store begins with {scheme + separator!r}: expected a folder's path or "
+            "s3://bucket/prefix, with the keys in the environment; correct it"
+        )
+    return _S3Store(s3_client(), bucket, "/".join([*filter(None, prefix.split("/")), model_name]))
+
+
+class Failed(dict[str, bytes]):
+    """The files of a version that failed its checks: it is kept where nobody serves it."""
+
+
+class ModelStore(ABC):
+    """The versions of one model; get one from ``open_store``.
+
+    Every method raises ``StoreBroken``, with what to do, where the folder or the bucket cannot be used.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def versions(self) -> list[int]:
+        """Return the numbers of the complete versions that passed, ascending."""
+        return sorted(self._complete(""))
+
+    def failed(self) -> list[int]:
+        """Return the numbers of the complete versions that failed their checks, ascending."""
+        return sorted(self._complete(f"{FAILED}/"))
+
+    @abstractmethod
+    def pinned(self) -> set[int]:
+        """Return the numbers that have a file ``<number>.pinned``, whether or not the version exists."""
+
+    def read(self, number: int, name: str) -> bytes:
+        """Return the file ``name`` of version ``number``, whether it passed or not.
+
+        Raises VersionBroken if there is none, or if it is larger than a version's files are.
+        """
+        for place in _places(number):
+            content = self._get(f"{place}/{name}")
+            if content is not None and len(content) > _limit(name):
+                raise VersionBroken(
+                    f"Version {number} ({self.uri(number)}) is damaged: its {name} has more than {_limit(name)} bytes, "
+                    f"which no version of this pipeline has. Delete it: `jukebox delete-version {number}`."
+                )
+            if content is not None:
+                return content
+        raise VersionBroken(
+            f"cannot read the model store: there is no {self.uri(number)}/{name}; "
+            "the version does not exist or was deleted; see which ones do"
+        )
+
+    def newest(self) -> int | None:
+        """Return the highest complete version that passed, or None where there is none."""
+        return max(self.versions(), default=None)
+
+    def uri(self, number: int) -> str:
+        """Return where version ``number`` is, or would be: an absolute path, or an s3:// URI."""
+        passed, failed = _places(number)
+        return f"{self._location}/{failed if number in self.failed() else passed}"
+
+    def publish(self, run: str, build: Callable[[int], Mapping[str, bytes]]) -> int:
+        """Publish the files that ``build`` makes for the version's number; return the number.
+
+        ``build`` is called when all versions before that number can be read, and again, for a higher number, if
+        another run publishes meanwhile. What it raises ends this, and nothing is published. If it returns ``Failed``,
+        the version is kept apart from those that are served.
+
+        ``run`` identifies the run. A run that publishes again, after it was killed or even at the same time, gets the
+        same number, and a version that stands already is left alone. Other runs get other numbers. A reader sees all
+        of the version or none of it.
+        """
+        # Looked up before the run is registered: if this is its first attempt, all that other attempts claim for it
+        # lies above, and is met further down.
+        known = self._highest()
+        if not self._register(hashlib.sha256(run.encode()).hexdigest()):
+            # Claims are made in the order of their numbers. A listing may miss what is claimed meanwhile, but this
+            # one misses nothing below the highest of the one before.
+            for number in sorted(self._claims(), reverse=True):
+                if self._stands(number, run):
+                    return number
+        while True:
+            number = self._highest() + 1
+            for other in range(known + 1, number):
+                if self._stands(other, run):
+                    return other
+            known = number - 1
+            self._finish()
+            files = build(number)
+            if not files.get(MODEL):
+                raise ValueError(f"a version needs a {MODEL}, found {sorted(files)}")
+            for name, content in files.items():
+                if len(content) > _limit(name):
+                    raise StoreBroken(
+                        f"{name} has {len(content)} bytes, and nobody would read more than {_limit(name)}: train a "
+                        "smaller network"
+                    )
+            staged = f"{number}-{uuid4().hex}" + (_APART if isinstance(files, Failed) else "")
+            try:
+                ours = self._stage(staged, files) and self._claim(number, f"{run}\n{staged}")
+            except StoreBroken:
+                with suppress(StoreBroken):
+                    self._drop(staged)
+                raise
+            self._finish()
+            if ours:
+                return number
+
+    def delete(self, number: int) -> None:
+        """Delete version ``number``, whether it passed or not; also what a killed process has left half deleted.
+
+        A reader sees all of the version or none of it. This works on a full disk.
+        """
+        # Not any, which would end with the first: a version may stand in both places, copied by hand.
+        if not sum([self._remove(place) for place in _places(number)]):
+            raise StoreBroken(f"there is no {self.uri(number)} to delete; see which versions there are")
+
+    def _highest(self) -> int:
+        return max(self._taken(), default=0)
+
+    def _stands(self, number: int, run: str) -> bool:
+        """Whether the number is that of ``run``, with its version: somebody may have deleted that."""
+        claim = self._claimed(number)
+        if claim is None or claim.partition("\n")[0] != run:
+            return False
+        self._finish()
+        return number in self._complete("") | self._complete(f"{FAILED}/")
+
+    def _finish(self) -> None:
+        """Move what is claimed to its place, whoever has claimed it, and delete what is staged in vain.
+
+        What is staged for a number that nobody has claimed is left alone: that may happen now.
+        """
+        for staged in self._staged():
+            number = int(staged.partition("-")[0])
+            claim = self._claimed(number)
+            if claim is None:
+                continue
+            if claim.endswith(f"\n{staged}"):
+                passed, failed = _places(number)
+                self._move(staged, failed if staged.endswith(_APART) else passed)
+            else:
+                self._drop(staged)
+
+    @abstractmethod
+    def _complete(self, folder: str) -> set[int]:
+        """Return the numbers in ``folder`` (empty, or ``.failed/``) that have a model."""
+
+    @abstractmethod
+    def _taken(self) -> set[int]:
+        """Return the numbers that are claimed or have any file."""
+
+    @abstractmethod
+    def _get(self, name: str) -> bytes | None:
+        """Return the content of a file by its path below the model's folder, or None where there is none.
+
+        Of what is larger than ``_limit`` allows, only a part is read: a byte more than that.
+        """
+
+    @abstractmethod
+    def _register(self, run: str) -> bool:
+        """Note that the run with this digest was here; return False where that is noted already."""
+
+    @abstractmethod
+    def _claims(self) -> set[int]:
+        """Return the claimed numbers."""
+
+    @abstractmethod
+    def _claimed(self, number: int) -> str | None:
+        """Return the claim of ``number``: the run and, on a second line, the name of what it has staged."""
+
+    @abstractmethod
+    def _claim(self, number: int, text: str) -> bool:
+        """Claim ``number`` in one atomic operation; return False where it is taken."""
+
+    @abstractmethod
+    def _staged(self) -> list[str]:
+        """Return the names of what is staged, each beginning with its number."""
+
+    @abstractmethod
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        """Make files last under this name; return False where its number was claimed meanwhile."""
+
+    @abstractmethod
+    def _move(self, staged: str, place: str) -> None:
+        """Make what is staged appear at its place at once, unless another process has."""
+
+    @abstractmethod
+    def _drop(self, staged: str) -> None:
+        """Delete what is staged, while others may look at it or still write it."""
+
+    @abstractmethod
+    def _remove(self, place: str) -> bool:
+        """Make a version vanish at once, then delete its files; return False where there are none."""
+
+
+def _limit(name: str) -> int:
+    """How many bytes a file may have; what is staged on S3 is a whole version."""
+    return LARGEST_MODEL if name.endswith(MODEL) else LARGEST_MODEL + 4 * LARGEST if ".staging/" in name else LARGEST
+
+
+def _places(number: int) -> tuple[str, str]:
+    """Where a version is that passed, and where one that failed."""
+    return str(number), f"{FAILED}/{number}"
+
+
+class _FolderStore(ModelStore):
+    """Versions and claims are prepared in ``.staging/<number>-<random>`` and renamed into place.
+
+    A rename fails where the target is a folder with something in it, on network file systems as well, so the
+    first one wins, and wins with its content. Neither holds everywhere for hard links or ``O_EXCL``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+
+    def pinned(self) -> set[int]:
+        with self._explained("read"):
+            return {int(match[1]) for name in _names(self._folder) if (match := _PIN.fullmatch(name))}
+
+    def _complete(self, folder: str) -> set[int]:
+        parent = self._folder / folder
+        with self._explained("read"):
+            return {number for number in _numbers(parent) if (parent / str(number) / MODEL).is_file()}
+
+    def _taken(self) -> set[int]:
+        with self._explained("read"):
+            return {n for name in ("", FAILED, ".claims") for n in _numbers(self._folder / name)}
+
+    def _get(self, name: str) -> bytes | None:
+        with self._explained("read"):
+            try:
+                with open(self._folder / name, "rb", opener=_open_file) as file:
+                    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                        raise OSError(errno.EINVAL, "it is not a file", str(self._folder / name))
+                    return file.read(_limit(name) + 1)
+            except FileNotFoundError:
+                return None
+
+    def _register(self, run: str) -> bool:
+        with self._explained("write to"):
+            (self._folder / ".runs").mkdir(parents=True, exist_ok=True)
+            try:
+                (self._folder / ".runs" / run).mkdir()
+            except FileExistsError:
+                return False
+        return True
+
+    def _claims(self) -> set[int]:
+        with self._explained("read"):
+            return set(_numbers(self._folder / ".claims"))
+
+    def _claimed(self, number: int) -> str | None:
+        claim = self._get(f".claims/{number}/run")
+        return None if claim is None else claim.decode()
+
+    def _claim(self, number: int, text: str) -> bool:
+        staged = f"{number}-{uuid4().hex}{_CLAIM}"
+        try:
+            return self._stage(staged, {"run": text.encode()}) and self._rename(staged, f".claims/{number}")
+        finally:
+            shutil.rmtree(self._folder / ".staging" / staged, ignore_errors=True)
+
+    def _staged(self) -> list[str]:
+        with self._explained("read"):
+            return [name for name in _names(self._folder / ".staging") if _STAGED.fullmatch(name)]
+
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        folder = self._folder / ".staging" / staged
+        with self._explained("write to"):
+            try:
+                folder.mkdir(parents=True)
+                for name, content in files.items():
+                    with (folder / name).open("wb") as file:
+                        file.write(content)
+                        file.flush()
+                        # Renamed before its content is on the disk, it could be empty after a power cut.
+                        os.fsync(file.fileno())
+                _sync(folder)
+            except FileNotFoundError:
+                return False  # another run has the number by now, and what was staged for it has been dropped
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        return True
+
+    def _move(self, staged: str, place: str) -> None:
+        if self._rename(staged, place):
+            return
+        if not (self._folder / place / MODEL).is_file() and staged in self._staged():
+            raise StoreBroken(
+                f"{self._folder / place} holds files but no {MODEL}, so a version cannot be put there; "
+                "delete or move that folder, then run this step again"
+            )
+        self._drop(staged)
+
+    def _rename(self, staged: str, place: str) -> bool:
+        """Make what is staged appear at once; return False where the place is taken, or another process did this."""
+        source, target = self._folder / ".staging" / staged, self._folder / place
+        with self._explained("write to"):
+            try:
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target)
+            except OSError as error:
+                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT):
+                    return False
+                raise
+            _sync(target.parent)
+        return True
+
+    def _drop(self, staged: str) -> None:
+        with self._explained("delete from"):
+            self._vanish(self._folder / ".staging" / staged)
+        self._purge()
+
+    def _remove(self, place: str) -> bool:
+        with self._explained("delete from"):
+            found = self._vanish(self._folder / place)
+        self._purge()
+        return found
+
+    def _vanish(self, folder: Path) -> bool:
+        """Make a folder vanish at once, while others may read or fill it; return False where it was not there."""
+        deleted = self._folder / ".deleted"
+        try:
+            deleted.mkdir(exist_ok=True)
+            folder.rename(deleted / uuid4().hex)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # No room for a name. Without its model a version counts for nothing.
+            (folder / MODEL).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        return True
+
+    def _purge(self) -> None:
+        with self._explained("delete from"):
+            for name in _names(self._folder / ".deleted"):
+                # Another process may be deleting it too, and NFS keeps what is still open: what is left is for
+                # the next time.
+                shutil.rmtree(self._folder / ".deleted" / name, ignore_errors=True)
+
+    @contextmanager
+    def _explained(self, verb: str) -> Iterator[None]:
+        """Turn an error of the file system into one that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            advice = _ADVICE.get(error.errno or 0, "check the disk or claim")
+            where = error.filename or self._location
+            raise StoreBroken(f"cannot {verb} the model store: {where}: {error.strerror}; {advice}") from error
+
+
+_WRITABLE = "mount it writable, and let this process' user write there"
+_SPACE = (
+    "make the claim larger, or delete versions that nothing serves, the ones below .failed first: "
+    "`jukebox delete-version NUMBER`, which needs no space itself"
+)
+_ADVICE = {
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.ENOTDIR: "a file stands where a folder is expected; name another folder, or move the file away",
+}
+
+
+def _open_file(path: str, flags: int) -> int:
+    """Open a file, and wait for nobody: a pipe would hold whoever reads it, and a link names what lies elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    return (int(name) for name in _names(folder) if _NUMBER.fullmatch(name))
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _S3Store(ModelStore):
+    """Objects are put one by one, ``model.onnx`` last, and deleted in the opposite order.
+
+    A version is staged as one object, into which its files are packed; whoever moves it to its place unpacks that.
+    """
+
+    def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
+        super().__init__(f"s3://{bucket}/{prefix}")
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+
+    def pinned(self) -> set[int]:
+        return {int(match[1]) for name in self._list("") if (match := _PIN.fullmatch(name))}
+
+    def _complete(self, folder: str) -> set[int]:
+        found = (name.removeprefix(folder) for name in self._list(folder))
+        models = (name.removesuffix(f"/{MODEL}") for name in found if name.endswith(f"/{MODEL}"))
+        return {int(name) for name in models if _NUMBER.fullmatch(name)}
+
+    def _taken(self) -> set[int]:
+        return {int(match[2]) for name in self._list("") if (match := _TAKEN.match(name))}
+
+    def _register(self, run: str) -> bool:
+        if not self._put_new(f".runs/{run}", b""):
+            return False
+        if self._put_new(f".runs/{run}", b""):
+            raise StoreBroken(f"the S3 server of {self._location} ignores If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}")
+        return True
+
+    def _claims(self) -> set[int]:
+        return self._numbers(".claims/")
+
+    def _claimed(self, number: int) -> str | None:
+        claim = self._get(f".claims/{number}")
+        return None if claim is None else claim.decode()
+
+    def _claim(self, number: int, text: str) -> bool:
+        return self._put_new(f".claims/{number}", text.encode())
+
+    def _staged(self) -> list[str]:
+        names = (name.removeprefix(".staging/") for name in self._list(".staging/"))
+        return [name for name in names if _STAGED.fullmatch(name)]
+
+    def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
+        self._add(f".staging/{staged}", _pack(files))
+        return True
+
+    def _move(self, staged: str, place: str) -> None:
+        packed = self._get(f".staging/{staged}")
+        if packed is None:
+            return  # another process has done this
+        try:
+            unpacked = _unpack(packed)
+        except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
+            raise StoreBroken(
+                f"{self._location}/.staging/{staged} is not what a run stages ({error}): somebody else has put it "
+                "there; delete it, then run this step again"
+            ) from None
+        for name in sorted(unpacked, key=lambda name: name == MODEL):
+            self._add(f"{place}/{name}", unpacked[name])
+        self._drop(staged)
+
+    def _drop(self, staged: str) -> None:
+        self._delete([f".staging/{staged}"])
+
+    def _remove(self, place: str) -> bool:
+        names = self._list(f"{place}/")
+        self._delete(sorted(names, key=lambda name: name != f"{place}/{MODEL}"))
+        return bool(names)
+
+    def _numbers(self, prefix: str) -> set[int]:
+        names = (name.removeprefix(prefix) for name in self._list(prefix))
+        return {int(name) for name in names if _NUMBER.fullmatch(name)}
+
+    def _list(self, prefix: str) -> list[str]:
+        """Return the names below ``prefix``, without what all names of this store have in common."""
+        common = f"{self._prefix}/"
+        with self._explained():
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=common + prefix)
+            return [entry["Key"].removeprefix(common) for page in pages for entry in page.get("Contents", [])]
+
+    def _get(self, name: str) -> bytes | None:
+        with self._explained():
+            try:
+                return self._get_object(name)
+            except self._client.exceptions.NoSuchKey:
+                return None
+            except self._client.exceptions.ClientError as error:
+                if _status(error) != 403:
+                    raise
+                # So is answered of what is not there, to whom may list a part of the bucket alone.
+                return self._get_object(name) if name in self._list(name) else None
+
+    def _get_object(self, name: str) -> bytes:
+        answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+        with answer["Body"] as body:
+            return body.read(_limit(name) + 1)
+
+    def _add(self, name: str, content: bytes) -> None:
+        """Put an object where there is none, or the same one: whoever finishes for another may not be the first."""
+        if not self._put_new(name, content) and self._get(name) not in (None, content):
+            raise StoreBroken(
+                f"{self._location}/{name} is there, and is not what the run has published that has this number: "
+                "somebody else has put it there; look who may write to the store, delete this version with "
+                "`jukebox delete-version`, then run this step again"
+            )
+
+    def _put_new(self, name: str, content: bytes) -> bool:
+        """Put an object where there is none; return False where there is one."""
+        with self._explained():
+            try:
+                self._put_if_none_matches(f"{self._prefix}/{name}", content)
+            except self._client.exceptions.ClientError as error:
+                if _status(error) == 412:
+                    return False
+                if _status(error) == 501:
+                    raise StoreBroken(
+                        f"the S3 server of {self._location} lacks If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}"
+                    ) from error
+                raise
+        return True
+
+    # 409 means neither yes nor no: another request for the same key was under way.
+    @retry(
+        retry=retry_if_exception(lambda error: _status(error) == 409),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_attempt(8),
+        reraise=True,
+    )
+    def _put_if_none_matches(self, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=key, Body=content, IfNoneMatch="*")
+
+    def _delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            with self._explained():
+                self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of botocore into one that says what to do."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise StoreBroken(f"cannot use the model store {self._location}: {explain(error)}") from error
+
+
+_NEEDS_EXCLUSIVE_PUTS = (
+    "without it two runs could publish the same version, so nothing is published; "
+    "upgrade the server, or use a folder on a claim"
+)
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", {})
+    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
+
+
+def _pack(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def _unpack(packed: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        # They are stored, not compressed: what would be larger than its archive is a bomb.
+        if sum(entry.file_size for entry in archive.infolist()) > len(packed):
+            raise ValueError("it unpacks to more than it has")
+        return {name: archive.read(name) for name in archive.namelist()}

@@ -1,0 +1,1 @@
+"""The servers that commands talk to, each with its errors."""

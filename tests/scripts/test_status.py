@@ -1,0 +1,107 @@
+"""``jukebox status`` against the pipeline server's stand-in and a store in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.core.store import open_store
+from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.settings import read_settings
+from scripts.apply import apply, read_resources
+from scripts.cli import app
+from scripts.clients.kubernetes_api import Cluster
+from scripts.start import start
+from tests.kfp.world import DATA_VERSION, NAMESPACE, World, compiled
+from tests.versions import publish_version
+
+pytest_plugins = ("tests.kfp.fixtures",)
+VERSION = f"{PIPELINE}-000000000001"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with a published version."""
+    publish_version(str(tmp_path / "models"), "run-1")
+    return tmp_path / "models"
+
+
+def test_an_empty_cluster_is_shown_as_such(world: World) -> None:
+    result = CliRunner().invoke(app, ["status"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("none") == 3
+    assert "is not mounted here: name a store with --model-store" in result.output
+
+
+def test_versions_runs_and_models_are_shown(world: World, store: Path, tmp_path: Path) -> None:
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
+    parameters = {"data_version": DATA_VERSION, "commit": "c" * 40}
+    start(world.kfp(), VERSION, settings=read_settings(), key="uid-1", parameters=parameters)
+    run, _ = start(world.kfp(), VERSION, settings=read_settings(), key="uid-2", parameters=parameters)
+    world.service.answer("POST", f"/apis/v2beta1/runs/{run['run_id']}:terminate", {}, b"")
+    world.service.tick()
+    result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
+    found = json.loads(result.output)
+    assert [version["name"] for version in found["versions"]] == [VERSION]
+    states = {each["id"]: each["state"] for each in found["runs"]}
+    assert states[run["run_id"]] == "terminated"
+    assert found["runs"][0]["commit"] == "c" * 40
+    assert found["runs"][0]["version"] == found["versions"][0]["id"]
+    assert found["models"] == [{"number": 1, "version": "0.0.2", "run": "run-1", "commit": "c" * 40}]
+    table = CliRunner().invoke(app, ["status", "--model-store", str(store)]).output
+    assert VERSION in table
+    assert "cccccccccccc" in table
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"model": "jukebox"}', b"\xff"])
+def test_a_damaged_version_hides_no_other(world: World, store: Path, content: bytes | None) -> None:
+    open_store(str(store), read_settings().model_name).publish(
+        "run-2", lambda _: {"model.onnx": b"onnx"} | ({} if content is None else {"lineage.json": content})
+    )
+    shown_as_damaged(store)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "labels.json"])
+def test_a_version_with_a_file_that_was_altered_is_damaged(world: World, store: Path, name: str) -> None:
+    publish_version(str(store), "run-2")
+    (store / "jukebox" / "2" / name).write_bytes(b"another")
+    assert f"Version 2 ({store}/jukebox/2) is damaged: the sha256 of its {name} is" in shown_as_damaged(store)
+
+
+def shown_as_damaged(store: Path) -> str:
+    """Whether version 2 is, and 1 is not; returns the note about it."""
+    result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    models = found["models"]
+    assert models[0] == {"number": 2, "version": "damaged", "run": "", "commit": ""}
+    assert models[1]["version"] == "0.0.2"
+    assert (
+        "`jukebox delete-version 2`" in found["models_note"] or "does not exist or was deleted" in found["models_note"]
+    )
+    return str(found["models_note"])
+
+
+def test_the_newest_come_first_and_only_as_many_as_asked(world: World, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        file = compiled(tmp_path / "pipeline.yaml", f"{PIPELINE}-00000000000{number}")
+        apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
+        name = "pipelineversions", f"{PIPELINE}-00000000000{number}"
+        world.cluster.objects[name]["metadata"]["creationTimestamp"] = f"2026-01-0{number}T00:00:00Z"
+    found = json.loads(CliRunner().invoke(app, ["status", "--output", "json", "--limit", "2"]).output)
+    assert [version["name"][-1] for version in found["versions"]] == ["3", "2"]
+
+
+def test_all_pages_of_a_list_are_read(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from scripts.clients import kfp_server
+
+    monkeypatch.setattr(kfp_server, "PAGE", 2)
+    apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "pipeline.yaml")), timeout=5)
+    kfp = world.kfp()
+    for number in range(5):
+        parameters = {"data_version": DATA_VERSION}
+        start(kfp, VERSION, settings=read_settings(), key=f"uid-{number}", parameters=parameters)
+    experiment = kfp.experiment("jukebox")
+    assert experiment
+    assert len({run["run_id"] for run in kfp.runs(experiment)}) == 5
