@@ -165,7 +165,7 @@ class Commit:
     def stale(self) -> str:
         """The commands' files, and the lock, that are others in this commit than where this program runs, as a line."""
         theirs = {str(path): content for path, _, content in self.files(COMMANDS) if path.suffix == ".py"}
-        ours = {str(path.relative_to(PRODUCT)): path.read_bytes() for path in (PRODUCT / COMMANDS).glob("*.py")}
+        ours = {str(path.relative_to(PRODUCT)): path.read_bytes() for path in (PRODUCT / COMMANDS).rglob("*.py")}
         other = sorted(path for path in theirs.keys() | ours.keys() if theirs.get(path) != ours.get(path))
         other += [] if self.locks_what_runs_here() else [LOCK]
         return one_line(f"{', '.join(other[:3])}{' and more' if other[3:] else ''}")[:LONGEST]

@@ -17,7 +17,7 @@ from pipeline.core.champion import Version, read_version
 from pipeline.core.documents import to_json
 from pipeline.core.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
 from pipeline.core.texts import one_line
-from pipeline.models.jukebox.schema import FEATURE_NAMES, ID
+from pipeline.models.jukebox.tables import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
 from scripts.clients.model_server import infer
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.report import Run, Step
 from pipeline.models.jukebox.sample import COUNTRIES
-from pipeline.models.jukebox.schema import FEATURES
+from pipeline.models.jukebox.tables import FEATURES
 
 GRAPH = {
     "fetch-data": (),

@@ -16,7 +16,7 @@ import requests
 from onnx import TensorProto, helper, numpy_helper
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from pipeline.models.jukebox.schema import FEATURE_NAMES, INPUT, OUTPUT
+from pipeline.models.jukebox.tables import FEATURE_NAMES, INPUT, OUTPUT
 from tests.cluster import model_server
 from tests.s3_server import free_ports
 

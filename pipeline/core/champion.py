@@ -46,6 +46,13 @@ class Version:
         return names
 
     @property
+    def encoding(self) -> list[dict[str, Any]]:
+        """How columns become features, see ``encoders.fit``; one of an older release takes each as it is."""
+        as_it_is = {"derived": "", "unit": "", "encoder": "Number", "parameters": {}}
+        plain = [{**as_it_is, "column": name, "features": [name]} for name in self.features]
+        return self.lineage.get("encoding") or plain
+
+    @property
     def passed(self) -> bool:
         """Whether the version was judged, and good enough."""
         verdict = self.lineage["verdict"]

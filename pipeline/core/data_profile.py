@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURES, Feature
+from pipeline.core.contract import Column
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURES
 
 BINS = 10
 # A bin or a country that only one side has would make the index infinite.
@@ -71,14 +72,14 @@ def shift(charted: pl.LazyFrame, country_shares: Mapping[str, float], reference:
     return pl.DataFrame(rows, schema={"quantity": pl.String, "psi": pl.Float64, "mean_difference": pl.Float64})
 
 
-def _values(charted: pl.LazyFrame, feature: Feature) -> tuple[Floats, Floats]:
+def _values(charted: pl.LazyFrame, feature: Column) -> tuple[Floats, Floats]:
     """The values of a feature that float32, the model's type, can hold, and their weights, float64[songs] both."""
     known = charted.select(feature.name, "rows").collect()
     known = known.filter(pl.col(feature.name).abs() <= LARGEST, pl.col("rows") > 0)
     return known[feature.name].to_numpy(), known["rows"].cast(pl.Float64).to_numpy()
 
 
-def _describe(feature: Feature, values: Floats, weights: Floats) -> dict[str, Any]:
+def _describe(feature: Column, values: Floats, weights: Floats) -> dict[str, Any]:
     """Moments and bins of the values, float64[songs], each counted as often as its weight.
 
     The bins are the deciles, but of equal width over the whole range for a discrete feature, since most of its deciles

@@ -1,7 +1,7 @@
-"""The examples that preprocessing writes, read back as arrays."""
+"""The examples that preprocessing writes, and the predictions of them, read back as arrays."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,71 +10,95 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.core.contract import TRAIN, VALIDATION, Model
+from pipeline.core.encoders import encode
 
-TEST_SPLITS = {"seen": "test-seen", "unseen": "test-unseen"}
-# Examples that are written, read and judged at once: with all their countries they are the largest thing of a step.
+# Examples that are written, read and judged at once: with all their labels they are the largest thing of a step.
 SLICE = 1 << 13
+DESCRIPTION = "preprocessing.json"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """``vectors``: float32[examples, 13] raw features; ``counts``: uint32[examples, labels] chart rows a country."""
+    """Examples of a split.
 
+    Args:
+        frame: a row each, the columns in their own units.
+        vectors: float32[examples, features].
+        target: [examples, labels] in the outputs' unit; for a distribution, the rows of each label.
+        rows: [examples], the rows behind each.
+    """
+
+    frame: pl.DataFrame
     vectors: NDArray[np.float32]
-    counts: NDArray[np.uint32]
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """Chart rows of each example, int64[examples]."""
-        rows: NDArray[np.int64] = self.counts.sum(axis=1, dtype=np.int64)
-        return rows
+    target: NDArray[Any]
+    rows: NDArray[Any]
 
 
-# The name of a test split, a slice of its examples, and their predictions, float32[examples, labels].
+# The name of a test (that of its split without "test-"), a slice of its examples, and their predictions, float32[examples, labels].
 Test = tuple[str, Examples, NDArray[np.float32]]
 
 
-def read_split(folder: Path, split: str) -> Examples:
-    """Read a split that preprocess_data wrote to ``folder``."""
-    return _examples(pl.read_parquet(folder / f"{split}.parquet", glob=False))
+class Reader:
+    """Reads the splits that preprocess_data wrote to ``folder`` for ``model``.
+
+    ``description`` is what it says of them: features, labels, encoding, mean, variance, sizes.
+    """
+
+    def __init__(self, folder: Path, model: Model, description: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.model = model
+        self.description = read_description(folder) if description is None else description
+        self.labels: Sequence[str] = self.description["labels"]
+
+    @property
+    def tests(self) -> list[str]:
+        """The names of the test splits."""
+        return [name for name in self.description["splits"] if name not in (TRAIN, VALIDATION)]
+
+    def read(self, split: str) -> Examples:
+        """A whole split."""
+        return self._examples(pl.read_parquet(file_of(self.folder, split), glob=False))
+
+    def slices(self, split: str) -> Iterator[Examples]:
+        """The same, ``SLICE`` examples at a time; a split without any is one slice."""
+        return map(self._examples, _slices(file_of(self.folder, split)))
+
+    def answered(self, predictions: Path) -> Iterator[Test]:
+        """The slices of all test splits, each with the name of its test and with its predictions."""
+        for split in self.tests:
+            answers = read_predictions(predictions, split)
+            for test, found in zip(self.slices(split), answers, strict=True):
+                yield split.removeprefix("test-"), test, found
+
+    def _examples(self, frame: pl.DataFrame) -> Examples:
+        target, rows = self.model.kind.array(frame, self.labels)
+        return Examples(frame, encode(frame, self.description["encoding"]), target, rows)
 
 
-def read_slices(folder: Path, split: str) -> Iterator[Examples]:
-    """Read the same, ``SLICE`` examples at a time; a split without any is one slice."""
-    return map(_examples, _slices(folder / f"{split}.parquet"))
-
-
-def read_tests(examples: Path, predictions: Path) -> Iterator[Test]:
-    """Read the slices of all ``TEST_SPLITS``, each with the name of its split and with its predictions."""
-    for name, split in TEST_SPLITS.items():
-        answers = read_predictions(predictions, split)
-        for test, probabilities in zip(read_slices(examples, split), answers, strict=True):
-            yield name, test, probabilities
+def file_of(folder: Path, split: str) -> Path:
+    """The file of a split."""
+    return folder / f"{split}.parquet"
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read what preprocess_data says of the splits in ``folder``: features, labels, mean, variance, sizes."""
-    description: dict[str, Any] = json.loads((folder / "preprocessing.json").read_text())
+    """Read what preprocess_data says of the splits in ``folder``."""
+    description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
     return description
 
 
-def write_predictions(folder: Path, split: str, probabilities: NDArray[np.float32]) -> None:
+def write_predictions(folder: Path, split: str, predictions: NDArray[np.float32]) -> None:
     """Write float32[examples, labels], in the order of the split's examples."""
     folder.mkdir(parents=True, exist_ok=True)
-    dtype = pl.Array(pl.Float32, probabilities.shape[1])
-    pl.DataFrame({"probabilities": pl.Series(probabilities, dtype=dtype)}).write_parquet(
-        folder / f"{split}.parquet", row_group_size=SLICE
+    dtype = pl.Array(pl.Float32, predictions.shape[1])
+    pl.DataFrame({"predictions": pl.Series(predictions, dtype=dtype)}).write_parquet(
+        file_of(folder, split), row_group_size=SLICE
     )
 
 
 def read_predictions(folder: Path, split: str) -> Iterator[NDArray[np.float32]]:
-    """Read what ``write_predictions`` wrote, in the slices of ``read_slices``."""
-    return (frame["probabilities"].to_numpy() for frame in _slices(folder / f"{split}.parquet"))
-
-
-def _examples(frame: pl.DataFrame) -> Examples:
-    return Examples(frame.select(FEATURE_NAMES).to_numpy(), frame["counts"].to_numpy())
+    """Read what ``write_predictions`` wrote, in the slices of ``Reader.slices``."""
+    return (frame["predictions"].to_numpy() for frame in _slices(file_of(folder, split)))
 
 
 def _slices(file: Path) -> Iterator[pl.DataFrame]:

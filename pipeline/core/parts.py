@@ -41,6 +41,17 @@ class Unusable(Exception):
         super().__init__(message)
         self.rule = rule
         self.column = column
+        self.table = "the data"
+
+
+@contextmanager
+def reading_table(name: str) -> Iterator[None]:
+    """Let what is raised as Unusable name the table."""
+    try:
+        yield
+    except Unusable as error:
+        error.table = name
+        raise
 
 
 class TooMany(Exception):

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline import charts
+from pipeline.core import charts
 from pipeline.core.documents import to_json
 from pipeline.core.sources import redact
 from pipeline.core.store import FAILED
 from pipeline.core.texts import one_line
-from pipeline.models.jukebox.schema import FEATURES
+from pipeline.models.jukebox.tables import FEATURES
 
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000

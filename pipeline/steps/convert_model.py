@@ -9,12 +9,12 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 
+from pipeline.core.contract import INPUT
 from pipeline.core.documents import to_json
 from pipeline.core.errors import ParityBroken
 from pipeline.core.examples import read_description
 from pipeline.core.log import log
 from pipeline.core.runtimes import require_plain
-from pipeline.models.jukebox.schema import INPUT
 from pipeline.steps.train_model import KERAS_FILE, weights_sha256
 
 # The newest that both tf2onnx and OpenVINO Model Server take without a remark.
@@ -71,7 +71,7 @@ def convert_model(
         require_plain(content)
     except ValueError as error:
         raise ParityBroken(
-            f"nobody would load the ONNX model: {error}. Check what pipeline/models/jukebox/network.py builds, "
+            f"nobody would load the ONNX model: {error}. Check what the model's network.py builds, "
             "and what pipeline/core/runtimes.py takes"
         ) from None
     onnx_file.write_bytes(content)
@@ -84,5 +84,5 @@ def _check_signature(graph: Any) -> None:
     if len(inputs) != 1 or len(outputs) != 1:
         raise ParityBroken(
             f"the ONNX graph has inputs {inputs} and outputs {outputs}; expected one of each. "
-            "A layer's constants have become inputs: check what pipeline/models/jukebox/network.py builds"
+            "A layer's constants have become inputs: check what the model's network.py builds"
         )

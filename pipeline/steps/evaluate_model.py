@@ -1,40 +1,34 @@
-"""Evaluate model: how good it is on songs it never met and on later days of songs it knows, and whether that is enough.
+"""Evaluate model: how good it is on the test splits, and whether that is enough.
 
-Everything is counted over chart rows: an example with 40 rows in MX and 10 in US asks 50 times, and the most probable
-country answers right 40 or 10 times. Beside the model stand the baseline, which always answers with the training
-rows' country frequencies, and the champion, the version that it must be no worse than, on the rows of the countries
-that both know.
+Everything is counted over the rows behind the examples: one with 40 rows of one label and 10 of another asks 50 times.
+Beside the model stand the baseline, which knows no features, and the champion, the version that it must be no worse
+than, on the rows of the labels that both know.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import polars as pl
 
-from pipeline.core.champion import NO_WORSE, NONE, Champion
+from pipeline.core.champion import NONE, Champion
+from pipeline.core.contract import TRAIN, Model
 from pipeline.core.documents import write_json
-from pipeline.core.errors import SettingsInvalid
-from pipeline.core.examples import Test, read_description, read_slices, read_tests
+from pipeline.core.encoders import encode
+from pipeline.core.errors import DataInvalid, SettingsInvalid
+from pipeline.core.examples import Reader
+from pipeline.core.kinds import Check, Floats, Metric, Scored
 from pipeline.core.log import log
-from pipeline.core.options import GATE_MODES, Thresholds, parse
+from pipeline.core.options import GATE_MODES, parse_thresholds
 from pipeline.core.runtimes import onnxruntime_of
-from pipeline.models.jukebox.schema import FEATURE_NAMES
 
-Floats = NDArray[np.float64]
-
-# Bins of confidence for the calibration error: Guo et al., On Calibration of Modern Neural Networks (2017), use 15.
-BINS = 15
-# A probability of 0 for what happened would cost infinitely much; float32 softmax has no meaning below this anyway.
-SMALLEST = 1e-7
-# Two-sided 95 % of the normal distribution.
-Z = 1.96
+ALL = "all"
 
 
 def evaluate_model(
+    model: Model,
     examples: Path,
     predictions: Path,
     evaluation: Path,
@@ -51,6 +45,7 @@ def evaluate_model(
     See ``judge`` for what they are made of and what it raises.
     """
     result, decision = judge(
+        model,
         examples,
         predictions,
         champion=champion,
@@ -66,6 +61,7 @@ def evaluate_model(
 
 
 def judge(
+    model: Model,
     examples: Path,
     predictions: Path,
     *,
@@ -78,36 +74,32 @@ def judge(
     """Return evaluation and verdict.
 
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
-    are over songs, not rows: a song's rows are all alike, and a hundred of them are no hundred observations.
+    are over examples, not rows: an example's rows are all alike, and a hundred of them are no hundred observations.
 
-    ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. If the
-    two cannot be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps
-    ``champion_version``, ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off judges nothing,
-    so nothing passes.
+    ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. If the two cannot
+    be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps ``champion_version``,
+    ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off judges nothing, so nothing passes.
 
     Raises HyperparametersInvalid for an unknown threshold, SettingsInvalid for an unknown mode.
     """
     if mode not in GATE_MODES:
         raise SettingsInvalid(f"gate_mode is {mode!r}; expected one of {', '.join(GATE_MODES)}")
-    limits = parse(Thresholds, thresholds or {})
-    description = read_description(examples)
-    labels: list[str] = description["labels"]
-    train_rows = np.zeros(len(labels))
-    for train in read_slices(examples, "train"):
-        train_rows += train.counts.sum(axis=0)
-    # One row more for each country (Laplace's rule), so that none is impossible.
-    frequencies = (train_rows + 1) / (train_rows.sum() + len(labels))
-    tests = partial(read_tests, examples, predictions)
-    model = _Answers(len(labels), ((split, answered, test.counts) for split, test, answered in tests()))
-    always = ((split, np.broadcast_to(frequencies, test.counts.shape), test.counts) for split, test, _ in tests())
-    baseline = _Answers(len(labels), always)
-    result: dict[str, Any] = {"labels": labels, "champion": None, "not_compared": "", "damaged": [*damaged]}
+    checks = parse_thresholds(model, thresholds or {})
+    reader = Reader(examples, model)
+    labels = reader.labels
+    always = _baseline(reader)
+    ours, theirs = _Answers(model, labels), _Answers(model, labels)
+    for split, test, predicted in reader.answered(predictions):
+        scored = Scored(predicted, test.target, test.rows)
+        ours.add(split, scored, test.frame)
+        theirs.add(split, Scored(np.broadcast_to(always, predicted.shape), test.target, test.rows), test.frame)
+    result: dict[str, Any] = {"labels": [*labels], "champion": None, "not_compared": "", "damaged": [*damaged]}
     if champion_version == NONE:
         result["not_compared"] = "it was compared with no other version, as champion_version says"
-    result["model"], result["baseline"] = model.by_split(), baseline.by_split()
+    result["model"], result["baseline"] = ours.by_split(), theirs.by_split()
     both = None
     if champion:
-        found = _beside(champion, tests, labels)
+        found = _beside(model, champion, reader, predictions)
         if isinstance(found, str):
             result["not_compared"] = f"version {champion.version} cannot be compared with it: {found}"
             log.warning("%s", result["not_compared"])
@@ -116,116 +108,114 @@ def judge(
             result["champion"] = {
                 "version": champion.version,
                 "is_best": champion.is_best,
-                **both.describe(model.rows),
+                **both.describe(ours.rows(ALL)),
             }
-    result["calibration"] = model.calibration()
-    result["confusion"] = model.confusion.tolist()
-    result["countries"] = _per_country(model, labels)
+    result["slices"] = ours.by_slice()
+    result["figures"] = ours.figures()
     decision = {
-        **_decide(model, baseline, both, result, limits, mode),
+        **_decide(model, checks, ours, theirs, both, result, mode),
         "champion": champion
         and {"version": champion.version, "is_best": champion.is_best, "compared": both is not None},
         "champion_version": champion_version,
-        "thresholds": limits.model_dump(),
+        "thresholds": {check.name: check.threshold for check in checks},
     }
     return result, decision
 
 
+def _baseline(reader: Reader) -> Floats:
+    """What the baseline always answers, float64[labels]."""
+    target, rows = np.zeros(len(reader.labels)), 0.0
+    for part in reader.slices(TRAIN):
+        target = target + part.target.sum(axis=0)
+        rows += float(part.rows.sum())
+    return reader.model.kind.baseline(target, rows)
+
+
+class _Parts:
+    """What metrics need of each example, gathered a slice of the examples at a time."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+        self._rows: list[Floats] = []
+        self._parts: dict[str, list[Floats]] = {metric.name: [] for metric in metrics}
+
+    def add(self, scored: Scored) -> None:
+        self._rows.append(scored.rows.astype(np.float64))
+        for metric in self._metrics:
+            self._parts[metric.name].append(metric.parts(scored).astype(np.float64, copy=False))
+
+    @property
+    def rows(self) -> Floats:
+        """float64[examples]."""
+        return np.concatenate(self._rows) if self._rows else np.zeros(0)
+
+    def of(self, metric: Metric) -> Floats:
+        """float64[examples, any]."""
+        return np.concatenate(self._parts[metric.name])
+
+    def value(self, metric: Metric) -> float | None:
+        """The figure, or None where it is not defined."""
+        return metric.combine(self.of(metric), self.rows) if self.rows.any() else None
+
+    def describe(self) -> dict[str, Any] | None:
+        """All figures, with the intervals of those that have one; None without any row."""
+        rows = self.rows
+        if not rows.any():
+            return None
+        found: dict[str, Any] = {"rows": int(rows.sum()), "examples": len(rows)}
+        found |= {metric.name: self.value(metric) for metric in self._metrics}
+        intervals = {metric.name: metric.interval(self.of(metric), rows) for metric in self._metrics}
+        return found | {f"{name}_interval": each for name, each in intervals.items() if each}
+
+
 class _Answers:
-    """Probabilities beside what happened.
+    """Predictions beside what happened: by split, and by the slices of the model."""
 
-    It is read a slice at a time: the name of the split, float[examples, labels] and the counts, uint32[examples,
-    labels]. What is left of them is a few numbers of each example, float64[examples], and ``parts``, which of them are
-    of which split; and of each country its rows by the predicted one, ``confusion``, int64[labels, labels], and those
-    that were among the five most probable, ``five``, int64[labels].
-    """
+    def __init__(self, model: Model, labels: Sequence[str]) -> None:
+        self._model = model
+        self._labels = labels
+        self.splits: dict[str, _Parts] = {}
+        self.slices: dict[str, dict[str, _Parts]] = {name: {} for name in (*model.kind.slices, *model.slices)}
+        self._figures = model.kind.figures(labels)
 
-    def __init__(self, labels: int, slices: Iterable[tuple[str, NDArray[Any], NDArray[np.uint32]]]) -> None:
-        self.confusion = np.zeros((labels, labels), dtype=np.int64)
-        self.five = np.zeros(labels, dtype=np.int64)
-        figures, seen = [], 0
-        for split, probabilities, counts in slices:
-            best = probabilities.argmax(axis=1)
-            best_five = np.argpartition(-probabilities, min(5, labels) - 1, axis=1)[:, :5]
-            of_five = np.take_along_axis(counts, best_five, axis=1)
-            figures.append(
-                np.array(
-                    [
-                        counts.sum(axis=1),
-                        probabilities.max(axis=1),
-                        counts[np.arange(len(counts)), best],
-                        of_five.sum(axis=1),
-                        -(counts * np.log(np.clip(probabilities, SMALLEST, 1))).sum(axis=1),
-                    ]
-                )
-            )
-            np.add.at(self.confusion.T, best, counts)
-            np.add.at(self.five, best_five, of_five)
-            seen += len(counts) if split == "seen" else 0
-        self.rows, self.confidence, self.hits, self.hits_five, self.surprise = np.concatenate(figures, axis=1)
-        self.parts = {"seen": slice(None, seen), "unseen": slice(seen, None), "all": slice(None)}
+    def add(self, split: str, scored: Scored, frame: pl.DataFrame) -> None:
+        """Add examples of a split; ``frame`` has their columns."""
+        for name in (split, ALL):
+            self.splits.setdefault(name, _Parts(self._model.all_metrics)).add(scored)
+        self._figures.add(scored)
+        found = dict(self._model.kind.sliced(scored, self._labels))
+        for name, expression in self._model.slices.items():
+            values = frame.select(pl.sql_expr(expression).cast(pl.String).fill_null("none")).to_series()
+            found[name] = {value: scored.where((values == value).to_numpy()) for value in values.unique().sort()}
+        for name, values_of in found.items():
+            for value, some in values_of.items():
+                self.slices[name].setdefault(value, _Parts(self._model.all_metrics)).add(some)
+
+    def rows(self, split: str) -> Floats:
+        """The rows behind each example."""
+        return self.splits[split].rows
 
     def by_split(self) -> dict[str, Any]:
-        """The metrics of the examples of each split, and of all."""
-        return {name: self.metrics(part) for name, part in self.parts.items()}
+        """The metrics of each split, and of all."""
+        return {name: parts.describe() for name, parts in self.splits.items()}
 
-    def metrics(self, part: slice) -> dict[str, Any] | None:
-        rows = self.rows[part]
-        if not len(rows):
-            return None
-        surprise, hits = self.surprise[part], self.hits[part]
+    def by_slice(self) -> dict[str, list[dict[str, Any]]]:
+        """The metrics of each value of each slice; one without rows has none."""
         return {
-            "rows": int(rows.sum()),
-            "songs": len(rows),
-            "top1": ratio(hits, rows),
-            "top5": ratio(self.hits_five[part], rows),
-            "cross_entropy": ratio(surprise, rows),
-            "calibration_error": sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in self.calibration(part))
-            / int(rows.sum()),
-            "top1_interval": interval(hits, rows),
-            "cross_entropy_interval": interval(surprise, rows),
+            name: [
+                {"value": value, "rows": 0, "examples": 0, **(parts.describe() or {})} for value, parts in found.items()
+            ]
+            for name, found in self.slices.items()
         }
 
-    def calibration(self, part: slice = slice(None)) -> list[dict[str, Any]]:
-        """The bins of confidence that hold rows: how sure the model was, and how often it was right."""
-        rows = self.rows[part]
-        where = np.minimum((self.confidence[part] * BINS).astype(int), BINS - 1)
-        total, sure, right = (
-            np.bincount(where, weights, BINS) for weights in (rows, rows * self.confidence[part], self.hits[part])
-        )
-        return [
-            {
-                "low": b / BINS,
-                "high": (b + 1) / BINS,
-                "confidence": float(sure[b] / total[b]),
-                "accuracy": float(right[b] / total[b]),
-                "rows": int(total[b]),
-            }
-            for b in np.flatnonzero(total)
-        ]
-
-
-def ratio(part: Floats, whole: Floats) -> float:
-    """Sum over sum."""
-    return float(part.sum() / whole.sum())
-
-
-def interval(part: Floats, whole: Floats) -> list[float]:
-    """The 95 % interval of ``ratio`` when songs, each with (part, whole), are drawn at random.
-
-    The linearised variance of a ratio over clusters: Cochran, Sampling Techniques (3rd ed. 1977), section 6.4.
-    """
-    songs = len(part)
-    r = ratio(part, whole)
-    if songs < 2:
-        return [r, r]
-    deviation = np.sqrt(songs / (songs - 1) * ((part - r * whole) ** 2).sum()) / whole.sum()
-    return [float(r - Z * deviation), float(r + Z * deviation)]
+    def figures(self) -> dict[str, Any]:
+        """What the kind draws."""
+        return self._figures.found()
 
 
 @dataclass(frozen=True)
 class _Both:
-    """The model and the champion on the rows of the countries that both know."""
+    """The model and the champion on the rows of the labels that both know."""
 
     model: _Answers
     champion: _Answers
@@ -237,165 +227,150 @@ class _Both:
         return {
             **self.champion.by_split(),
             "model": self.model.by_split(),
-            "rows_left_out": int(rows.sum() - self.model.rows.sum()),
+            "rows_left_out": int(rows.sum() - self.model.rows(ALL).sum()),
             "only_model": self.only_model,
             "only_champion": self.only_champion,
         }
 
 
-def _beside(champion: Champion, tests: Callable[[], Iterable[Test]], labels: list[str]) -> _Both | str:
+def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path) -> _Both | str:
     """Put the champion beside the model, or say why that cannot be done.
 
-    A model cannot give any chance to a country that it does not know: each row of one would cost it 16.1 nats, and a
-    few of them outweigh all that it knows. So the question to both is the one that both can answer: given that it is
-    one of the countries that both know, which one. The probabilities are divided by their sum over these.
+    A model cannot give any chance to a label that it does not know: each row of one would cost it 16.1 nats, and a few
+    of them outweigh all that it knows. So the question to both is the one that both can answer: given that it is one of
+    the labels that both know, which one.
     """
-    if missing := [name for name in champion.features if name not in FEATURE_NAMES]:
-        return f"it takes {', '.join(missing)}, which the examples do not have"
+    labels = reader.labels
     shared = [label for label in labels if label in champion.labels]
-    if len(shared) < 2:
-        return f"of the countries, both know {', '.join(shared) or 'none'}; there is nothing to tell apart"
+    if len(shared) < min(2, len(labels)):
+        return f"of the labels, both know {', '.join(shared) or 'none'}; there is nothing to tell apart"
     ours, theirs = ([known.index(label) for label in shared] for known in (labels, champion.labels))
-    columns = [FEATURE_NAMES.index(name) for name in champion.features]
-
-    def asked() -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.uint32]]]:
-        for split, test, probabilities in tests():
-            counts = test.counts[:, ours]
-            some = counts.any(axis=1)
-            yield (
-                split,
-                np.ascontiguousarray(test.vectors[some][:, columns]),
-                probabilities[some][:, ours],
-                counts[some],
-            )
-
-    model = _Answers(len(shared), ((split, _shares(answered), counts) for split, _, answered, counts in asked()))
-    if not len(model.rows):
-        return "no test row is of a country that both know"
     ask = onnxruntime_of(champion.onnx)
-    answers = ((split, _shares(ask(vectors)[:, theirs]), counts) for split, vectors, _, counts in asked())
-    return _Both(
-        model,
-        _Answers(len(shared), answers),
+    answers = _Both(
+        _Answers(model, shared),
+        _Answers(model, shared),
         only_model=[label for label in labels if label not in champion.labels],
         only_champion=[label for label in champion.labels if label not in labels],
     )
-
-
-def _shares(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row divided by its sum; where nothing is left for these countries, they are equally likely."""
-    sums = probabilities.sum(axis=1, keepdims=True)
-    shares = np.full_like(probabilities, 1 / probabilities.shape[1])
-    np.divide(probabilities, sums, out=shares, where=sums > 0)
-    return shares
-
-
-def _per_country(model: _Answers, labels: list[str]) -> list[dict[str, Any]]:
-    rows, predicted, right = model.confusion.sum(axis=1), model.confusion.sum(axis=0), model.confusion.diagonal()
-    return [
-        {
-            "country": label,
-            "rows": int(rows[i]),
-            "recall": float(right[i] / rows[i]) if rows[i] else None,
-            "recall_top5": float(model.five[i] / rows[i]) if rows[i] else None,
-            "precision": float(right[i] / predicted[i]) if predicted[i] else None,
-        }
-        for i, label in enumerate(labels)
-    ]
+    for split, test, predicted in reader.answered(predictions):
+        target, rows = model.kind.restrict(test.target, test.rows, ours)
+        some = rows > 0
+        if not some.any():
+            continue
+        frame = test.frame.filter(pl.Series(some))
+        try:
+            asked = ask(encode(frame, champion.encoding))
+        except DataInvalid as error:
+            return f"it takes other columns than the examples have: {error}"
+        for into, given, which in ((answers.model, predicted[some], ours), (answers.champion, asked, theirs)):
+            into.add(split, Scored(model.kind.given(given[:, which]), target[some], rows[some]), frame)
+    return answers if answers.model.splits else "no test row is of a label that both know"
 
 
 def _decide(
-    model: _Answers,
+    model: Model,
+    checks: Sequence[Check],
+    ours: _Answers,
     baseline: _Answers,
     both: _Both | None,
     result: Mapping[str, Any],
-    limits: Thresholds,
     mode: str,
 ) -> dict[str, Any]:
-    checks: list[dict[str, Any]] = []
-
-    def check(
-        name: str,
-        value: float,
-        comparison: str,
-        threshold: float,
-        description: str,
-        interval: list[float] | None = None,
-    ) -> None:
-        passed = value >= threshold if comparison == ">=" else value <= threshold
-        checks.append(
-            {
-                "name": name,
-                "value": value,
-                "interval": interval,
-                "comparison": comparison,
-                "threshold": threshold,
-                "passed": bool(passed),
-                "description": description,
-            }
-        )
-
-    if mode != "off":
-        found = result["model"]
-        # Songs never seen are the honest test; without any, the later days of known ones have to do.
-        split = "unseen" if found["unseen"] else "seen"
-        part = model.parts[split]
-        gain, rows = (baseline.surprise - model.surprise)[part], model.rows[part]
-        check(
-            "gain-over-baseline",
-            ratio(gain, rows),
-            ">=",
-            limits.gain_over_baseline,
-            f"nats of cross entropy below the country frequencies, on {split} songs",
-            interval(gain, rows),
-        )
-        if both:
-            loss = both.model.surprise - both.champion.surprise
-            check(
-                NO_WORSE,
-                ratio(loss, both.model.rows),
-                "<=",
-                limits.champion_tolerance,
-                f"nats of cross entropy above version {result['champion']['version']}, on the same test rows",
-                interval(loss, both.model.rows),
-            )
-        check("top5-floor", found["all"]["top5"], ">=", limits.top5_floor, "share of test rows, top-5")
-        check(
-            "calibration-ceiling",
-            found["all"]["calibration_error"],
-            "<=",
-            limits.calibration_ceiling,
-            "expected calibration error over all test rows",
-        )
+    asked = [] if mode == "off" else [check for check in checks if check.against != "champion" or both]
+    found = [each for check in asked for each in _asked(model, check, ours, baseline, both)]
     return {
         # Of no checks all pass, and nothing was judged.
-        "passed": bool(checks) and all(c["passed"] for c in checks),
+        "passed": bool(found) and all(each["passed"] for each in found),
         "mode": mode,
-        "checks": checks,
-        "summary": _in_words(checks, result, mode),
+        "checks": found,
+        "summary": _in_words(model, found, result, mode),
     }
 
 
-def _in_words(checks: list[dict[str, Any]], result: Mapping[str, Any], mode: str) -> str:
+def _asked(
+    model: Model, check: Check, ours: _Answers, baseline: _Answers, both: _Both | None
+) -> Iterator[dict[str, Any]]:
+    """What came of a check; nothing if no value of its slice has enough rows."""
+    metric = next(each for each in model.all_metrics if each.name == check.metric)
+    mine, other = ours, baseline if check.against == "baseline" else None
+    if check.against == "champion" and both:
+        mine, other = both.model, both.champion
+    places: Iterable[tuple[str, _Parts, _Parts | None]]
+    if check.slice:
+        values = mine.slices[check.slice]
+        places = [
+            (f"{check.slice} {value}", parts, other.slices[check.slice][value] if other else None)
+            for value, parts in values.items()
+            if parts.rows.sum() >= check.min_rows
+        ]
+    else:
+        # Without a row in that split, all that there is has to do.
+        split = check.split if check.split in mine.splits and mine.rows(check.split).any() else ALL
+        places = [("" if split == ALL else split, mine.splits[split], other.splits[split] if other else None)]
+    results = [_result(metric, check, *place) for place in places]
+    if results:
+        yield max(results, key=lambda each: (not each["passed"], _excess(check, each)))
+
+
+def _excess(check: Check, result: Mapping[str, Any]) -> float:
+    """By how much a result is on the wrong side of its threshold."""
+    if result["value"] is None:
+        return float("inf")
+    away: float = result["value"] - check.threshold
+    return away if check.at_least is None else -away
+
+
+def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Parts | None) -> dict[str, Any]:
+    value, interval = parts.value(metric), metric.interval(parts.of(metric), parts.rows)
+    if other:
+        # How much better where at least something is asked for, how much worse where at most.
+        better = (metric.better == "higher") == (check.at_most is None)
+        mine, theirs = (parts, other) if better else (other, parts)
+        first, second = mine.value(metric), theirs.value(metric)
+        value = None if first is None or second is None else first - second
+        interval = metric.interval(mine.of(metric) - theirs.of(metric), parts.rows)
+        if interval is not None:
+            value = metric.combine(mine.of(metric) - theirs.of(metric), parts.rows)
+    # Of two models on few rows, one is a little worse by chance: only what is beyond chance counts.
+    decisive = interval[0] if check.against == "champion" and interval else value
+    passed = decisive is not None and (
+        decisive <= check.threshold if check.at_least is None else decisive >= check.threshold
+    )
+    return {
+        "name": check.name,
+        "value": value,
+        "interval": interval,
+        "comparison": "<=" if check.at_least is None else ">=",
+        "threshold": check.threshold,
+        "passed": passed,
+        "where": where,
+        "description": check.description,
+    }
+
+
+def _in_words(model: Model, checks: Sequence[Mapping[str, Any]], result: Mapping[str, Any], mode: str) -> str:
     if mode == "off":
         return "The gate is off: nothing was judged."
-    failed = [c for c in checks if not c["passed"]]
-    model = result["model"]["all"]
-    champion = result["champion"]
+    failed = [check for check in checks if not check["passed"]]
+    found, champion = result["model"][ALL], result["champion"]
     if champion:
+        primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
         against = (
-            f", cross entropy {champion['model']['all']['cross_entropy']:.3f} against "
-            f"{champion['all']['cross_entropy']:.3f} of version {champion['version']}"
+            f", {primary.title} {champion['model'][ALL][primary.name]:.3f} against "
+            f"{champion[ALL][primary.name]:.3f} of version {champion['version']}"
         )
         if champion["rows_left_out"]:
-            against += f", without {champion['rows_left_out']} rows of countries that it does not know"
+            against += f", without {champion['rows_left_out']} rows of labels that it does not know"
     else:
         against = f", and {result['not_compared'] or 'there is no champion yet'}"
-    found = f"top-1 {model['top1']:.1%}, top-5 {model['top5']:.1%}{against}"
+    shown = [metric for metric in model.all_metrics if metric.percent or metric == model.kind.headline]
+    words = ", ".join(f"{metric.title} {found[metric.name]:{'.1%' if metric.percent else '.4g'}}" for metric in shown)
     if not failed:
-        return f"Good enough: {found}."
+        return f"Good enough: {words}{against}."
     reasons = "; ".join(
-        f"{c['name']} is {c['value']:.4f}, must be {c['comparison']} {c['threshold']:g} ({c['description']})"
-        for c in failed
+        f"{check['name']} is {'not defined' if check['value'] is None else format(check['value'], '.4f')}"
+        f"{' on ' + check['where'] if check['where'] else ''}, must be {check['comparison']} {check['threshold']:g} "
+        f"({check['description']})"
+        for check in failed
     )
-    return f"Not good enough: {reasons}. Found {found}."
+    return f"Not good enough: {reasons}. Found {words}{against}."

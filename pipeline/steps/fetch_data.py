@@ -16,7 +16,7 @@ from pipeline.core.errors import DataUnavailable, SettingsInvalid
 from pipeline.core.log import log
 from pipeline.core.sources import Item, copy, find, place, redact
 from pipeline.core.tables import Counts, to_parquet, unpack
-from pipeline.models.jukebox.schema import RANKINGS, SONGS
+from pipeline.models.jukebox.tables import RANKINGS, SONGS
 
 # Ten million ranking rows are about one gigabyte of CSV: a URI that names far more is a mistake.
 MAX_BYTES = 10 * 1024**3
@@ -117,9 +117,11 @@ def fetch_data(
                 (songs, [file.item for file in songs_files]),
                 (rankings, [file.item for file in rankings_files]),
             )
-            songs_counts = to_parquet([(file.item.source, file.path) for file in songs_files], songs_staged, SONGS)
+            songs_counts = to_parquet(
+                [(file.item.source, file.path) for file in songs_files], songs_staged, SONGS.schema
+            )
             rankings_counts = to_parquet(
-                [(file.item.source, file.path) for file in rankings_files], rankings_staged, RANKINGS
+                [(file.item.source, file.path) for file in rankings_files], rankings_staged, RANKINGS.schema
             )
             _reveal(songs_staged, songs_folder)
             _reveal(rankings_staged, rankings_folder)

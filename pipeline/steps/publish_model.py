@@ -15,7 +15,7 @@ from pipeline.core.errors import CommitOutdated, ParityBroken, SettingsInvalid, 
 from pipeline.core.log import log
 from pipeline.core.report import environment
 from pipeline.core.store import MODEL, Failed, ModelStore, open_store
-from pipeline.models.jukebox.schema import FEATURES
+from pipeline.models.jukebox.tables import FEATURES
 from pipeline.steps.evaluate_model import judge
 from pipeline.steps.gate import decide, gate
 

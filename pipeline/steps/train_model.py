@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from pipeline.core.contract import TRAIN, VALIDATION, Hyperparameters, Inputs, Model
 from pipeline.core.documents import write_json
 from pipeline.core.errors import NotFinite
-from pipeline.core.examples import TEST_SPLITS, Examples, read_description, read_split, write_predictions
+from pipeline.core.examples import Examples, Reader, write_predictions
+from pipeline.core.kinds import Kind, Scored
 from pipeline.core.log import log
-from pipeline.core.options import Hyperparameters, parse
-from pipeline.models.jukebox.network import build_network
+from pipeline.core.options import parse
 
 # Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
@@ -29,15 +30,16 @@ BATCH = 8192  # of predictions, where the size changes nothing but memory
 
 
 def train_model(
+    model: Model,
     examples: Path,
-    model: Path,
+    keras_model: Path,
     predictions: Path,
     report: Path,
     *,
     hyperparameters: Mapping[str, Any],
     data_version: str,
 ) -> dict[str, Any]:
-    """Train, and write ``model``/model.keras, the predictions on the test splits and training.json at ``report``.
+    """Train, and write ``keras_model``/model.keras, the predictions on the test splits and training.json at ``report``.
 
     ``examples`` is the folder that preprocess_data wrote. The predictions (float32[examples, labels] a split) are
     what evaluation and verification compare with, so that neither has to load TensorFlow; ``weights_sha256`` in the
@@ -48,24 +50,19 @@ def train_model(
     Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range, NotFinite, and nothing is
     written, at the first loss, metric, weight or prediction that is NaN or infinite.
     """
-    options = parse(Hyperparameters, hyperparameters)
+    options = parse(model.hyperparameters, hyperparameters)
     begin = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(options.seed)
-    description = read_description(examples)
-    train, validation = read_split(examples, "train"), read_split(examples, "validation")
+    reader = Reader(examples, model)
+    train, validation = reader.read(TRAIN), reader.read(VALIDATION)
     visits = Visits(train, options.batch_size)
-    network = build_network(
-        description["mean"],
-        description["variance"],
-        len(description["labels"]),
-        options.hidden_layers,
-        options.dropout,
-    )
+    inputs = inputs_of(model, reader.description)
+    network = model.network(inputs, options)
     rate = keras.optimizers.schedules.CosineDecay(options.learning_rate, visits.steps * options.epochs)
     network.compile(keras.optimizers.Adam(rate))
-    progress = _Progress()
-    train_epoch = epoch_of(network, visits)
+    progress = _Progress(model.kind)
+    train_epoch = epoch_of(network, visits, model.kind, inputs)
     while progress.epoch < options.epochs and not progress.stopped(options.patience):
         began = time.perf_counter()
         when = f"in epoch {progress.epoch + 1} of {options.epochs}"
@@ -74,19 +71,19 @@ def train_model(
         _require_finite(loss, f"the loss {when}, at batch {int(steps)} of {visits.steps},", options)
         for weights in network.get_weights():
             _require_finite(weights, f"a weight {when}", options)
-        validation_loss, top1 = scores(predict(network, validation), validation)
-        _require_finite(validation_loss, f"the validation loss {when}", options)
-        progress.add(network, loss, validation_loss, top1, time.perf_counter() - began)
+        found = scores(model.kind, predict(network, validation), validation)
+        _require_finite(found[model.kind.primary], f"the validation loss {when}", options)
+        progress.add(network, loss, found, time.perf_counter() - began)
         log.info("epoch %d of %d: %s", progress.epoch, options.epochs, progress.line())
     network.set_weights(progress.best_weights)
-    answers = {split: predict(network, read_split(examples, split)) for split in TEST_SPLITS.values()}
-    for split, probabilities in answers.items():
-        _require_finite(probabilities, f"a prediction of the best epoch, {progress.best_epoch}, on {split}", options)
+    answers = {split: predict(network, reader.read(split)) for split in reader.tests}
+    for split, answer in answers.items():
+        _require_finite(answer, f"a prediction of the best epoch, {progress.best_epoch}, on {split}", options)
 
-    model.mkdir(parents=True, exist_ok=True)
-    network.save(model / KERAS_FILE)
-    for split, probabilities in answers.items():
-        write_predictions(predictions, split, probabilities)
+    keras_model.mkdir(parents=True, exist_ok=True)
+    network.save(keras_model / KERAS_FILE)
+    for split, answer in answers.items():
+        write_predictions(predictions, split, answer)
     result = {
         "data_version": data_version,
         "hyperparameters": options.model_dump(),
@@ -115,7 +112,7 @@ def _require_finite(found: Any, what: str, options: Hyperparameters) -> None:
 
 
 class Visits:
-    """The training rows, gathered into visits: an example with a share of its rows, and its countries as frequencies.
+    """The training rows, gathered into visits: an example with a share of its rows, and its target a row.
 
     An epoch visits every example so often, and with such weights, that the weights of its visits add up to its rows:
     one pass over the rows' mass, in ``steps`` batches with ``batch_size`` rows behind each, or with as many as
@@ -124,10 +121,11 @@ class Visits:
     """
 
     def __init__(self, train: Examples, batch_size: int) -> None:
-        rows = train.rows
+        known = train.rows > 0  # what happened is nothing that the model can say
+        rows = train.rows[known]
         self.rows = int(rows.sum())
-        self.vectors = train.vectors
-        self.frequencies = (train.counts / rows[:, None]).astype(np.float32)
+        self.vectors = train.vectors[known]
+        self.target = (train.target[known] / rows[:, None]).astype(np.float32)
         times = np.ceil(rows / max(1.0, self.rows / VISITS)).astype(np.int64)
         self.example = np.repeat(np.arange(len(rows), dtype=np.int32), times)
         weight = np.repeat(rows / times, times)
@@ -144,24 +142,27 @@ class Visits:
         return np.pad(self.example[order], missing).reshape(shape), np.pad(self.weight[order], missing).reshape(shape)
 
 
-def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
+def epoch_of(
+    network: keras.Model, visits: Visits, kind: Kind, inputs: Inputs
+) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
     """A function that trains ``network`` for what ``of_epoch`` returns.
 
-    It returns the sum of the visits' losses in nats, float32, and the number of batches, int32: fewer than there are
-    if the loss of the last of them was not finite.
+    It returns the sum of the visits' losses, in the kind's unit, float32, and the number of batches, int32: fewer than
+    there are if the loss of the last of them was not finite.
 
     The epoch is one TensorFlow graph that gathers its batches from the examples: Keras' own ``fit`` spends twice the
     time, because its steps wait for their data.
     """
-    vectors, frequencies = tf.constant(visits.vectors), tf.constant(visits.frequencies)
+    vectors, target = tf.constant(visits.vectors), tf.constant(visits.target)
+    factor = tf.constant(inputs.factor, tf.float32)
     weights = network.trainable_variables
     network.optimizer.build(weights)
 
     def one_step(step: Any, total: Any, example: Any, weight: Any) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             answers = network(tf.gather(vectors, example[step]), training=True)
-            asked = tf.gather(frequencies, example[step])
-            loss = tf.reduce_mean(weight[step] * keras.losses.categorical_crossentropy(asked, answers))
+            asked = tf.gather(target, example[step])
+            loss = tf.reduce_mean(weight[step] * kind.loss(asked, answers, factor))
         network.optimizer.apply(tape.gradient(loss, weights), weights)
         return step + 1, total + loss * visits.batch, example, weight
 
@@ -182,7 +183,8 @@ def epoch_of(network: keras.Model, visits: Visits) -> Callable[[Any, Any], tuple
 class _Progress:
     """What happened so far, and the best weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
         self.history: list[dict[str, float]] = []
         self.best_weights: list[NDArray[np.float32]] = []
 
@@ -200,18 +202,20 @@ class _Progress:
 
     def line(self) -> str:
         last = self.history[-1]
+        headline = self._kind.headline
         return (
             f"loss {last['loss']:.4f}, validation loss {last['validation_loss']:.4f}, "
-            f"validation top-1 {last['validation_top1']:.3f}, {last['seconds']:.1f} s"
+            f"validation {headline.title} {last[f'validation_{headline.name}']:.3f}, {last['seconds']:.1f} s"
         )
 
-    def add(self, network: keras.Model, loss: float, validation_loss: float, top1: float, seconds: float) -> None:
+    def add(self, network: keras.Model, loss: float, scores: Mapping[str, float], seconds: float) -> None:
+        headline = self._kind.headline.name
         self.history.append(
             {
                 "epoch": self.epoch + 1,
                 "loss": round(float(loss), 6),
-                "validation_loss": round(validation_loss, 6),
-                "validation_top1": round(top1, 6),
+                "validation_loss": round(scores[self._kind.primary], 6),
+                f"validation_{headline}": round(scores[headline], 6),
                 "seconds": round(seconds, 3),
             }
         )
@@ -219,20 +223,26 @@ class _Progress:
             self.best_weights = network.get_weights()
 
 
+def inputs_of(model: Model, description: Mapping[str, Any]) -> Inputs:
+    """What the network is built from; ``description`` is that of preprocess_data."""
+    learnt = {key: description[key] for key in ("features", "mean", "variance", "labels", "offset", "factor")}
+    return Inputs(**learnt, output=model.kind.output, activation=model.kind.activation)
+
+
 def predict(network: keras.Model, examples: Examples) -> NDArray[np.float32]:
-    """Probabilities, float32[examples, labels]; a direct call, since Keras' ``predict`` compiles for each size anew."""
+    """Predictions, float32[examples, labels]; a direct call, since Keras' ``predict`` compiles for each size anew."""
     starts = range(0, max(1, len(examples.vectors)), BATCH)
     answers = [network(examples.vectors[start : start + BATCH], training=False) for start in starts]
-    probabilities: NDArray[np.float32] = tf.concat(answers, axis=0).numpy()
-    return probabilities
+    predictions: NDArray[np.float32] = tf.concat(answers, axis=0).numpy()
+    return predictions
 
 
-def scores(probabilities: NDArray[np.float32], examples: Examples) -> tuple[float, float]:
-    """Cross entropy (nats) and top-1 accuracy over the rows behind ``examples``."""
-    rows = examples.counts.sum()
-    likelihood = np.log(np.clip(probabilities, 1e-7, 1)) * examples.counts
-    hits = examples.counts[np.arange(len(probabilities)), probabilities.argmax(axis=1)].sum()
-    return float(-likelihood.sum() / rows), float(hits / rows)
+def scores(kind: Kind, predictions: NDArray[np.float32], examples: Examples) -> dict[str, float]:
+    """The kind's primary metric and its headline, by their names, over the rows behind ``examples``."""
+    scored = Scored(predictions, examples.target, examples.rows)
+    wanted = (metric for metric in kind.metrics if metric.name in (kind.primary, kind.headline.name))
+    found = {metric.name: metric.combine(metric.parts(scored), scored.rows) for metric in wanted}
+    return {name: float("nan") if value is None else value for name, value in found.items()}
 
 
 def weights_sha256(network: keras.Model) -> str:

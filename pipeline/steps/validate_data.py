@@ -42,8 +42,8 @@ from pipeline.models.jukebox.rules import (
     feature_rows,
     shift_rows,
 )
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
 from pipeline.models.jukebox.splits import SPLITS, first_later_day, hashes, split_of
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
 
 EXAMPLES = 5
 SENTENCES = 13  # as many as there are features
@@ -84,8 +84,10 @@ def validate_data(
     Raises DataInvalid, which names all failed checks of severity error; the report is written before.
     """
     found = _Found()
-    song_rows = _used("songs", songs, SONGS, found, lambda parts: _songs(parts, limits))
-    charts, entries = _used("rankings", rankings, RANKINGS, found, lambda parts: _reduced(parts, song_rows, limits))
+    song_rows = _used("songs", songs, SONGS.schema, found, lambda parts: _songs(parts, limits))
+    charts, entries = _used(
+        "rankings", rankings, RANKINGS.schema, found, lambda parts: _reduced(parts, song_rows, limits)
+    )
     # What is wrong must not spoil what else is said: a day in the future is not the last day.
     tomorrow = today + timedelta(days=1)
     possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
@@ -508,7 +510,9 @@ def _ranks(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _missing(table: str, missing: Sequence[str], found: Mapping[str, pl.DataType]) -> str:
     """Which columns are missing, and which ones may be these under another name."""
-    contract, other, other_contract = (SONGS, "rankings", RANKINGS) if table == "songs" else (RANKINGS, "songs", SONGS)
+    contract, other, other_contract = (
+        (SONGS.schema, "rankings", RANKINGS.schema) if table == "songs" else (RANKINGS.schema, "songs", SONGS.schema)
+    )
     if set(other_contract) <= set(found):
         return f"{table} has the columns of {other}, as if the two were swapped; it lacks {_quoted(missing)}"
     extra = [name for name in found if name not in contract]

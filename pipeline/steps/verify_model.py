@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pipeline.core.contract import INPUT, Model
 from pipeline.core.documents import write_json
 from pipeline.core.errors import ParityBroken
-from pipeline.core.examples import Test, read_tests
+from pipeline.core.examples import Reader, Test
 from pipeline.core.log import log
 from pipeline.core.runtimes import Answer, onnxruntime_of, openvino_of
-from pipeline.models.jukebox.schema import INPUT, OUTPUT
 
 ABSOLUTE = 1e-5
 RELATIVE = 1e-4
@@ -30,16 +30,17 @@ GOLDEN_EXAMPLES = 2
 
 
 def verify_model(
-    model: Path, examples: Path, predictions: Path, training: Path, parity: Path, *, model_name: str
+    model: Model, onnx_file: Path, examples: Path, predictions: Path, training: Path, parity: Path, *, model_name: str
 ) -> dict[str, Any]:
     """Compare ONNX Runtime and OpenVINO with Keras' predictions on all test examples; write and return parity.json.
 
-    A probability may differ by ``ABSOLUTE`` or by ``RELATIVE`` times its value, whichever is more. A decision counts
-    as changed when another country is the most probable, unless the two were nearer to each other than that.
+    An answer may differ by ``ABSOLUTE`` times its output's factor, which is 1 for a probability, or by ``RELATIVE``
+    times its value, whichever is more. A decision counts as changed if another label is the most probable, unless the
+    two were nearer to each other than that.
 
     Raises ParityBroken where a runtime differs by more, or where the predictions are of other weights.
     """
-    content = model.read_bytes()
+    content = onnx_file.read_bytes()
     properties = {p.key: p.value for p in onnx.load_model_from_string(content).metadata_props}
     trained = json.loads(training.read_text())["weights_sha256"]
     if properties["weights_sha256"] != trained:
@@ -47,10 +48,12 @@ def verify_model(
             f"the ONNX model has the weights {properties['weights_sha256'][:12]}, the predictions those of "
             f"{trained[:12]}: they come from two trainings; start a new run"
         )
-    tests = partial(read_tests, examples, predictions)
+    reader = Reader(examples, model)
+    tests = partial(reader.answered, predictions)
+    absolute = ABSOLUTE * np.array(reader.description["factor"], np.float32)
     runtimes = []
     for runtime, load in RUNTIMES.items():
-        runtimes.append({"runtime": runtime, "version": version(runtime), **_compare(tests(), load(content))})
+        runtimes.append({"runtime": runtime, "version": version(runtime), **_compare(tests(), load(content), absolute)})
         log.info(
             "%(runtime)s %(version)s: at most %(max_absolute).1e away, relative %(max_relative).1e; "
             "%(decisions_changed)d decisions changed",
@@ -61,7 +64,7 @@ def verify_model(
         "examples": sum(len(expected) for _, _, expected in tests()),
         "runtimes": runtimes,
         "tolerances": {"absolute": ABSOLUTE, "relative": RELATIVE, "reason": REASON},
-        "golden": _golden(tests(), model_name),
+        "golden": _golden(tests(), model.kind.output, model_name),
     }
     write_json(parity, result)
     if not result["passed"]:
@@ -72,41 +75,44 @@ def verify_model(
     return result
 
 
-def _compare(tests: Iterable[Test], answer: Answer) -> dict[str, Any]:
-    """How far the answers are from the predictions, in the worst slice, and how many decisions differ in all."""
+def _compare(tests: Iterable[Test], answer: Answer, absolute: NDArray[np.float32]) -> dict[str, Any]:
+    """How far the answers are from the predictions, in the worst slice, and how many decisions differ in all.
+
+    ``absolute``, float32[labels], is by how much an answer may differ at least.
+    """
     figures = []
     for _, test, expected in tests:
         found = answer(test.vectors)
         difference = np.abs(found - expected)
-        allowed = np.maximum(ABSOLUTE, RELATIVE * expected)
+        allowed = np.maximum(absolute, RELATIVE * np.abs(expected))
         index = np.arange(len(expected))
         ours, theirs = expected.argmax(axis=1), found.argmax(axis=1)
         margin = expected[index, ours] - expected[index, theirs]
         figures.append(
             (
                 difference.max(initial=0),
-                (difference / np.maximum(expected, ABSOLUTE)).max(initial=0),
+                (difference / np.maximum(np.abs(expected), absolute)).max(initial=0),
                 (margin > 2 * allowed[index, ours]).sum(),
                 (difference <= allowed).all(),
             )
         )
-    absolute, relative, changed, within = map(np.array, zip(*figures, strict=True))
+    worst, relative, changed, within = map(np.array, zip(*figures, strict=True))
     return {
-        "max_absolute": float(absolute.max()),
+        "max_absolute": float(worst.max()),
         "max_relative": float(relative.max()),
         "decisions_changed": int(changed.sum()),
         "passed": bool(within.all()) and not changed.any(),
     }
 
 
-def _golden(tests: Iterable[Test], model_name: str) -> dict[str, Any]:
+def _golden(tests: Iterable[Test], output: str, model_name: str) -> dict[str, Any]:
     """A request and its answer in the Open Inference Protocol (v2), for whoever tests a server with the model."""
     # Copied, as a view would keep its whole slice.
     some = ((test.vectors[:GOLDEN_EXAMPLES].copy(), expected[:GOLDEN_EXAMPLES].copy()) for _, test, expected in tests)
-    vectors, probabilities = (np.concatenate(parts)[:GOLDEN_EXAMPLES] for parts in zip(*some, strict=True))
+    vectors, predictions = (np.concatenate(parts)[:GOLDEN_EXAMPLES] for parts in zip(*some, strict=True))
     return {
         "request": {"inputs": [_tensor(INPUT, vectors)]},
-        "response": {"model_name": model_name, "outputs": [_tensor(OUTPUT, probabilities)]},
+        "response": {"model_name": model_name, "outputs": [_tensor(output, predictions)]},
     }
 
 

@@ -8,7 +8,7 @@ import requests
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ModelServerRefuses
-from pipeline.models.jukebox.schema import INPUT, OUTPUT
+from pipeline.models.jukebox.tables import INPUT, OUTPUT
 from scripts.clients.pipeline_server import TIMEOUT, address, find_credentials, said
 
 ADDS_UP = 1e-3  # a softmax in bfloat16, too

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.models.jukebox.schema import FEATURE_NAMES, INPUT
+from pipeline.models.jukebox.tables import FEATURE_NAMES, INPUT
 from tests.cluster import build, images, node
 from tests.cluster import model_server as model_server_program
 from tests.cluster.build import CACHE, kept, run

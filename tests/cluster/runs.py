@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.models.jukebox.schema import ID
+from pipeline.models.jukebox.tables import ID
 from tests.cluster import build, node
 from tests.cluster import project as projects
 from tests.cluster.project import Project

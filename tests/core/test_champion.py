@@ -12,7 +12,7 @@ import pytest
 from pipeline.core.champion import find_champion, read_version, search
 from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.store import open_store
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from tests.s3_server import S3Server
 from tests.serving import model
 from tests.versions import LABELS, publish_version

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.core.report import environment, summary_markdown
 from pipeline.core.texts import one_line, printable
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from scripts.causes import cleaned
 from scripts.cli import app
 from scripts.commit_status import Host, build_request

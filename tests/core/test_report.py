@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import charts
+from pipeline.core import charts
 from pipeline.core.report import (
     DOCUMENTS,
     Run,

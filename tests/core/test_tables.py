@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 from pipeline.core import casts, tables
 from pipeline.core.errors import DataInvalid, DataUnavailable
 from pipeline.core.tables import to_parquet, unpack
-from pipeline.models.jukebox.schema import RANKINGS, SONGS
+from pipeline.models.jukebox.tables import RANKINGS, SONGS
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.models.jukebox.schema import DATE
+from pipeline.models.jukebox.tables import DATE
 from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import cli, data_version

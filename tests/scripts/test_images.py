@@ -109,7 +109,7 @@ def test_each_input_changes_what_is_made_of_it_and_nothing_else(checkout: Path) 
     assert keys(checkout, BASE.replace("python", "elsewhere/python")) == before
     # Nor does it matter what is no part of the commit.
     (checkout / "requirements.lock").write_text("")
-    (checkout / "pipeline" / "left-by-a-test").write_text("")
+    (checkout / "pipeline" / "core" / "left-by-a-test").write_text("")
     assert keys(checkout.rename(checkout.with_name("elsewhere"))) == before
     assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in before)
 
@@ -178,14 +178,14 @@ def packed(layout: Layout, folder: Path) -> dict[str, tarfile.TarInfo]:
 
 
 def test_a_commit_becomes_a_layer_of_what_it_holds(checkout: Path, base: Layout, tmp_path: Path) -> None:
-    (checkout / "pipeline" / "tool").write_text("#!/bin/sh\n")
-    (checkout / "pipeline" / "tool").chmod(0o700)
+    (checkout / "pipeline" / "core" / "tool").write_text("#!/bin/sh\n")
+    (checkout / "pipeline" / "core" / "tool").chmod(0o700)
     commit(checkout)
-    (checkout / "pipeline" / "left-by-a-test").write_text("")
+    (checkout / "pipeline" / "core" / "left-by-a-test").write_text("")
     pack_image.pack_commit(base, Commit(checkout))
     entries = packed(base, tmp_path / "unpacked")
-    listed = subprocess.run(["git", "ls-files", "pipeline"], cwd=checkout, check=True, capture_output=True, text=True)
-    wanted = listed.stdout.split()
+    listing = ["git", "ls-files", "pipeline/__init__.py", "pipeline/core", "pipeline/models", "pipeline/steps"]
+    wanted = subprocess.run(listing, cwd=checkout, check=True, capture_output=True, text=True).stdout.split()
     assert sorted(name for name, entry in entries.items() if entry.isfile()) == [
         f"opt/jukebox/{name}" for name in wanted
     ]
@@ -193,7 +193,7 @@ def test_a_commit_becomes_a_layer_of_what_it_holds(checkout: Path, base: Layout,
         assert (tmp_path / "unpacked" / "opt" / "jukebox" / name).read_bytes() == (checkout / name).read_bytes()
     assert {entry.mode for entry in entries.values() if entry.isdir()} == {0o755}
     assert {name for name, entry in entries.items() if entry.isfile() and entry.mode != 0o644} == {
-        "opt/jukebox/pipeline/tool"
+        "opt/jukebox/pipeline/core/tool"
     }
     assert {(entry.uid, entry.gid, entry.uname, entry.mtime) for entry in entries.values()} == {(0, 0, "", 0)}
     manifest, config = base.read()
@@ -214,11 +214,11 @@ def test_equal_content_has_an_equal_digest(checkout: Path, tmp_path: Path) -> No
 
 
 def link(folder: Path) -> None:
-    (folder / "pipeline" / "link").symlink_to("/etc/passwd")
+    (folder / "pipeline" / "core" / "link").symlink_to("/etc/passwd")
 
 
 def data(folder: Path) -> None:
-    (folder / "pipeline" / "songs.parquet").write_bytes(bytes(LIMIT))
+    (folder / "pipeline" / "core" / "songs.parquet").write_bytes(bytes(LIMIT))
 
 
 def nothing(folder: Path) -> None:
@@ -642,7 +642,7 @@ def test_without_a_place_for_records_it_is_said_who_makes_it(world: World) -> No
 
 def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base: Layout, tmp_path: Path) -> None:
     """Else two commits of one tree of code, and so of one tag, had other images."""
-    (checkout / "pipeline" / "own.py").write_text("# $Format:%H$\n")
+    (checkout / "pipeline" / "core" / "own.py").write_text("# $Format:%H$\n")
     commit(checkout)
     before = Commit(checkout).image_key(BASE)
     (checkout / ".gitattributes").write_text(
@@ -652,7 +652,7 @@ def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base
     assert Commit(checkout).image_key(BASE) == before
     pack_image.pack_commit(base, Commit(checkout))
     packed(base, tmp_path / "unpacked")
-    for name in ("pipeline/models/jukebox/rules.py", "pipeline/own.py"):
+    for name in ("pipeline/models/jukebox/rules.py", "pipeline/core/own.py"):
         assert (tmp_path / "unpacked/opt/jukebox" / name).read_bytes() == (checkout / name).read_bytes()
 
 

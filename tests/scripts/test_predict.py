@@ -9,7 +9,7 @@ import pytest
 from kubernetes.config import kube_config
 
 from pipeline.core.errors import DataInvalid, DataUnavailable, ModelServerRefuses, SettingsInvalid, StoreBroken
-from pipeline.models.jukebox.schema import FEATURE_NAMES, FEATURES, ID, OUTPUT
+from pipeline.models.jukebox.tables import FEATURE_NAMES, FEATURES, ID, OUTPUT
 from scripts.clients import pipeline_server as server
 from scripts.predict import command
 from tests.http_server import Answer, HttpServer, serve_http

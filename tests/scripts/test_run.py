@@ -22,7 +22,7 @@ from rich.console import Console
 from pipeline.core.report import render_report
 from pipeline.core.store import open_store
 from pipeline.models.jukebox.sample import generate
-from pipeline.models.jukebox.schema import COUNTRY
+from pipeline.models.jukebox.tables import COUNTRY
 from pipeline.settings import SETTINGS_FILE
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.cli import main

@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.errors import ParityBroken
 from pipeline.core.examples import read_description, read_split
 from pipeline.core.runtimes import onnxruntime_of
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.convert_model import _check_signature, convert_model
 from tests.steps.conftest import Trained
 

@@ -16,7 +16,7 @@ from pipeline.core.errors import HyperparametersInvalid, SettingsInvalid
 from pipeline.core.examples import TEST_SPLITS, read_description, read_split, write_predictions
 from pipeline.core.report import evaluation_html, render_report
 from pipeline.core.runtimes import Answer, onnxruntime_of
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model, interval
 from tests.report_fixture import run
 from tests.serving import model

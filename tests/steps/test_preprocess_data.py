@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import DataInvalid
 from pipeline.core.examples import read_split
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 from pipeline.models.jukebox.splits import SPLITS
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 from pipeline.steps.preprocess_data import preprocess_data
 from tests.steps.conftest import Tables
 

@@ -19,7 +19,7 @@ from pipeline.core.errors import CommitOutdated, GateRefused, ParityBroken, Sett
 from pipeline.core.examples import TEST_SPLITS, write_predictions
 from pipeline.core.report import summary_markdown
 from pipeline.core.store import open_store
-from pipeline.models.jukebox.schema import FEATURE_NAMES
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps import publish_model as publish_step
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.publish_model import Published, publish_model

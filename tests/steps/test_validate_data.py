@@ -26,8 +26,8 @@ from pipeline.models.jukebox.rules import (
     shift_rows,
 )
 from pipeline.models.jukebox.sample import COUNTRIES, generate
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS, Feature
 from pipeline.models.jukebox.splits import SPLITS
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS, Feature
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.validate_data import markdown, validate_data
 from tests.corruptions import CORRUPTIONS, LAST_DAY, TODAY, Corruption, write

@@ -1,1 +1,29 @@
 """From 13 audio features of a song to the countries where it charts."""
+
+from pipeline.core.contract import Model
+from pipeline.core.kinds import Check, Counts, top
+from pipeline.models.jukebox.examples import TARGET, examples
+from pipeline.models.jukebox.network import JukeboxHyperparameters, network
+from pipeline.models.jukebox.tables import RANKINGS, SONGS
+
+MODEL = Model(
+    name="jukebox",
+    title="From 13 audio features of a song to the countries where it charts",
+    tables=[SONGS, RANKINGS],
+    kind=Counts(TARGET),
+    examples=examples,
+    network=network,
+    hyperparameters=JukeboxHyperparameters(),
+    metrics=[top(5)],
+    checks=[
+        Check(
+            "gain-over-baseline",
+            "cross_entropy",
+            at_least=0.02,
+            against="baseline",
+            split="unseen",
+            description="nats of cross entropy below the country frequencies, on songs never seen",
+        ),
+        Check("top5-floor", "top5", at_least=0.1, description="share of test rows, top-5"),
+    ],
+)

@@ -1,27 +1,36 @@
-"""The jukebox network, the only place that says what it looks like."""
+"""The jukebox network, the only place that says what it looks like, and what it may be tuned with."""
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-import keras
+from pydantic import Field
 
-from pipeline.models.jukebox.schema import INPUT, OUTPUT
+from pipeline.core.contract import INPUT, Hyperparameters, Inputs
+
+if TYPE_CHECKING:
+    import keras
 
 
-def build_network(
-    mean: Sequence[float],
-    variance: Sequence[float],
-    labels: int,
-    hidden_layers: Sequence[int],
-    dropout: float,
-) -> keras.Model:
+class JukeboxHyperparameters(Hyperparameters):
+    """Those of training, and of this network."""
+
+    hidden_layers: list[Annotated[int, Field(ge=1, le=8192)]] = Field([128, 128], max_length=16)
+    """Units of each hidden layer."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of hidden units that a step leaves out."""
+
+
+def network(inputs: Inputs, options: JukeboxHyperparameters) -> "keras.Model":
     """A multilayer perceptron from raw features, float32[batch, 13], to a softmax, float32[batch, labels].
 
     Normalisation is its first layer, so that who calls the model never needs the constants.
     """
-    features = keras.Input((len(mean),), name=INPUT)
-    x = keras.layers.Normalization(mean=mean, variance=variance, name="normalise")(features)
-    for number, units in enumerate(hidden_layers):
+    import keras  # three seconds, which only the steps that train and convert spend
+
+    features = keras.Input((len(inputs.features),), name=INPUT)
+    x = keras.layers.Normalization(mean=inputs.mean, variance=inputs.variance, name="normalise")(features)
+    for number, units in enumerate(options.hidden_layers):
         x = keras.layers.Dense(units, activation="relu", name=f"hidden_{number}")(x)
-        if dropout:
-            x = keras.layers.Dropout(dropout, name=f"dropout_{number}")(x)
-    return keras.Model(features, keras.layers.Dense(labels, activation="softmax", name=OUTPUT)(x))
+        if options.dropout:
+            x = keras.layers.Dropout(options.dropout, name=f"dropout_{number}")(x)
+    x = keras.layers.Dense(len(inputs.labels), activation=inputs.activation, name=inputs.output)(x)
+    return keras.Model(features, x)

@@ -8,7 +8,8 @@ from typing import Literal
 import pandera.polars as pa
 import polars as pl
 
-from pipeline.models.jukebox.schema import (
+from pipeline.core.contract import Column
+from pipeline.models.jukebox.tables import (
     COUNTRY,
     COUNTRY_CODE,
     DATE,
@@ -18,7 +19,6 @@ from pipeline.models.jukebox.schema import (
     MOST_CHARTS,
     MOST_SONGS,
     RANK,
-    Feature,
 )
 
 PRESENT = "neither null nor NaN"
@@ -192,7 +192,7 @@ RULES: dict[str, Rule] = {
 COUNTS = ("ranks_missing", "ranks_outside")
 
 
-def _feature(feature: Feature) -> pa.Column:
+def _feature(feature: Column) -> pa.Column:
     if feature.discrete:
         values = [float(value) for value in range(int(feature.low), int(feature.high) + 1)]
         expected = f"a whole number from {feature.low:g} to {feature.high:g}"

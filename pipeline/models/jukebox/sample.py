@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 
 # The 72 countries that have a daily chart.
 COUNTRIES = (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.jukebox.sample import CHART_LENGTH, COUNTRIES, generate
-from pipeline.models.jukebox.schema import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
 
 LAST_DAY = date(2026, 3, 1)
 SIZE = 11 * CHART_LENGTH  # rows a day of ten countries and the Global chart

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.models.jukebox.schema import INPUT, OUTPUT
+from pipeline.models.jukebox.tables import INPUT, OUTPUT
 from tests.serving import VECTOR, Served, model, serving
 
 Serve = Callable[..., Served]
