@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import generate
 from pipeline.steps.preprocess_data import preprocess_data
 
@@ -51,7 +52,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 def examples(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The examples of ``tables``."""
     folder = tmp_path_factory.mktemp("examples")
-    preprocess_data(tables.songs, tables.rankings, folder)
+    preprocess_data(MODEL, vars(tables), folder)
     return folder
 
 
@@ -63,7 +64,13 @@ def trained(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     folder = tmp_path_factory.mktemp("trained")
     found = Trained(folder / "model", folder / "predictions", folder / "training.json")
     train_model(
-        examples, found.model, found.predictions, found.report, hyperparameters={"epochs": 2}, data_version="d" * 64
+        MODEL,
+        examples,
+        found.model,
+        found.predictions,
+        found.report,
+        hyperparameters={"epochs": 2},
+        data_version="d" * 64,
     )
     return found
 

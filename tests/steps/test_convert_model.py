@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from pipeline.core.errors import ParityBroken
-from pipeline.core.examples import read_description, read_split
+from pipeline.core.examples import Reader, read_description
 from pipeline.core.runtimes import onnxruntime_of
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.convert_model import _check_signature, convert_model
 from tests.steps.conftest import Trained
@@ -27,7 +28,7 @@ def test_there_is_one_input_of_raw_features_and_one_output(onnx_file: Path, exam
 
 
 def test_normalisation_is_inside(onnx_file: Path, examples: Path, trained: Trained) -> None:
-    vectors = read_split(examples, "test-unseen").vectors
+    vectors = Reader(examples, MODEL).read("test-unseen").vectors
     assert vectors.max() > 100_000, "durations in milliseconds go in as they are"
     network = keras.saving.load_model(trained.model / "model.keras")
     np.testing.assert_allclose(

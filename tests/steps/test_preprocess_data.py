@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import DataInvalid
-from pipeline.core.examples import read_split
+from pipeline.core.examples import Reader
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.splits import SPLITS
 from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 from pipeline.steps.preprocess_data import preprocess_data
@@ -54,7 +55,7 @@ def vectors_by_split(folder: Path) -> dict[str, Counter[tuple[float, ...]]]:
     """How many chart rows each feature vector has in each split."""
     found = {}
     for split in SPLITS:
-        examples = read_split(folder, split)
+        examples = Reader(folder, MODEL).read(split)
         found[split] = Counter(
             {tuple(v): int(n) for v, n in zip(examples.vectors.tolist(), examples.rows, strict=True)}
         )
@@ -82,7 +83,7 @@ def test_every_chart_row_of_a_country_ends_in_exactly_one_split_with_its_country
     folder = tmp_path_factory.mktemp("case")
     tables = write(folder, features, charts)
     try:
-        description = preprocess_data(tables.songs, tables.rankings, folder / "out")
+        description = preprocess_data(MODEL, vars(tables), folder / "out")
     except DataInvalid:
         return  # by chance every recording was held out; told apart by its own test
     labels = description["labels"]
@@ -93,8 +94,8 @@ def test_every_chart_row_of_a_country_ends_in_exactly_one_split_with_its_country
             expected[as_stored(features[song]), country] += 1
     found: Counter[tuple[tuple[float, ...], str]] = Counter()
     for split in SPLITS:
-        examples = read_split(folder / "out", split)
-        for vector, counts in zip(examples.vectors.tolist(), examples.counts.tolist(), strict=True):
+        examples = Reader(folder / "out", MODEL).read(split)
+        for vector, counts in zip(examples.vectors.tolist(), examples.target.tolist(), strict=True):
             assert sum(counts) > 0
             for label, count in zip(labels, counts, strict=True):
                 if count:
@@ -113,7 +114,7 @@ def test_later_days_of_known_songs_are_tested_apart_and_new_songs_count_as_unsee
     newcomer = 39
     charts = [(song, "AR", day) for song in range(39) for day in range(10)] + [(newcomer, "DE", 9)]
     tables = write(tmp_path, features, charts)
-    description = preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+    description = preprocess_data(MODEL, vars(tables), tmp_path / "out")
     of = vectors_by_split(tmp_path / "out")
     assert set(of["train"].values()) == {8}, "training sees the first eight of ten days"
     assert set(of["test-seen"].values()) == {2}
@@ -126,7 +127,7 @@ def test_about_a_tenth_of_the_recordings_is_never_seen_and_another_validates(tmp
     tables = write(
         tmp_path, [[float(n)] + [n / 500] * 12 for n in range(400)], [(song, "AR", 0) for song in range(400)]
     )
-    preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+    preprocess_data(MODEL, vars(tables), tmp_path / "out")
     sizes = {split: len(songs) for split, songs in vectors_by_split(tmp_path / "out").items()}
     assert 20 < sizes["test-unseen"] < 60
     assert 20 < sizes["validation"] < 60
@@ -134,13 +135,13 @@ def test_about_a_tenth_of_the_recordings_is_never_seen_and_another_validates(tmp
 
 
 def test_a_song_keeps_its_split_when_the_data_grows(tables: Tables, tmp_path: Path) -> None:
-    preprocess_data(tables.songs, tables.rankings, tmp_path / "whole")
+    preprocess_data(MODEL, vars(tables), tmp_path / "whole")
     half = tmp_path / "half"
     half.mkdir()
     frame = pl.read_parquet(tables.rankings / "part-00000.parquet")
     days = frame[DATE].unique().sort()
     frame.filter(pl.col(DATE) <= days[len(days) // 2]).write_parquet(half / "part-00000.parquet")
-    preprocess_data(tables.songs, half, tmp_path / "partial")
+    preprocess_data(MODEL, {"songs": tables.songs, "rankings": half}, tmp_path / "partial")
     before, after = vectors_by_split(tmp_path / "partial"), vectors_by_split(tmp_path / "whole")
     assert len(before["test-unseen"]) > 20
     assert before["validation"].keys() <= after["validation"].keys()
@@ -150,7 +151,7 @@ def test_a_song_keeps_its_split_when_the_data_grows(tables: Tables, tmp_path: Pa
 
 def test_normalisation_is_learnt_from_the_training_rows_alone(examples: Path) -> None:
     description = json.loads((examples / "preprocessing.json").read_text())
-    train = read_split(examples, "train")
+    train = Reader(examples, MODEL).read("train")
     rows = np.repeat(train.vectors.astype(np.float64), train.rows, axis=0)
     np.testing.assert_allclose(description["mean"], rows.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(description["variance"], rows.var(axis=0), rtol=1e-4)
@@ -159,7 +160,7 @@ def test_normalisation_is_learnt_from_the_training_rows_alone(examples: Path) ->
 def test_a_constant_feature_stays_zero_instead_of_becoming_infinite(tmp_path: Path) -> None:
     features = [[1.0, float(n), *[0.5] * 11] for n in range(20)]
     tables = write(tmp_path, features, [(song, "AR", 0) for song in range(20)])
-    description = preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+    description = preprocess_data(MODEL, vars(tables), tmp_path / "out")
     assert description["variance"][0] == 1.0
     assert description["mean"][0] == 1.0
 
@@ -174,9 +175,9 @@ def test_the_global_chart_is_no_country(tables: Tables, examples: Path) -> None:
 
 def test_all_is_numeric_and_finite(examples: Path) -> None:
     for split in SPLITS:
-        found = read_split(examples, split)
+        found = Reader(examples, MODEL).read(split)
         assert found.vectors.dtype == np.float32
-        assert found.counts.dtype == np.uint32
+        assert found.target.dtype == np.uint32
         assert np.isfinite(found.vectors).all()
 
 
@@ -187,16 +188,16 @@ def test_the_order_and_the_number_of_files_change_nothing(tables: Tables, exampl
         target.mkdir()
         frame[:777].write_parquet(target / "part-00000.parquet")
         frame[777:].write_parquet(target / "part-00001.parquet")
-    preprocess_data(shuffled.songs, shuffled.rankings, tmp_path / "out")
+    preprocess_data(MODEL, vars(shuffled), tmp_path / "out")
     for split in SPLITS:
-        ours, theirs = read_split(tmp_path / "out", split), read_split(examples, split)
+        ours, theirs = Reader(tmp_path / "out", MODEL).read(split), Reader(examples, MODEL).read(split)
         np.testing.assert_array_equal(ours.vectors, theirs.vectors)
-        np.testing.assert_array_equal(ours.counts, theirs.counts)
+        np.testing.assert_array_equal(ours.target, theirs.target)
 
 
 def test_one_day_leaves_no_later_days_but_trains(tmp_path: Path) -> None:
     tables = write(tmp_path, [[float(n)] + [n / 50] * 12 for n in range(40)], [(song, "AR", 0) for song in range(40)])
-    sizes = preprocess_data(tables.songs, tables.rankings, tmp_path / "out")["splits"]
+    sizes = preprocess_data(MODEL, vars(tables), tmp_path / "out")["splits"]
     assert sizes["test-seen"] == {"examples": 0, "rows": 0, "first_day": None, "last_day": None}
     assert sizes["train"]["rows"] > 20
 
@@ -216,12 +217,12 @@ def test_a_missing_column_is_named(tmp_path: Path, table: str, column: str) -> N
     tables = write(tmp_path, [[0.0] * 13], [(0, "AR", 0)])
     drop(table, column)(tables)
     with pytest.raises(DataInvalid, match=f"{table} cannot be used .no column '{column}'.: the report of validate"):
-        preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+        preprocess_data(MODEL, vars(tables), tmp_path / "out")
 
 
 def test_ids_that_do_not_meet_leave_nothing_to_train_on(tmp_path: Path) -> None:
     tables = write(tmp_path, [[0.0] * 13], [(0, "AR", 0)])
     file = tables.songs / "part-00000.parquet"
     pl.read_parquet(file).with_columns(pl.lit("another").alias(ID)).write_parquet(file)
-    with pytest.raises(DataInvalid, match="no train example is left of 0 chart rows"):
-        preprocess_data(tables.songs, tables.rankings, tmp_path / "out")
+    with pytest.raises(DataInvalid, match="no train example is left, because"):
+        preprocess_data(MODEL, vars(tables), tmp_path / "out")

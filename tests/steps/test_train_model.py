@@ -1,23 +1,38 @@
 import itertools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.core.errors import HyperparametersInvalid, NotFinite
-from pipeline.core.examples import TEST_SPLITS, Examples, read_description, read_predictions, read_split
-from pipeline.models.jukebox.network import build_network
+from pipeline.core.examples import Examples, Reader, read_description, read_predictions
+from pipeline.models.jukebox import MODEL
+from pipeline.models.jukebox.network import JukeboxHyperparameters
 from pipeline.steps import train_model as module
-from pipeline.steps.train_model import KERAS_FILE, Visits, epoch_of, predict, scores, train_model, weights_sha256
+from pipeline.steps.train_model import (
+    KERAS_FILE,
+    Visits,
+    epoch_of,
+    inputs_of,
+    predict,
+    scores,
+    train_model,
+    weights_sha256,
+)
 from tests.steps.conftest import Trained
+
+TESTS = ("test-seen", "test-unseen")
 
 
 def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any]) -> Any:
     return train_model(
+        MODEL,
         examples,
         folder / "model",
         folder / "predictions",
@@ -28,22 +43,22 @@ def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any]) -> A
 
 
 def test_two_epochs_learn_more_than_the_country_frequencies(examples: Path, trained: Trained) -> None:
-    frequencies = read_split(examples, "train").counts.sum(axis=0)
+    frequencies = Reader(examples, MODEL).read("train").target.sum(axis=0)
     frequencies = frequencies / frequencies.sum()
-    for split in TEST_SPLITS.values():
-        test = read_split(examples, split)
-        loss, top1 = scores(np.concatenate([*read_predictions(trained.predictions, split)]), test)
-        baseline, chance = scores(np.tile(frequencies, (len(test.vectors), 1)).astype(np.float32), test)
-        assert loss < baseline - 0.5
-        assert top1 > 2 * chance
+    for split in TESTS:
+        test = Reader(examples, MODEL).read(split)
+        found = scores(MODEL.kind, np.concatenate([*read_predictions(trained.predictions, split)]), test)
+        baseline = scores(MODEL.kind, np.tile(frequencies, (len(test.vectors), 1)).astype(np.float32), test)
+        assert found["cross_entropy"] < baseline["cross_entropy"] - 0.5
+        assert found["top1"] > 2 * baseline["top1"]
 
 
 def test_predictions_are_those_of_the_model_that_was_written(examples: Path, trained: Trained) -> None:
     network = keras.saving.load_model(trained.model / KERAS_FILE)
     assert weights_sha256(network) == trained.training["weights_sha256"]
-    for split in TEST_SPLITS.values():
+    for split in TESTS:
         expected = np.concatenate([*read_predictions(trained.predictions, split)])
-        np.testing.assert_array_equal(predict(network, read_split(examples, split)), expected)
+        np.testing.assert_array_equal(predict(network, Reader(examples, MODEL).read(split)), expected)
         np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
 
 
@@ -74,13 +89,13 @@ def test_training_that_diverges_stops_in_its_epoch_and_says_what_to_change(examp
 
 
 def test_a_loss_that_is_not_finite_ends_the_epoch_at_its_batch(examples: Path) -> None:
-    visits = Visits(read_split(examples, "train"), 64)
-    description = read_description(examples)
-    network = build_network(description["mean"], description["variance"], len(description["labels"]), [8], 0.0)
+    visits = Visits(Reader(examples, MODEL).read("train"), 64)
+    inputs = inputs_of(MODEL, read_description(examples))
+    network = MODEL.network(inputs, JukeboxHyperparameters(hidden_layers=[8]))
     network.compile(keras.optimizers.Adam(0.001))
     example, weight = visits.of_epoch(np.random.default_rng(0))
     weight[5, 0] = np.inf
-    total, steps = epoch_of(network, visits)(example, weight)
+    total, steps = epoch_of(network, visits, MODEL.kind, inputs)(example, weight)
     assert int(steps) == 6
     assert not np.isfinite(float(total))
 
@@ -100,8 +115,8 @@ def test_no_weight_metric_or_prediction_that_is_not_finite_is_kept(
     predictions = itertools.count(1)
     make = module.epoch_of
 
-    def epoch_of_broken(network: keras.Model, visits: Visits) -> Any:
-        function = make(network, visits)
+    def epoch_of_broken(network: keras.Model, *others: Any) -> Any:
+        function = make(network, *others)
 
         def epoch(*arrays: Any) -> Any:
             found = function(*arrays)
@@ -138,14 +153,16 @@ def test_training_stops_when_validation_no_longer_gains_and_keeps_the_best_epoch
     assert len(losses) - report["best_epoch"] == 2
     assert report["best_epoch"] == 1 + int(np.argmin(losses))
     network = keras.saving.load_model(tmp_path / "model" / KERAS_FILE)
-    validation = read_split(examples, "validation")
-    assert scores(predict(network, validation), validation)[0] == pytest.approx(min(losses), abs=1e-5)
+    validation = Reader(examples, MODEL).read("validation")
+    assert scores(MODEL.kind, predict(network, validation), validation)["cross_entropy"] == pytest.approx(
+        min(losses), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"epoch": 2}, "epoch: found 2, which is no known key .known: epochs, batch_size"),
+        ({"epoch": 2}, "epoch: found 2, which is not a known key .known: epochs, batch_size"),
         ({"epochs": 0}, "epochs: found 0"),
         ({"epochs": 1.5, "momentum": 0.9}, "epochs: found 1.5.*momentum: found 0.9"),
         ({"hidden_layers": [64, 0]}, r"hidden_layers.1: found 0"),
@@ -185,14 +202,14 @@ def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
     examples: Path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
     monkeypatch.setattr(module, "VISITS", budget)
-    train_examples = read_split(examples, "train")
+    train_examples = Reader(examples, MODEL).read("train")
     visits = Visits(train_examples, 64)
     example, weight = visits.of_epoch(np.random.default_rng(0))
     assert example.shape == weight.shape == (visits.steps, visits.batch)
     mass = weight.ravel() * (visits.rows / len(visits.example))
     np.testing.assert_allclose(np.bincount(example.ravel(), mass), train_examples.rows, rtol=1e-4)
-    of_country = mass @ visits.frequencies[example.ravel()]
-    np.testing.assert_allclose(of_country, train_examples.counts.sum(axis=0), rtol=1e-3)
+    of_country = mass @ visits.target[example.ravel()]
+    np.testing.assert_allclose(of_country, train_examples.target.sum(axis=0), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +225,8 @@ def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
 def test_a_batch_keeps_enough_visits_however_many_rows_there_are(
     examples: Path, times: int, batch_size: int, batch: int
 ) -> None:
-    train_examples = read_split(examples, "train")
-    more = Examples(train_examples.vectors, train_examples.counts * np.uint32(times))
+    train_examples = Reader(examples, MODEL).read("train")
+    more = replace(train_examples, target=train_examples.target * np.uint32(times), rows=train_examples.rows * times)
     visits = Visits(more, batch_size)
     proportional = round(len(visits.example) * batch_size / visits.rows)
     assert visits.batch == (batch or proportional)
@@ -224,9 +241,8 @@ def test_the_loss_over_examples_is_the_loss_over_rows() -> None:
     example, country = np.nonzero(counts)
     rows = np.repeat(np.stack([example, country], 1), counts[example, country], axis=0)
     over_rows = -np.log(probabilities[rows[:, 0], rows[:, 1]]).mean()
-    assert scores(probabilities, Examples(np.zeros((20, 13), np.float32), counts))[0] == pytest.approx(
-        over_rows, rel=1e-5
-    )
+    examples = Examples(pl.DataFrame(), np.zeros((20, 13), np.float32), counts, counts.sum(axis=1))
+    assert scores(MODEL.kind, probabilities, examples)["cross_entropy"] == pytest.approx(over_rows, rel=1e-5)
 
 
 def test_the_report_tells_what_was_used(trained: Trained) -> None:

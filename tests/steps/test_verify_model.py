@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,22 @@ import pytest
 from onnx import numpy_helper
 
 from pipeline.core.errors import ParityBroken
-from pipeline.core.examples import SLICE, TEST_SPLITS, read_predictions, read_split, write_predictions
+from pipeline.core.examples import DESCRIPTION, SLICE, Reader, read_predictions, write_predictions
 from pipeline.core.runtimes import onnxruntime_of
+from pipeline.models.jukebox import MODEL
 from pipeline.steps.verify_model import ABSOLUTE, verify_model
 from tests.steps.conftest import Trained
 
+TESTS = ("test-seen", "test-unseen")
+verify = partial(verify_model, MODEL, model_name="jukebox")
+
 
 def test_both_runtimes_do_what_keras_does(onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path) -> None:
-    parity = verify_model(
-        onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
-    )
+    parity = verify(onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json")
     assert parity == json.loads((tmp_path / "parity.json").read_text())
     assert parity["passed"]
     assert [r["runtime"] for r in parity["runtimes"]] == ["onnxruntime", "openvino"]
-    assert parity["examples"] == sum(len(read_split(examples, s).vectors) for s in TEST_SPLITS.values())
+    assert parity["examples"] == sum(len(Reader(examples, MODEL).read(s).vectors) for s in TESTS)
     for runtime in parity["runtimes"]:
         assert 0 < runtime["max_absolute"] <= ABSOLUTE
         assert runtime["decisions_changed"] == 0
@@ -33,9 +36,7 @@ def test_both_runtimes_do_what_keras_does(onnx_file: Path, examples: Path, train
 def test_the_golden_request_gets_the_golden_response(
     onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path
 ) -> None:
-    golden = verify_model(
-        onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
-    )["golden"]
+    golden = verify(onnx_file, examples, trained.predictions, trained.report, tmp_path / "parity.json")["golden"]
     (given,), (answer,) = golden["request"]["inputs"], golden["response"]["outputs"]
     vectors = np.array(given["data"], np.float32).reshape(given["shape"])
     expected = np.array(answer["data"], np.float32).reshape(answer["shape"])
@@ -52,9 +53,7 @@ def test_a_weight_that_differs_is_found(onnx_file: Path, examples: Path, trained
     changed = tmp_path / "changed.onnx"
     onnx.save(model, changed)
     with pytest.raises(ParityBroken, match="does not do what the Keras model does"):
-        verify_model(
-            changed, examples, trained.predictions, trained.report, tmp_path / "parity.json", model_name="jukebox"
-        )
+        verify(changed, examples, trained.predictions, trained.report, tmp_path / "parity.json")
     assert not json.loads((tmp_path / "parity.json").read_text())["passed"]
 
 
@@ -66,7 +65,7 @@ def test_a_decision_that_changes_is_counted(onnx_file: Path, examples: Path, tra
     swapped[0, [best, worst]] = swapped[0, [worst, best]]
     write_predictions(predictions, "test-unseen", swapped)
     with pytest.raises(ParityBroken):
-        verify_model(onnx_file, examples, predictions, trained.report, tmp_path / "parity.json", model_name="jukebox")
+        verify(onnx_file, examples, predictions, trained.report, tmp_path / "parity.json")
     parity = json.loads((tmp_path / "parity.json").read_text())
     assert [runtime["decisions_changed"] for runtime in parity["runtimes"]] == [1, 1]
 
@@ -75,7 +74,7 @@ def test_the_slices_in_which_the_examples_are_read_decide_nothing(
     onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictions = tmp_path / "predictions"
-    for split in TEST_SPLITS.values():
+    for split in TESTS:
         # What errs in each split, at the one end and at the other, must add up.
         [answers] = read_predictions(trained.predictions, split)
         write_predictions(predictions, split, np.vstack([answers[0, ::-1], answers[1:-1], answers[-1, ::-1]]))
@@ -84,7 +83,7 @@ def test_the_slices_in_which_the_examples_are_read_decide_nothing(
         monkeypatch.setattr("pipeline.core.examples.SLICE", size)
         file = tmp_path / f"{size}.json"
         with pytest.raises(ParityBroken):
-            verify_model(onnx_file, examples, predictions, trained.report, file, model_name="jukebox")
+            verify(onnx_file, examples, predictions, trained.report, file)
         found.append(json.loads(file.read_text()))
     whole, slices = found
     assert [runtime["decisions_changed"] for runtime in whole["runtimes"]] == [4, 4]
@@ -99,13 +98,12 @@ def test_the_slices_in_which_the_examples_are_read_decide_nothing(
 def test_a_split_may_hold_few_examples_or_none(
     onnx_file: Path, examples: Path, trained: Trained, tmp_path: Path, seen: int, unseen: int
 ) -> None:
-    for split, rows in zip(TEST_SPLITS.values(), (seen, unseen), strict=True):
+    for split, rows in zip(TESTS, (seen, unseen), strict=True):
         pl.read_parquet(examples / f"{split}.parquet").head(rows).write_parquet(tmp_path / f"{split}.parquet")
         [answers] = read_predictions(trained.predictions, split)
         write_predictions(tmp_path / "predictions", split, answers[:rows])
-    parity = verify_model(
-        onnx_file, tmp_path, tmp_path / "predictions", trained.report, tmp_path / "parity.json", model_name="jukebox"
-    )
+    shutil.copy(examples / DESCRIPTION, tmp_path)
+    parity = verify(onnx_file, tmp_path, tmp_path / "predictions", trained.report, tmp_path / "parity.json")
     assert parity["passed"]
     assert parity["examples"] == seen + unseen
     (given,), (answer,) = parity["golden"]["request"]["inputs"], parity["golden"]["response"]["outputs"]
@@ -118,7 +116,7 @@ def test_predictions_of_another_training_are_refused(
     report = tmp_path / "training.json"
     report.write_text(json.dumps({**trained.training, "weights_sha256": "0" * 64}))
     with pytest.raises(ParityBroken, match="two trainings"):
-        verify_model(onnx_file, examples, trained.predictions, report, tmp_path / "parity.json", model_name="jukebox")
+        verify(onnx_file, examples, trained.predictions, report, tmp_path / "parity.json")
 
 
 def test_what_runs_models_tells_nobody_of_it(onnx_file: Path) -> None:
