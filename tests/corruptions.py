@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 from pipeline.models.jukebox.splits import TEST_SONGS, hashes
+from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 
 Tables = tuple[pl.DataFrame, pl.DataFrame]
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.core.encoders import Encoder
 from pipeline.core.errors import SettingsInvalid
 from pipeline.core.kinds import Check, Kind, Metric
-from pipeline.core.parts import Parts
+from pipeline.core.parts import READ_AS, Parts
 from pipeline.core.rules import Rule
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Column:
 
     Args:
         name: its name in the data.
-        dtype: a type of Polars. Numbers are read as float64 and moments as days, whatever their width.
+        dtype: String, Boolean, Int64, Float64 or Datetime of Polars. Steps read numbers as float64, moments as days.
         feature: how it becomes numbers that the network takes; None: it is not a feature.
         low: smallest value that can be, in ``unit``; a smaller one is an error.
         high: largest value that can be, likewise.
@@ -71,6 +71,9 @@ class Column:
     unit: str = ""
 
     def __post_init__(self) -> None:
+        if self.dtype not in READ_AS:
+            known = ", ".join(f"pl.{dtype.__name__}" for dtype in READ_AS)
+            raise ValueError(f"column {self.name!r} is of type {self.dtype}, expected one of {known}")
         if self.known_later and self.feature:
             raise ValueError(
                 f"column {self.name!r} is known only after the moment of the prediction, so it cannot be a feature: "

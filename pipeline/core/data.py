@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -26,10 +26,15 @@ def lazy(table: Table, parts: Parts) -> pl.LazyFrame:
     """A table with its derived columns. It is read again for each ``collect``, the columns that this asks for."""
     schema = pl.Schema(parts.columns)
 
-    def read(columns: Sequence[str] | None, *_: Any) -> Iterator[pl.DataFrame]:
-        wanted = columns or list(schema)
-        yield pl.DataFrame(schema=schema).select(wanted)
-        yield from parts.frames(wanted)
+    def read(
+        columns: Sequence[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
+    ) -> Iterator[pl.DataFrame]:
+        empty = pl.DataFrame(schema=schema).select(columns or list(schema))
+        for frame in chain([empty], parts.frames(empty.columns)):
+            found = frame if predicate is None else frame.filter(predicate)
+            yield found if rows is None else found.head(rows)
+            if rows is not None and (rows := rows - len(found)) <= 0:
+                return
 
     derived = [pl.sql_expr(column.derived).alias(column.name) for column in table.columns if column.derived]
     return register_io_source(read, schema=schema).with_columns(derived)

@@ -35,7 +35,8 @@ class Examples:
     rows: NDArray[Any]
 
 
-# The name of a test (that of its split without "test-"), a slice of its examples, and their predictions, float32[examples, labels].
+# The name of a test (that of its split without "test-"), a slice of its examples, and their predictions,
+# float32[examples, labels].
 Test = tuple[str, Examples, NDArray[np.float32]]
 
 

@@ -179,7 +179,10 @@ class _Answers:
         self._figures = model.kind.figures(labels)
 
     def add(self, split: str, scored: Scored, frame: pl.DataFrame) -> None:
-        """Add examples of a split; ``frame`` has their columns."""
+        """Add examples of a split; ``frame`` has their columns. One without a row behind it asks nothing."""
+        known = scored.rows > 0
+        if not known.all():
+            scored, frame = scored.where(known), frame.filter(pl.Series(known))
         for name in (split, ALL):
             self.splits.setdefault(name, _Parts(self._model.all_metrics)).add(scored)
         self._figures.add(scored)

@@ -42,7 +42,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     folder = tmp_path_factory.mktemp("tables")
     made = generate(folder, rows=20_000, last_day=date(2026, 5, 31), countries=12)
     found = Tables(folder / "songs", folder / "rankings")
-    for path, table in zip(made, (found.songs, found.rankings), strict=True):
+    for path, table in zip(made.values(), (found.songs, found.rankings), strict=True):
         table.mkdir()
         path.rename(table / "part-00000.parquet")
     return found

@@ -193,7 +193,7 @@ class Classification(_Distribution):
 class Counts(_Distribution):
     """Rows for each label; ``target`` is a column of arrays, uint32[labels], whose labels ``Splits`` names."""
 
-    def labels(self, train: pl.DataFrame) -> list[str]:
+    def labels(self, train: pl.DataFrame) -> list[str]:  # noqa: ARG002
         """Not known from the numbers alone."""
         raise ValueError("a target of counts has its labels from Splits(labels=…)")
 

@@ -46,8 +46,8 @@ def generate(
     countries: int = DEFAULT_COUNTRIES,
     places: int = CHART_LENGTH,
     seed: int = 0,
-) -> tuple[Path, Path]:
-    """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the two paths.
+) -> dict[str, Path]:
+    """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the paths by the tables' names.
 
     The same arguments give the same bytes. ``countries`` is 2 to 72; each country and the Global chart has ``places``
     a day, so ``rows`` decides how many days there are (at least two). Memory grows with the songs, not with the rows.
@@ -112,7 +112,7 @@ def generate(
     types: list[pl.DataType] = [pl.String(), pl.String(), pl.Datetime("ns"), pl.Int64()]
     schema = pl.Schema(zip((ID, COUNTRY, DATE, RANK), types, strict=True))
     register_io_source(charts, schema=schema).sink_parquet(rankings_path, maintain_order=True)
-    return songs_path, rankings_path
+    return {"songs": songs_path, "rankings": rankings_path}
 
 
 def _tastes(rng: np.random.Generator, countries: int) -> np.ndarray:
