@@ -157,7 +157,7 @@ class _Distribution(Kind):
     def restrict(
         self,
         target: NDArray[Any],
-        rows: NDArray[Any],
+        rows: NDArray[Any],  # noqa: ARG002
         some: Sequence[int],
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """The rows of these labels alone."""

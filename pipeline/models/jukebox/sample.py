@@ -47,7 +47,7 @@ def generate(
     places: int = CHART_LENGTH,
     seed: int = 0,
 ) -> dict[str, Path]:
-    """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the paths by the tables' names.
+    """Write ``songs.parquet`` and ``rankings.parquet`` with about ``rows`` chart rows; return the paths by table.
 
     The same arguments give the same bytes. ``countries`` is 2 to 72; each country and the Global chart has ``places``
     a day, so ``rows`` decides how many days there are (at least two). Memory grows with the songs, not with the rows.
