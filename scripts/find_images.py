@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from pipeline.core.errors import BuildFailed, RegistryRefuses
-from pipeline.settings import read_settings
 from pipeline.core.texts import one_line
+from pipeline.settings import read_settings
 from scripts import install_packages
 from scripts.clients.kubernetes_api import ci_cluster
 from scripts.clients.registry import AuthFile, Registry, repository_of
