@@ -46,16 +46,18 @@ class Unusable(Exception):
 
 @contextmanager
 def reading_table(name: str) -> Iterator[None]:
-    """Let what is raised as Unusable name the table."""
+    """Let what is raised as Unusable or TooMany name the table."""
     try:
         yield
-    except Unusable as error:
+    except (Unusable, TooMany) as error:
         error.table = name
         raise
 
 
 class TooMany(Exception):
-    """There is more than a step can hold in memory; the message says how much of what."""
+    """There is more than a step can hold in memory: the message says how much of what, ``table`` in which table."""
+
+    table = ""
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,188 @@
-"""Rules: what must hold of the data."""
+"""Rules: what must hold of the data.
 
-from collections.abc import Callable, Iterator, Sequence
+A rule looks at the tables and at the model's views, and yields findings. What is needed more than once has a
+constructor here; a rule that fits none is a function. Conditions and values are SQL over the columns of a table or a
+view, which may also ask for ``today`` and ``tomorrow``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 if TYPE_CHECKING:
     from pipeline.core.contract import Data
 
+EXAMPLES = 5
+SENTENCES = 13
+CLOCK = ("today", "tomorrow")
+
 
 @dataclass(frozen=True)
-class Violation:
-    """What breaks a rule: a sentence, how many, and some of it, a row each."""
+class Finding:
+    """What a rule says of the data: a sentence, how many break the rule, and some of these, a row each.
+
+    A count of 0 breaks nothing: the report shows the sentence.
+    """
 
     text: str
-    count: int = 1
+    count: int = 0
     examples: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A test of the data: ``look`` yields what breaks it, or nothing.
+    """A test of the data.
 
-    ``remedy`` says what to do if it is broken, ``holds`` what is so if it is not.
+    Args:
+        name: lower case letters, digits and dashes.
+        look: yields what it finds.
+        remedy: what to do if the rule is broken.
+        holds: what is so if ``look`` finds nothing; "": the rule is then left out of the report.
+        needs: columns, ``table.column``. The rule is left out if one of them cannot be used.
+        severity: an error stops the pipeline, a warning does not.
     """
 
     name: str
-    look: Callable[["Data"], Iterator[Violation]]
+    look: Callable[["Data"], Iterable[Finding]]
     remedy: str
     holds: str = ""
     needs: Sequence[str] = ()
     severity: Literal["error", "warning"] = "error"
+
+
+def every(
+    name: str,
+    source: str,
+    condition: str,
+    remedy: str,
+    *,
+    expected: str,
+    of: str = "",
+    weight: str = "1",
+    show: Sequence[str] = (),
+    **others: Any,
+) -> Rule:
+    """Each row of ``source`` keeps ``condition``; one that is null is kept.
+
+    ``expected`` says what the columns of the condition must be; it may have {today} and {tomorrow}. ``weight`` is how
+    many rows of ``of``, a table, are behind a row of a view. ``show`` are the columns that tell a row apart.
+    """
+    columns = _columns(condition)
+
+    def look(data: "Data") -> Iterator[Finding]:
+        rows = clocked(data, source).with_columns(__weight=pl.sql_expr(weight))
+        total = int(_value(rows, pl.col("__weight").sum()))
+        failing = rows.filter(~pl.sql_expr(condition))
+        if count := int(_value(failing, pl.col("__weight").sum())):
+            words = expected.format(today=data.today, tomorrow=data.today + timedelta(days=1))
+            text = f"{', '.join(columns)}: {count:,} of {total:,} {of or source}, expected is {words}"
+            yield Finding(text, count, _head(failing, [*show, *columns]))
+
+    return _rule(name, look, remedy, source, columns, others)
+
+
+def few(
+    name: str,
+    source: str,
+    broken: str,
+    remedy: str,
+    *,
+    said: str,
+    share: float,
+    of: str = "",
+    weight: str = "1",
+    show: Sequence[str] = (),
+    **others: Any,
+) -> Rule:
+    """``broken``, a number for each row of ``source``, adds up to at most ``share`` of ``weight``.
+
+    ``said`` is what is true of so many rows ``of`` a table. ``show`` are the columns that tell a row apart.
+    """
+
+    def look(data: "Data") -> Iterator[Finding]:
+        rows = clocked(data, source)
+        total = int(_value(rows.with_columns(__weight=pl.sql_expr(weight)), pl.col("__weight").sum()))
+        failing = rows.with_columns(__broken=pl.sql_expr(broken)).filter(pl.col("__broken") > 0)
+        count, most = int(_value(failing, pl.col("__broken").sum())), int(share * total)
+        text = f"{count:,} of {total:,} {of or source} {said}, expected are at most {most:,}"
+        worst = _head(failing.sort("__broken", descending=True, maintain_order=True), [*show, *_columns(broken)])
+        yield Finding(text, count if count > most else 0, worst)
+
+    return _rule(name, look, remedy, source, _columns(broken), others)
+
+
+def at_least(
+    name: str, source: str, value: str, least: float, remedy: str, *, what: str = "rows", **others: Any
+) -> Rule:
+    """``value``, an aggregate over ``source`` such as COUNT(*), is at least ``least``; ``what`` says what it counts."""
+
+    def look(data: "Data") -> Iterator[Finding]:
+        found = _value(clocked(data, source), pl.sql_expr(value))
+        lacking = max(1, int(least - found)) if found < least else 0
+        yield Finding(f"{found:,} {what}, expected are at least {least:,}", lacking)
+
+    return _rule(name, look, remedy, source, _columns(value), others)
+
+
+def each(name: str, source: str, condition: str, remedy: str, *, said: str, **others: Any) -> Rule:
+    """Each row of ``source``, which has few, keeps ``condition``; ``said`` is the sentence about one that does not.
+
+    The sentence has the columns of the row in braces; the first column names it.
+    """
+
+    def look(data: "Data") -> Iterator[Finding]:
+        yield from told(clocked(data, source).collect(), pl.sql_expr(condition), said)
+
+    return _rule(name, look, remedy, source, _columns(condition), others)
+
+
+def fresh(name: str, source: str, column: str, days: int, remedy: str, *, what: str, **others: Any) -> Rule:
+    """The last day of ``column`` is at most ``days`` before today; ``what`` is it the day of."""
+
+    def look(data: "Data") -> Iterator[Finding]:
+        last = _value(data[source], pl.col(column).max())
+        if last is not None:
+            age = max(0, (data.today - last).days)
+            text = f"{age:,} days from the last {what}, {last}, to {data.today}, expected are at most {days:,}"
+            yield Finding(text, age if age > days else 0)
+
+    return _rule(name, look, remedy, source, [column], {"severity": "warning"} | others)
+
+
+def told(rows: pl.DataFrame, condition: pl.Expr, said: str) -> Iterator[Finding]:
+    """The rows that break ``condition`` as a sentence each, see ``each``."""
+    failing = rows.filter(~condition)
+    if len(failing):
+        sentences = [said.format(**row) for row in failing.head(SENTENCES).to_dicts()]
+        more = [f"and {len(failing) - SENTENCES} more"] if len(failing) > SENTENCES else []
+        asked = [name for name in condition.meta.root_names() if name in rows.columns]
+        yield Finding("; ".join(sentences + more), len(failing), _head(failing.lazy(), [rows.columns[0], *asked[:1]]))
+
+
+def clocked(data: "Data", source: str) -> pl.LazyFrame:
+    """A table or a view, with ``today`` and ``tomorrow`` as columns."""
+    return data[source].with_columns(
+        pl.lit(data.today).alias(CLOCK[0]), pl.lit(data.today + timedelta(days=1)).alias(CLOCK[1])
+    )
+
+
+def _rule(name: str, look: Any, remedy: str, source: str, columns: Sequence[str], others: dict[str, Any]) -> Rule:
+    """The rule, which needs these columns of its source if that is a table."""
+    needs = (*(f"{source}.{column}" for column in columns), *others.pop("needs", ()))
+    return Rule(name, look, remedy, needs=needs, **others)
+
+
+def _columns(sql: str) -> list[str]:
+    """The columns that an expression asks for; raises where the model is built if it is no SQL."""
+    return [name for name in dict.fromkeys(pl.sql_expr(sql).meta.root_names()) if name not in CLOCK]
+
+
+def _value(rows: pl.LazyFrame, aggregate: pl.Expr) -> Any:
+    return rows.select(aggregate).collect(engine="streaming").item()
+
+
+def _head(rows: pl.LazyFrame, columns: Sequence[str]) -> pl.DataFrame:
+    return rows.select(list(dict.fromkeys(columns))).head(EXAMPLES).collect(engine="streaming")

@@ -2,8 +2,10 @@
 
 from pipeline.core.contract import Model
 from pipeline.core.kinds import Check, Counts, top
+from pipeline.models.jukebox.charts import views
 from pipeline.models.jukebox.examples import TARGET, examples
 from pipeline.models.jukebox.network import JukeboxHyperparameters, network
+from pipeline.models.jukebox.rules import RULES
 from pipeline.models.jukebox.tables import RANKINGS, SONGS
 
 MODEL = Model(
@@ -11,6 +13,8 @@ MODEL = Model(
     title="From 13 audio features of a song to the countries where it charts",
     tables=[SONGS, RANKINGS],
     kind=Counts(TARGET),
+    views=views,
+    rules=RULES,
     examples=examples,
     network=network,
     hyperparameters=JukeboxHyperparameters(),

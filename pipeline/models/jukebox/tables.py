@@ -10,6 +10,8 @@ was withdrawn. ``usual`` is a wide margin around the medians of the real songs o
 Instrumentalness and acousticness may well have a median of nearly 0.
 """
 
+from datetime import date
+
 import polars as pl
 
 from pipeline.core.contract import Column, Table
@@ -20,6 +22,8 @@ COUNTRY = "country"
 DATE = "snapshot_date"
 RANK = "daily_rank"
 
+FIRST_DAY = date(2000, 1, 1)  # before there were streaming charts; 1970 is what a missing or misread time becomes
+CHART_PLACES = 200  # the longest chart that Spotify publishes; the daily charts of this contract have 50
 COUNTRY_CODE = "[A-Z]{2}"  # ISO 3166-1 alpha-2
 # More than this is another table: since 2000, songs of the charts, and charts of 72 countries. The steps hold a row of
 # each in memory, and with these they stay below 2 GiB.
@@ -60,7 +64,7 @@ RANKINGS = Table(
         Column(ID, pl.String),
         Column(COUNTRY, pl.String, missing=1.0),
         Column(DATE, pl.Datetime),
-        Column(RANK, pl.Int64, low=1),
+        Column(RANK, pl.Int64, low=1, high=CHART_PLACES, discrete=True),
     ),
     most_rows=None,
 )
