@@ -94,7 +94,7 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
     if some := [column for column in usable if column.missing < 1]:
         yield Rule(
             f"{name}-complete",
-            lambda _: _incomplete(seen, some),
+            lambda _, some=some: _incomplete(seen, some),
             "Fill in what is missing, or leave such rows out.",
             "no value is missing" if not any(column.missing for column in some) else "hardly a value is missing",
         )

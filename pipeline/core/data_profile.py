@@ -57,7 +57,9 @@ def gather(model: Model, splits: Splits) -> Learnt:
     """Read all examples once."""
     kind = model.kind
     is_number = kind.activation == "linear"
-    labels = [*splits.labels] or kind.labels(splits.splits[TRAIN].rows.select(kind.target).collect())
+    labels = [*splits.labels]
+    if not labels and len(train := splits.splits[TRAIN].rows.select(kind.target).collect()):
+        labels = kind.labels(train)
     kept = [pl.col(each.name).cast(pl.String if _is_text(each) else pl.Float32) for each in _described(model)]
     examples = {}
     frames, rows, targets = [], [np.zeros(0)], [np.zeros(0)]
@@ -65,6 +67,8 @@ def gather(model: Model, splits: Splits) -> Learnt:
     for name, split in splits.splits.items():
         examples[name] = 0
         for frame in split.rows.collect_batches(chunk_size=SLICE, maintain_order=True):
+            if not len(frame):
+                continue
             target, behind = kind.array(frame, labels)
             examples[name] += len(frame)
             frames.append(frame.select(kept))

@@ -73,10 +73,10 @@ def every(
     columns = _columns(condition)
 
     def look(data: "Data") -> Iterator[Finding]:
-        rows = clocked(data, source).with_columns(__weight=pl.sql_expr(weight))
-        total = int(_value(rows, pl.col("__weight").sum()))
+        rows = clocked(data, source)
+        total = _sum(rows, weight)
         failing = rows.filter(~pl.sql_expr(condition))
-        if count := int(_value(failing, pl.col("__weight").sum())):
+        if count := _sum(failing, weight):
             words = expected.format(today=data.today, tomorrow=data.today + timedelta(days=1))
             text = f"{', '.join(columns)}: {count:,} of {total:,} {of or source}, expected is {words}"
             yield Finding(text, count, _head(failing, [*show, *columns]))
@@ -104,12 +104,11 @@ def few(
 
     def look(data: "Data") -> Iterator[Finding]:
         rows = clocked(data, source)
-        total = int(_value(rows.with_columns(__weight=pl.sql_expr(weight)), pl.col("__weight").sum()))
-        failing = rows.with_columns(__broken=pl.sql_expr(broken)).filter(pl.col("__broken") > 0)
-        count, most = int(_value(failing, pl.col("__broken").sum())), int(share * total)
+        count, total = _sum(rows, broken), _sum(rows, weight)
+        most = int(share * total)
         text = f"{count:,} of {total:,} {of or source} {said}, expected are at most {most:,}"
-        worst = _head(failing.sort("__broken", descending=True, maintain_order=True), [*show, *_columns(broken)])
-        yield Finding(text, count if count > most else 0, worst)
+        worst = rows.sort(pl.sql_expr(broken).cast(pl.Float64), descending=True, maintain_order=True).head(count)
+        yield Finding(text, count if count > most else 0, _head(worst, [*show, *_columns(broken)]))
 
     return _rule(name, look, remedy, source, _columns(broken), others)
 
@@ -120,7 +119,7 @@ def at_least(
     """``value``, an aggregate over ``source`` such as COUNT(*), is at least ``least``; ``what`` says what it counts."""
 
     def look(data: "Data") -> Iterator[Finding]:
-        found = _value(clocked(data, source), pl.sql_expr(value))
+        found = _value(clocked(data, source), pl.sql_expr(value)) or 0
         lacking = max(1, int(least - found)) if found < least else 0
         yield Finding(f"{found:,} {what}, expected are at least {least:,}", lacking)
 
@@ -182,6 +181,11 @@ def _columns(sql: str) -> list[str]:
 
 def _value(rows: pl.LazyFrame, aggregate: pl.Expr) -> Any:
     return rows.select(aggregate).collect(engine="streaming").item()
+
+
+def _sum(rows: pl.LazyFrame, number: str) -> int:
+    """The sum of an expression over the rows, each of which may have the same."""
+    return int(_value(rows.with_columns(pl.sql_expr(number).alias("")), pl.col("").sum()) or 0)
 
 
 def _head(rows: pl.LazyFrame, columns: Sequence[str]) -> pl.DataFrame:

@@ -64,12 +64,11 @@ def validate_data(
     unusable = {f"{name}.{column}" for name, each in seen.items() for column in each.unusable}
     rules = [rule for each in seen.values() for rule in rules_of(each)] + list(model.rules)
     checks = [check for rule in rules if (check := _checked(rule, data, unusable))]
-    learnt = _learnt(model, data, broken=any(_is_error(check) for check in checks))
-    profile = {"rows": rows} | data_profile.describe(model, learnt or data_profile.NOTHING)
-    moved = data_profile.shift(model, learnt, reference) if learnt and reference is not None else None
-    if learnt:
-        found = (_checked(rule, data, set()) for rule in _of_examples(learnt, moved, reference is not None))
-        checks += [check for check in found if check]
+    learnt, fault = _learnt(model, data, broken=any(_is_error(check) for check in checks))
+    profile = {"rows": rows} | data_profile.describe(model, learnt)
+    moved = None if reference is None or not learnt.examples else data_profile.shift(model, learnt, reference)
+    found = (_checked(rule, data, set()) for rule in _of_examples(learnt, fault, moved, reference is not None))
+    checks += [check for check in found if check]
 
     errors = [check for check in checks if _is_error(check)]
     result = {
@@ -150,26 +149,33 @@ def _with_views(model: Model, seen: Mapping[str, Seen], scratch: Path, today: da
             seen[error.table].refuse("size", f"{error.table} has {error}")
 
 
-def _learnt(model: Model, data: Data, *, broken: bool) -> data_profile.Learnt | None:
-    """What the model will learn from; None if the data is so broken that it makes no examples."""
+def _learnt(model: Model, data: Data, *, broken: bool) -> tuple[data_profile.Learnt, str]:
+    """What the model will learn from, or NOTHING and why there is nothing, if it is not known that the data is broken.
+
+    That no examples can be made of broken data follows from what the checks have found.
+    """
     try:
         with model.examples(data) as splits:
-            return data_profile.gather(model, splits)
+            return data_profile.gather(model, splits), ""
     except Unusable as error:
-        if not broken:
-            raise DataInvalid(f"{error.table} cannot be used: {error}") from error
+        return data_profile.NOTHING, "" if broken else f"{error.table} cannot be used: {error}"
     except Exception as error:
         if not broken:
             raise
-        # The checks say what is wrong with the data; that its examples cannot be made follows from it.
         log.info("no examples can be made of such data: %s", type(error).__name__)
-    return None
+        return data_profile.NOTHING, ""
 
 
 def _of_examples(
-    learnt: data_profile.Learnt, moved: pl.DataFrame | None, has_reference: bool
+    learnt: data_profile.Learnt, fault: str, moved: pl.DataFrame | None, has_reference: bool
 ) -> Iterator[Rule]:
-    """The rules about what the model will learn from."""
+    """The rules about what the model will learn from; none if there is nothing and ``fault`` does not say why."""
+    if fault or learnt.examples:
+        found = [Finding(fault, 1)] if fault else []
+        holds = "the model can make examples of the data"
+        yield Rule("examples", lambda _: found, "Correct the data, or what the model asks of it.", holds)
+    if not learnt.examples:
+        return
 
     def enough(split: str, what: str) -> Callable[[Data], list[Finding]]:
         count = learnt.examples.get(split, 0)
