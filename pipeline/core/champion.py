@@ -8,23 +8,24 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.core.encoders import ENCODERS
 from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.log import log
 from pipeline.core.runtimes import onnx_properties, onnxruntime_of
 from pipeline.core.store import MODEL, ModelStore, open_store
 
-# Of lineage.json. 0 is what lacks the field: it has the same fields but for the time of the commit, and its verdict may
-# say "passed" of a model that nobody has judged.
-SCHEMA = 1
+# Of lineage.json. 1 has no encoding, and calls the shares of the labels by another name. 0, which lacks the field, has no
+# time of the commit either, and its verdict may say "passed" of a model that nobody has judged.
+SCHEMA = 2
 NONE = "none"
 LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
-# The check that compares a model with the champion, in nats: above 0, it is worse.
+# The check that compares a model with the champion: above 0, it is worse.
 NO_WORSE = "no-worse-than-champion"
 
 
@@ -58,7 +59,7 @@ class Version:
         verdict = self.lineage["verdict"]
         return bool(verdict["passed"] and verdict["checks"])
 
-    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predictions(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the model answers, float32[examples, labels], to float32[examples, features] in its own order."""
         return onnxruntime_of(self.onnx)(vectors)
 
@@ -129,7 +130,7 @@ def read_version(model_store: str, model_name: str, number: int = 0) -> Version 
 
 
 def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
-    """Read a version's lineage.json, of this release or an older one.
+    """Read a version's lineage.json; one of an older release has its label shares where this one has them.
 
     Raises VersionBroken, with what to do, if there is none, if it has another shape, or if a newer release wrote it.
     """
@@ -151,6 +152,7 @@ def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
         [first, *_] = error.errors()
         where = ".".join(map(str, first["loc"])) or "it"
         raise _damaged(store, number, f"its {LINEAGE} is not one of this pipeline: {where}, {first['msg']}") from None
+    lineage["data"]["profile"] = _renamed(lineage["data"]["profile"])
     return lineage
 
 
@@ -225,14 +227,15 @@ def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
             continue
         newest_passed = newest_passed or version
         verdict = version.lineage["verdict"]
-        worse_by = next((check["value"] for check in verdict["checks"] if check["name"] == NO_WORSE), None)
-        if worse_by is None:
+        compared = next((check for check in verdict["checks"] if check["name"] == NO_WORSE), None)
+        if compared is None:
             return version, tuple(damaged.values())
         champion = verdict.get("champion") or {}
         before = champion.get("version") or version.lineage.get("champion")
         other = read(before) if before else None
         gone = before and other is None
-        proven = worse_by <= 0 and champion.get("is_best", True) and (other is None or other.passed)
+        better = compared["value"] is not None and compared["value"] <= 0
+        proven = better and champion.get("is_best", True) and (other is None or other.passed)
         if gone or proven:
             return version, tuple(damaged.values())
     return newest_passed, tuple(damaged.values())
@@ -244,11 +247,22 @@ def _read(store: ModelStore, number: int) -> Version:
     try:
         version = Version(number, content[MODEL], json.loads(content[LABELS]), lineage)
         labels = [*map(str, version.labels)]
-        answer = version.probabilities(np.zeros((1, len(version.features)), np.float32))
+        encoded = [
+            name
+            for each in version.encoding
+            for name in ENCODERS[each["encoder"]].features(each["column"], each["parameters"])
+        ]
+        answer = version.predictions(np.zeros((1, len(version.features)), np.float32))
     except Exception as error:  # ONNX Runtime has a class of its own for each kind, without one above them
         raise _damaged(store, number, f"its model cannot be used: {' '.join(str(error).split())}") from None
     if not labels or len({*labels}) < len(labels) or answer.shape != (1, len(labels)):
         raise _damaged(store, number, f"its model answers with the shape {answer.shape}, and {LABELS} holds {labels}")
+    if encoded != version.features:
+        raise _damaged(
+            store,
+            number,
+            f"its model takes {', '.join(version.features)}, and its {LINEAGE} makes {', '.join(encoded)}",
+        )
     if not np.isfinite(answer).all():
         raise _damaged(store, number, "its model answers with what is not a number")
     return version
@@ -270,7 +284,7 @@ class _Shape(BaseModel):
 
 class _Check(_Shape):
     name: str
-    value: float
+    value: float | None
 
 
 class _Champion(_Shape):
@@ -299,11 +313,30 @@ class _Feature(_Shape):
 
 class _Profile(_Shape):
     features: dict[str, _Feature]
-    country_shares: dict[str, float]
+    label_shares: dict[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_release(cls, profile: Any) -> Any:
+        return _renamed(profile) if isinstance(profile, dict) else profile
+
+
+def _renamed(profile: dict[str, Any]) -> dict[str, Any]:
+    """Older releases called the shares of the labels by what these were: <something>_shares."""
+    return {"label_shares" if key.endswith("_shares") else key: value for key, value in profile.items()}
 
 
 class _Data(_Shape):
     profile: _Profile
+
+
+class _Encoded(_Shape):
+    column: str
+    unit: str
+    derived: str
+    encoder: Literal[*ENCODERS]  # type: ignore[valid-type]
+    parameters: dict[str, Any]
+    features: list[str]
 
 
 class _Lineage(_Shape):
@@ -311,4 +344,5 @@ class _Lineage(_Shape):
     verdict: _Verdict
     data: _Data
     sha256: dict[str, str]
+    encoding: list[_Encoded] = []
     champion: int | None = None

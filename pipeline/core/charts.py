@@ -20,14 +20,16 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from pipeline.core.kinds import Kind, Metric
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.ticker import Formatter, Locator
 
 WIDTH = 358
 TEXT = 12
-# A country has two letters; what is much longer would leave no room for the picture.
-LONGEST_LABEL = 6
+# A longer label would leave no room for the picture.
+LONGEST_LABEL = 14
 
 # matplotlib knows no CSS variables: it draws with these colours, which are then replaced.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -97,18 +99,23 @@ def _inline(svg: str, title: str) -> Markup:
     return Markup(re.sub(r"<svg [^>]*?viewBox", lambda _: head, svg, count=1))  # noqa: S704 - text was escaped by matplotlib
 
 
-def training_curves(training: Mapping[str, Any]) -> tuple[Markup, Markup]:
-    """Loss (training and validation) and validation top-1 by epoch, with the best epoch marked."""
+def training_curves(kind: Kind, training: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """The loss (training and validation) and the validation headline by epoch, each with its title.
+
+    The best epoch is marked. One picture if the headline is the loss.
+    """
     history, best = training["history"], training["best_epoch"]
     epochs = [entry["epoch"] for entry in history]
+    primary = next(metric for metric in kind.metrics if metric.name == kind.primary)
+    lines = {primary: {"training": ("loss", MUTED), "validation": ("validation_loss", ACCENT)}}
+    if kind.headline != primary:
+        lines[kind.headline] = {"validation": (f"validation_{kind.headline.name}", ACCENT)}
     pictures = []
-    for title, lines in (
-        ("Cross entropy by epoch", {"training": ("loss", MUTED), "validation": ("validation_loss", ACCENT)}),
-        ("Right first time by epoch", {"validation": ("validation_top1", ACCENT)}),
-    ):
+    for metric, of_metric in lines.items():
+        title = f"{metric.title}, by epoch"
         with _draw(title, 240) as drawing:
             axes = drawing.figure.add_subplot()
-            for label, (key, colour) in lines.items():
+            for label, (key, colour) in of_metric.items():
                 values = np.array([entry[key] for entry in history], dtype=float)
                 axes.plot(epochs, values, color=colour, label=label, marker="o", markersize=3.5)
                 if colour == ACCENT and best in epochs:
@@ -116,32 +123,34 @@ def training_curves(training: Mapping[str, Any]) -> tuple[Markup, Markup]:
                     label = f"kept: epoch {best}"
                     axes.plot(best, value, "o", markersize=10, markerfacecolor="none", color=INK, label=label)
             axes.xaxis.set_major_locator(_few_ticks(integer=True))
-            if key == "validation_top1":
+            if metric.percent:
                 axes.yaxis.set_major_formatter(_percent())
             axes.set_xlabel("epoch")
             _legend(drawing.figure)
-        pictures.append(drawing.svg)
-    return pictures[0], pictures[1]
+        pictures.append((title, drawing.svg))
+    return pictures
 
 
-def intervals(evaluation: Mapping[str, Any], metric: str, title: str) -> Markup:
-    """A metric with its 95 % interval for the model, the champion and the baseline, on unseen and on seen songs."""
+def intervals(evaluation: Mapping[str, Any], metric: Metric, splits: Sequence[str]) -> Markup:
+    """A metric with its 95 % interval for the model, the champion and the baseline, on each of these splits."""
+    champion = evaluation["champion"] or {}
     who = [
         ("model", "this model", "o", ACCENT),
-        ("champion", "champion" if (evaluation["champion"] or {}).get("is_best") else "asked for", "D", INK),
+        ("champion", "champion" if champion.get("is_best") else "asked for", "D", INK),
         ("baseline", "baseline", "s", MUTED),
     ]
-    splits = [split for split in ("unseen", "seen") if evaluation["model"][split]]
-    # A champion may know none of the countries of a split.
-    who = [entry for entry in who if evaluation[entry[0]] and all(evaluation[entry[0]][split] for split in splits)]
-    with _draw(title, 48 + 26 * len(splits) * (len(who) + 1)) as drawing:
+    # A champion may know none of the labels of a split.
+    who = [entry for entry in who if evaluation[entry[0]] and all(evaluation[entry[0]].get(split) for split in splits)]
+    names: list[str] = []
+    headings: list[int] = []
+    with _draw(f"{metric.title} with its interval", 48 + 26 * len(splits) * (len(who) + 1)) as drawing:
         axes = drawing.figure.add_subplot()
-        names: list[str] = []
         for split in splits:
-            names.append(f"{split} songs".capitalize())
+            headings.append(len(names))
+            names.append(_short(split.capitalize()))
             for key, name, marker, colour in who:
                 metrics = evaluation[key][split]
-                low, high = metrics[f"{metric}_interval"]
+                low, high = metrics[f"{metric.name}_interval"]
                 axes.plot(
                     [low, high],
                     [len(names)] * 2,
@@ -150,20 +159,19 @@ def intervals(evaluation: Mapping[str, Any], metric: str, title: str) -> Markup:
                     alpha=0.45,
                     solid_capstyle="round",
                 )
-                axes.plot(metrics[metric], len(names), marker, color=colour, markersize=7)
+                axes.plot(metrics[metric.name], len(names), marker, color=colour, markersize=7)
                 names.append(name)
         axes.set_yticks(range(len(names)), names)
-        for label in axes.get_yticklabels():
-            if label.get_text().endswith("songs"):
-                label.set(fontweight="bold", color=INK)
+        for number in headings:
+            axes.get_yticklabels()[number].set(fontweight="bold", color=INK)
         axes.set_ylim(len(names) - 0.5, -0.6)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(_few_ticks())
-        if metric == "top1":
+        if metric.percent:
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter(_percent())
-        axes.set_xlabel(title)
+        axes.set_xlabel(f"{metric.title} ({metric.better} is better)")
     return drawing.svg
 
 
@@ -192,10 +200,30 @@ def reliability(calibration: Sequence[Mapping[str, Any]]) -> Markup:
     return drawing.svg
 
 
-def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """The share of each true country's rows (down) by predicted country (across).
+def residuals(bins: Sequence[Mapping[str, Any]], unit: str) -> Markup:
+    """How far the predictions are off, on average and in size, by how large the target is."""
+    middles = [(entry["low"] + entry["high"]) / 2 for entry in bins]
+    with _draw("Residuals by target", 300) as drawing:
+        axes = drawing.figure.add_subplot()
+        axes.axhline(0, color=MUTED, linewidth=1.2, dashes=(4, 3))
+        for key, label, colour, marker in (
+            ("absolute_error", "mean absolute error", MUTED, "s"),
+            ("error", "mean error", ACCENT, "o"),
+        ):
+            values = [entry[key] for entry in bins]
+            axes.plot(middles, values, color=colour, label=label, marker=marker, markersize=4.5)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(_few_ticks())
+        of = f", {unit}" if unit else ""
+        axes.set(xlabel=f"target{of}", ylabel=f"prediction − target{of}")
+        _legend(drawing.figure)
+    return drawing.svg
 
-    Countries that are taken for one another stand together, so that groups show as blocks.
+
+def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
+    """The share of each true label's rows (down) by predicted label (across).
+
+    Labels that are taken for one another stand together, so that groups show as blocks.
     """
     rows = np.array(matrix, dtype=float)
     shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
@@ -203,15 +231,15 @@ def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
     pixels = np.empty((len(order), len(order), 4), dtype=np.uint8)
     pixels[..., :3] = np.round(np.array(PIXEL) * 255)
     pixels[..., 3] = np.round(np.sqrt(shares[np.ix_(order, order)] / max(shares.max(), 1e-9)) * 255)
-    with _draw("Confusion of all countries", WIDTH) as drawing:
+    with _draw("Confusion of all labels", WIDTH) as drawing:
         axes = drawing.figure.add_subplot()
         # "none" embeds one pixel a cell, which the browser scales: small, and sharp at every size.
         axes.imshow(pixels, interpolation="none")
         named = range(0, len(order), -(-len(order) // 18))
-        names = [labels[order[n]][:LONGEST_LABEL] for n in named]
+        names = [_short(labels[order[n]]) for n in named]
         axes.set_xticks(named, names, rotation=90, fontsize=9)
         axes.set_yticks(named, names, fontsize=9)
-        axes.set(xlabel="predicted", ylabel="charts in")
+        axes.set(xlabel="predicted", ylabel="true")
         axes.grid(visible=False)
     return drawing.svg
 
@@ -227,6 +255,10 @@ def seriation(shares: NDArray[np.float64]) -> NDArray[np.intp]:
     fiedler = vectors[:, min(1, len(links) - 1)]
     # An eigenvector's sign is arbitrary.
     return np.argsort(fiedler * (1 if fiedler[0] <= 0 else -1), kind="stable")
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
 
 
 def _legend(figure: "Figure") -> None:

@@ -29,9 +29,9 @@ from pipeline.core.rules import Rule
 if TYPE_CHECKING:
     import keras
 
-# The splits that a model learns from; each other one is a test.
 # The name of the served model's one input, float32[batch, features].
 INPUT = "features"
+# The splits that a model learns from; each other one is a test.
 TRAIN, VALIDATION = "train", "validation"
 
 
@@ -216,6 +216,10 @@ class Model:
     """Expressions over the columns of the examples; each of their values is evaluated by itself."""
     metrics: Sequence[Metric] = ()
     """Those besides the kind's."""
+    tests: Mapping[str, str] = field(default_factory=dict)
+    """What each test split holds, for people, by its name without "test-"; the most telling one first."""
+    limits: Sequence[str] = ()
+    """What a reader of the model card must know, a sentence each."""
     checks: Sequence[Check] = ()
     """Those of the gate besides the kind's; one of the same name takes its place."""
 
@@ -235,6 +239,12 @@ class Model:
     def features(self) -> list[Column]:
         """The columns that become features, in the order in which the network takes them."""
         return [column for table in self.tables for column in table.columns if column.feature]
+
+    @cached_property
+    def unit(self) -> str:
+        """That of the target's column; "" if no table has that column."""
+        columns = (column for table in self.tables for column in table.columns)
+        return next((column.unit for column in columns if column.name == self.kind.target), "")
 
     @cached_property
     def all_metrics(self) -> list[Metric]:

@@ -1,12 +1,108 @@
-"""JSON as the steps and the commands write it: without NaN and infinity, which JSON does not have, and whole."""
+"""JSON as the steps and the commands write it, whole and without NaN and infinity; and what the steps' documents hold."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.core.errors import NotFinite
+
+# ``rows``, ``examples``, and each metric by its name, with ``<name>_interval`` if it has one: [low, high], 95 %.
+Scores = Mapping[str, Any]
+# By the name of a test split, or "all"; None: it has no rows.
+ScoresOfSplits = Mapping[str, Scores | None]
+
+
+class Encoded(TypedDict):
+    """How a column becomes features, see ``encoders.fit``."""
+
+    column: str
+    unit: str
+    derived: str
+    encoder: str
+    parameters: Mapping[str, Any]
+    features: list[str]
+
+
+class Size(TypedDict):
+    """The size of a split, and its days in ISO 8601, if it has days."""
+
+    examples: int
+    rows: int
+    first_day: str | None
+    last_day: str | None
+
+
+class Preprocessing(TypedDict):
+    """What preprocess_data says of the splits: preprocessing.json."""
+
+    features: list[str]
+    labels: list[str]
+    encoding: list[Encoded]
+    mean: list[float]
+    variance: list[float]
+    offset: list[float]
+    factor: list[float]
+    splits: dict[str, Size]
+
+
+class Evaluation(TypedDict):
+    """What evaluate_model has measured: evaluation.json.
+
+    Args:
+        labels: names of the outputs.
+        model: of the model.
+        baseline: of the baseline.
+        champion: those of the champion by split; ``version``; ``is_best``; ``model``, the ScoresOfSplits of the model
+            on the same rows; ``rows_left_out``; ``only_model`` and ``only_champion``, labels.
+        not_compared: why there is no champion; "" if there is one, or never was.
+        damaged: a sentence for each version that is damaged.
+        slices: by the name of a slice, Scores with the ``value`` that they are of.
+        figures: what the kind draws.
+    """
+
+    labels: list[str]
+    model: ScoresOfSplits
+    baseline: ScoresOfSplits
+    champion: Mapping[str, Any] | None
+    not_compared: str
+    damaged: list[str]
+    slices: Mapping[str, list[Scores]]
+    figures: Mapping[str, Any]
+
+
+class CheckResult(TypedDict):
+    """What came of a check of the gate: ``value`` is None if it is not defined, ``where`` "" for all test rows."""
+
+    name: str
+    value: float | None
+    interval: list[float] | None
+    comparison: str
+    threshold: float
+    passed: bool
+    where: str
+    description: str
+
+
+class Compared(TypedDict):
+    """The version that a model was to be compared with, see ``champion.Champion``, and whether it was."""
+
+    version: int
+    is_best: bool
+    compared: bool
+
+
+class Verdict(TypedDict):
+    """What the gate decided: verdict.json; see ``evaluate_model.judge``."""
+
+    passed: bool
+    mode: str
+    checks: list[CheckResult]
+    summary: str
+    champion: Compared | None
+    champion_version: str
+    thresholds: Mapping[str, float]
 
 
 def to_json(value: Any, **options: Any) -> str:

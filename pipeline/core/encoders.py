@@ -33,6 +33,10 @@ class Encoder(Protocol):
     def features(column: str, parameters: Parameters) -> dict[str, pl.Expr]:
         """The features of a column: an expression by its name."""
 
+    @staticmethod
+    def in_words(parameters: Parameters) -> str:
+        """How a value becomes these features, for people; "" if it stays as it is."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -62,6 +66,11 @@ class Number:
             return {column: value}
         return {column: value.fill_null(parameters["missing"]), f"{column}: missing": value.is_null()}
 
+    @staticmethod
+    def in_words(parameters: Parameters) -> str:
+        """What a missing value becomes."""
+        return f"if missing: {parameters['missing']:.6g}, and then 1 in a second feature" if parameters else ""
+
 
 @dataclass(frozen=True)
 class OneHot:
@@ -80,6 +89,11 @@ class OneHot:
         text = pl.col(column).cast(pl.String)
         return {f"{column}: {value}": text.eq_missing(pl.lit(value)) for value in parameters["values"]}
 
+    @staticmethod
+    def in_words(parameters: Parameters) -> str:
+        """Its values."""
+        return f"1 in the feature of its value, else 0: {', '.join(parameters['values'])}"
+
 
 @dataclass(frozen=True)
 class Elapsed:
@@ -95,6 +109,11 @@ class Elapsed:
         days = (pl.col(column).cast(pl.Date) - date.fromisoformat(parameters["since"])).dt.total_days()
         return {f"{column}: years": days / DAYS_OF_A_YEAR}
 
+    @staticmethod
+    def in_words(parameters: Parameters) -> str:
+        """The day from which it counts."""
+        return f"years since {parameters['since']}"
+
 
 @dataclass(frozen=True)
 class Season:
@@ -109,6 +128,11 @@ class Season:
         """Its sine and its cosine."""
         angle = pl.col(column).cast(pl.Date).dt.ordinal_day() * (2 * np.pi / DAYS_OF_A_YEAR)
         return {f"{column}: sine of the year": angle.sin(), f"{column}: cosine of the year": angle.cos()}
+
+    @staticmethod
+    def in_words(parameters: Parameters) -> str:  # noqa: ARG004
+        """Both."""
+        return "sine and cosine of the day of the year"
 
 
 ENCODERS: Mapping[str, type[Encoder]] = {each.__name__: each for each in (Number, OneHot, Elapsed, Season)}

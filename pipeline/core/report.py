@@ -14,28 +14,31 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.core import charts
-from pipeline.core.documents import to_json
+from pipeline.core.contract import Model
+from pipeline.core.documents import Evaluation, Scores, Verdict, to_json
+from pipeline.core.kinds import Metric
 from pipeline.core.sources import redact
 from pipeline.core.store import FAILED
 from pipeline.core.texts import one_line
-from pipeline.models.jukebox.tables import FEATURES
 
 # An error is shown whole up to here; of a longer one, its begin and its end (characters).
 LONGEST_ERROR = 12_000
 DOCUMENTS = ("tables", "validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
-# What the page is made of: the id and the title of each section, and what it cannot do without.
+# What the page is made of: the title of each section, and what it cannot do without. Its id is the title in small
+# letters. After the evaluation come its figures and its slices.
 SECTIONS = (
-    ("verdict", "Verdict", "verdict"),
-    ("steps", "Steps", "steps"),
-    ("data", "Data", "validation"),
-    ("training", "Training", "training"),
-    ("evaluation", "Evaluation", "evaluation"),
-    ("calibration", "Calibration", "evaluation"),
-    ("countries", "Countries", "evaluation"),
-    ("confusion", "Confusion", "evaluation"),
-    ("parity", "Parity", "parity"),
-    ("lineage", "Lineage", "run"),
+    ("Verdict", "verdict"),
+    ("Steps", "steps"),
+    ("Data", "validation"),
+    ("Training", "training"),
+    ("Evaluation", "evaluation"),
+    ("Parity", "parity"),
+    ("Lineage", "run"),
 )
+ALL = "all"  # test splits together
+LABEL, CONFUSION = "label", "confusion"
+# A slice of more values than this is shown as two tables side by side.
+LONGEST_TABLE = 12
 STRONGEST_CONFUSIONS = 14
 IN_USE = "What is in use stays in use."
 NOTHING_PUBLISHED = f"Nothing was published. {IN_USE}"
@@ -75,8 +78,8 @@ class Headline:
     sentences: tuple[str, ...]
 
 
-def render_report(documents: Mapping[str, Any], run: Run) -> str:
-    """Return the page about a run; the same input gives the same bytes.
+def render_report(model: Model, documents: Mapping[str, Any], run: Run) -> str:
+    """Return the page about a run of ``model``; the same input gives the same bytes.
 
     ``documents`` holds the parsed JSON of those of the fetched tables, validation, preprocessing, training, evaluation,
     verdict, parity and lineage that the run wrote. Credentials in URLs, also in errors, are left out.
@@ -91,34 +94,45 @@ def render_report(documents: Mapping[str, Any], run: Run) -> str:
         store=_without_credentials(run.store),
         steps=tuple(replace(step, error=_shorten(_without_credentials(step.error))) for step in run.steps),
     )
-    training, lineage = found["training"], found["lineage"]
+    training, evaluation, lineage = found["training"], found["evaluation"], found["lineage"]
     if lineage:
         # If the champion was another one by the time that it was published, the model was judged again.
         found["verdict"] = lineage["verdict"]
     known = {step.name for step in run.steps}
     there = {**found, "steps": known, "run": run}
+    about = {**about_evaluation(model, evaluation), "pictures": _pictures(model, evaluation)} if evaluation else {}
+    parts = [*about["pictures"]["figures"], *(["slices"] if about["slices"] else [])] if evaluation else []
+    sections = [title for title, needs in SECTIONS if there[needs]]
+    if evaluation:
+        after = sections.index("Evaluation") + 1
+        sections[after:after] = [part.capitalize() for part in parts]
     return environment().get_template("report.html.j2").render(
         **found,
-        **_evaluation(found["evaluation"]),
+        **{"contract": model, **about},
         run=run,
-        headline=headline(found, run),
-        sections=[(id_, title) for id_, title, needs in SECTIONS if there[needs]],
-        missing=_listed(title.lower() for _, title, needs in SECTIONS if not there[needs]),
+        headline=headline(model, found, run),
+        sections=sections,
+        missing=_listed(title.lower() for title, needs in SECTIONS if not there[needs]),
         stopped_at=_listed(step.name for step in run.steps if step.state == "failed"),
         steps={step.name: step for step in run.steps},
         graph=charts.layout({s.name: [d for d in s.depends_on if d in known] for s in run.steps}) if known else None,
         box=charts.BOX,
-        curves=charts.training_curves(training) if training else None,
-        features={feature.name: feature for feature in FEATURES},
+        curves=charts.training_curves(model.kind, training) if training else (),
+        units={column.name: column.unit for column in model.features},
         reproduce=_reproduce(lineage, run),
     )  # fmt: skip
 
 
-def evaluation_html(evaluation: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+def evaluation_html(model: Model, evaluation: Evaluation, verdict: Verdict) -> str:
     """Return a page of the verdict and the evaluation alone: what the dashboard shows of evaluate-model."""
     evaluation = _without_credentials(evaluation)
     template = environment().get_template("evaluation.html.j2")
-    return template.render(evaluation=evaluation, verdict=_without_credentials(verdict), **_evaluation(evaluation))
+    return template.render(
+        evaluation=evaluation,
+        verdict=_without_credentials(verdict),
+        pictures=_pictures(model, evaluation),
+        **about_evaluation(model, evaluation),
+    )
 
 
 def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
@@ -140,33 +154,33 @@ def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
             f"{name}: {number(table.get('records', table['rows']))} records read, {number(table['rows'])} rows "
             f"written, {number(table['bytes'])} bytes, sha256 {_markdown(table['sha256'])}"
             for name, table in lineage["data"].items()
-            if name in ("songs", "rankings")
+            if isinstance(table, Mapping) and "sha256" in table
         ),
     )
     return "\n\n".join(paragraphs) + "\n"
 
 
-def headline(documents: Mapping[str, Any], run: Run) -> Headline:
+def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
     """Say what came of a run, and why, so that someone who does not know the pipeline understands it."""
     lineage, verdict, evaluation = documents["lineage"], documents["verdict"], documents["evaluation"]
     stopped_at = [step for step in run.steps if step.state == "failed"]
-    because = _how_good(evaluation) if evaluation else ""
+    because = _how_good(model, evaluation) if evaluation else ""
     if lineage:
-        model = lineage["model"]
+        record = lineage["model"]
         verdict = lineage["verdict"]
         if not verdict["passed"]:
-            title = f"Version {model['number']} is kept, and served by nobody"
+            title = f"Version {record['number']} is kept, and served by nobody"
             failed = _listed(check["name"] for check in _failed(verdict["checks"]))
             what = f"The model failed {failed}" if failed else "The gate was off, so the model was not judged"
-            kept = f"It lies in {run.store}/{model['name']}/{FAILED}/{model['number']}. {IN_USE}"
+            kept = f"It lies in {run.store}/{record['name']}/{FAILED}/{record['number']}. {IN_USE}"
             return Headline("warning", title, (f"{what}. {kept}", because))
-        title = f"Version {model['number']} is published"
+        title = f"Version {record['number']} is published"
         if run.state == "failed":
             last = _listed(step.name for step in stopped_at) or "the run"
             return Headline("warning", title, (f"The model was published, but {last} failed after that.", because))
         use = (
             "it may be proposed for production"
-            if model["prod_flag"]
+            if record["prod_flag"]
             else "it is a candidate, which production does not serve"
         )
         what = f"The model passed all {len(verdict['checks'])} checks: {use}."
@@ -174,8 +188,8 @@ def headline(documents: Mapping[str, Any], run: Run) -> Headline:
     if verdict and not verdict["passed"] and verdict["mode"] == "enforce":
         refused = _failed(verdict["checks"])
         reasons = _listed(
-            f"{check['name']} ({number(check['value'])}, asked for {comparison(check['comparison'])} "
-            f"{number(check['threshold'])})"
+            f"{check['name']} ({'not defined' if check['value'] is None else number(check['value'])}, asked for "
+            f"{comparison(check['comparison'])} {number(check['threshold'])})"
             for check in refused
         )
         what = f"It failed {len(refused)} of {len(verdict['checks'])} checks: {reasons}. {NOTHING_PUBLISHED}"
@@ -201,26 +215,26 @@ def headline(documents: Mapping[str, Any], run: Run) -> Headline:
     return Headline("succeeded", "The run succeeded", ("No model was published.", because))
 
 
-def _how_good(evaluation: Mapping[str, Any]) -> str:
-    split = "unseen" if evaluation["model"]["unseen"] else "seen"
-    model, baseline = evaluation["model"][split], evaluation["baseline"][split]
-    songs = "songs it had never met" if split == "unseen" else "later days of songs it knows"
-    text = f"On {songs}, its first guess was right for {percent(model['top1'])} of the chart rows"
-    text += f" ({percent(baseline['top1'])} by always naming the commonest country)"
+def _how_good(model: Model, evaluation: Evaluation) -> str:
+    metric, splits = model.kind.headline, _splits(model, evaluation)
+    split = next(iter(splits))
+    ours, baseline = evaluation["model"][split], evaluation["baseline"][split]
+    text = f"On {splits[split]}, {metric.title} is {score(ours, metric)} (baseline {score(baseline, metric)})"
     champion = evaluation["champion"]
     if not champion:
         return f"{text}; {evaluation['not_compared'] or 'there is no champion yet to compare it with'}."
-    theirs, ours = champion[split], champion["model"][split]
+    theirs, same_rows = champion.get(split), champion["model"].get(split)
     if not theirs:
-        return f"{text}; on these, version {champion['version']} knows none of the countries."
-    difference = 100 * (ours["top1"] - theirs["top1"])
+        return f"{text}; on these, version {champion['version']} knows none of the labels."
     who = "the champion" if champion["is_best"] else "which it was to be compared with"
-    than = f"version {champion['version']}, {who} ({percent(theirs['top1'])})"
+    than = f"version {champion['version']}, {who} ({score(theirs, metric)})"
     if champion["rows_left_out"]:
-        than += " on the rows of the countries that both know"
-    if abs(difference) < 0.05:
+        than += " on the rows of the labels that both know"
+    if score(same_rows, metric) == score(theirs, metric):
         return f"{text}, the same as {than}."
-    return f"{text}, {abs(difference):.1f} points {'more' if difference > 0 else 'less'} than {than}."
+    difference = same_rows[metric.name] - theirs[metric.name]
+    away = f"{100 * abs(difference):.1f} points" if metric.percent else number(abs(difference))
+    return f"{text}, {away} {'more' if difference > 0 else 'less'} than {than}."
 
 
 def compared(champion: Mapping[str, Any]) -> str:
@@ -228,32 +242,86 @@ def compared(champion: Mapping[str, Any]) -> str:
     return "champion" if champion["is_best"] else f"version {champion['version']}"
 
 
-def _evaluation(evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the evaluation's part of a page shows."""
-    if not evaluation:
-        return {}
-    matrix, labels = evaluation["confusion"], evaluation["labels"]
-    confusions = sorted(
-        (
-            {"true": true, "predicted": predicted, "rows": rows, "share": rows / sum(of_country)}
-            for true, of_country in zip(labels, matrix, strict=True)
-            for predicted, rows in zip(labels, of_country, strict=True)
-            if true != predicted and rows
-        ),
-        key=lambda entry: (-entry["rows"], entry["true"], entry["predicted"]),
-    )
-    countries = sorted(evaluation["countries"], key=lambda entry: (-entry["rows"], entry["country"]))
-    half = -(-len(countries) // 2)
+def about_evaluation(model: Model, evaluation: Evaluation) -> dict[str, Any]:
+    """What the pages take to show an evaluation, but for its pictures."""
     return {
-        "scores": (
-            charts.intervals(evaluation, "top1", "first guess right"),
-            charts.intervals(evaluation, "cross_entropy", "cross entropy, nats (less is better)"),
-        ),
-        "reliability": charts.reliability(evaluation["calibration"]),
-        "confusion": charts.confusion(labels, matrix),
-        "confusions": confusions[:STRONGEST_CONFUSIONS],
-        "countries": [part for part in (countries[:half], countries[half:]) if part],
+        "contract": model,
+        "splits": _splits(model, evaluation),
+        "slices": _slices(model, evaluation),
     }
+
+
+def _splits(model: Model, evaluation: Evaluation) -> dict[str, str]:
+    """The test splits that have rows, the most telling one first, with what they are for people."""
+    tests = [*model.tests, *(name for name in evaluation["model"] if name not in model.tests and name != ALL)]
+    found = {name: model.tests.get(name, f"the split {name}") for name in tests if evaluation["model"].get(name)}
+    return found if len(found) == 1 else {**found, ALL: "all test rows"}
+
+
+def _slices(model: Model, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The tables of each slice, the values with most rows first."""
+    found = []
+    for name, entries in evaluation["slices"].items():
+        columns = [metric.title for metric in model.all_metrics]
+        precision = _precision(evaluation) if name == LABEL else {}
+        rows = [
+            {
+                "value": entry["value"],
+                "rows": entry["rows"],
+                "share": entry.get(model.kind.headline.name) if model.kind.headline.percent else None,
+                "scores": [
+                    *(score(entry, metric) for metric in model.all_metrics),
+                    *([percent(precision[entry["value"]])] if precision else []),
+                ],
+            }
+            for entry in sorted(entries, key=lambda entry: (-entry["rows"], entry["value"]))
+        ]
+        half = -(-len(rows) // 2) if len(rows) > LONGEST_TABLE else len(rows)
+        tables = [part for part in (rows[:half], rows[half:]) if part]
+        if tables:
+            found.append({"name": name, "columns": [*columns, *(["precision"] if precision else [])], "tables": tables})
+    return found
+
+
+def _precision(evaluation: Evaluation) -> dict[str, float | None]:
+    """How often a guess of each label was right; None if there was none."""
+    labels, matrix = evaluation["labels"], evaluation["figures"][CONFUSION]
+    guessed = [sum(column) for column in zip(*matrix, strict=True)]
+    return {label: matrix[n][n] / guessed[n] if guessed[n] else None for n, label in enumerate(labels)}
+
+
+def _pictures(model: Model, evaluation: Evaluation) -> dict[str, Any]:
+    """The pictures of an evaluation, with what stands beside them."""
+    primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
+    splits = _splits(model, evaluation)
+    shown = evaluation["model"][next(iter(splits))] or {}
+    figures, drawn = evaluation["figures"], dict[str, Any]()
+    if "calibration" in figures:
+        drawn["calibration"] = charts.reliability(figures["calibration"])
+    if CONFUSION in figures:
+        labels, matrix = evaluation["labels"], figures[CONFUSION]
+        drawn[CONFUSION] = (charts.confusion(labels, matrix), _confusions(labels, matrix))
+    if "residuals" in figures:
+        drawn["residuals"] = charts.residuals(figures["residuals"], model.unit)
+    return {
+        "scores": {
+            metric.title: charts.intervals(evaluation, metric, splits)
+            for metric in (model.kind.headline, primary)
+            if f"{metric.name}_interval" in shown
+        },
+        "figures": drawn,
+    }
+
+
+def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """The strongest ones first."""
+    found = (
+        {"true": true, "predicted": predicted, "rows": rows, "share": rows / sum(of_label)}
+        for true, of_label in zip(labels, matrix, strict=True)
+        for predicted, rows in zip(labels, of_label, strict=True)
+        if true != predicted and rows
+    )
+    return sorted(found, key=lambda entry: (-entry["rows"], entry["true"], entry["predicted"]))[:STRONGEST_CONFUSIONS]
 
 
 def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
@@ -330,6 +398,26 @@ def number(value: float | None) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+def score(scores: Scores | None, metric: Metric) -> str:
+    """The figure of a metric, a share as a percentage; – if it is not defined."""
+    value = (scores or {}).get(metric.name)
+    return percent(value) if metric.percent else number(value)
+
+
+def interval(scores: Scores, metric: Metric) -> str:
+    """The 95 % interval of the same, or "" if it has none."""
+    ends = scores.get(f"{metric.name}_interval")
+    if not ends:
+        return ""
+    low, high = (f"{100 * end:.1f}" if metric.percent else number(end) for end in ends)
+    return f"{low} to {high}" if ends[0] < 0 else f"{low}–{high}"
+
+
+def sentence(text: str) -> str:
+    """With a capital in front."""
+    return text[:1].upper() + text[1:]
+
+
 def seconds(value: float) -> str:
     """A duration: 0.42 s · 12.3 s · 3 min 20 s · 2 h 5 min."""
     if value < 60:
@@ -347,7 +435,7 @@ def bars(profile: Mapping[str, Any]) -> list[tuple[float, float, float]]:
     """A feature's histogram as bars: left, width and height, each a share of the picture.
 
     ``profile`` has ``edges``, float[11], and ``shares``, float[10]. A bar's area is its share. Bins may be uneven, and
-    where many songs have the very same value they are empty: such a bin is drawn with 1/40 of the width.
+    if many rows have the very same value they are empty: such a bin is drawn with 1/40 of the width.
     """
     edges, shares = profile["edges"], profile["shares"]
     span = (edges[-1] - edges[0]) or 1.0
@@ -371,8 +459,8 @@ def environment() -> Environment:
     )
     found.filters |= {
         "bars": bars, "compared": compared, "comparison": comparison,
-        "failed": _failed, "failures_first": _failures_first,
-        "number": number, "percent": percent, "seconds": seconds,
+        "failed": _failed, "failures_first": _failures_first, "interval": interval,
+        "number": number, "percent": percent, "score": score, "seconds": seconds, "sentence": sentence,
         "json": lambda value: to_json(value, ensure_ascii=False),
     }  # fmt: skip
     return found

@@ -9,19 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.core.champion import CARD, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
-from pipeline.core.documents import to_json
+from pipeline.core.contract import Model
+from pipeline.core.documents import Encoded, to_json
+from pipeline.core.encoders import ENCODERS
 from pipeline.core.errors import CommitOutdated, ParityBroken, SettingsInvalid, VersionBroken
 from pipeline.core.log import log
-from pipeline.core.report import environment
+from pipeline.core.report import about_evaluation, environment
 from pipeline.core.store import MODEL, Failed, ModelStore, open_store
-from pipeline.models.jukebox.tables import FEATURES
 from pipeline.steps.evaluate_model import judge
 from pipeline.steps.gate import decide, gate
 
 # https://semver.org, version 2.0.0.
 _NUMBER = r"(0|[1-9]\d*)"
 _IDENTIFIERS = r"[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*"
+MOST_ANSWERS = 5  # that the card shows
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIERS})?(\+{_IDENTIFIERS})?", re.ASCII)
 
@@ -46,8 +50,9 @@ class Published:
 
 def publish_model(
     *,
+    model: Model,
     store: str,
-    model: Path,
+    onnx_file: Path,
     preprocessing: Path,
     predictions: Path,
     training: Path,
@@ -70,11 +75,10 @@ def publish_model(
 ) -> Published:
     """Put the model into the store with its labels, its card and its lineage; nothing is ever deleted.
 
-    ``model`` is the ONNX file, ``preprocessing`` and ``predictions`` are the folders that preprocess_data and
-    train_model wrote, the other paths are the JSON files of the steps. ``data`` says for "songs" and for "rankings"
-    where they are from (source, sha256, rows, bytes). ``commit_time`` is when ``commit`` was made, in ISO 8601 with a
-    zone; if it is empty, nothing is asked of it. A run that is tried again gets the version that it has published
-    before.
+    ``preprocessing`` and ``predictions`` are the folders that preprocess_data and train_model wrote, the other paths
+    are the ONNX file and the JSON files of the steps. ``data`` says for each table where it is from (source, sha256,
+    rows, bytes). ``commit_time`` is when ``commit`` was made, in ISO 8601 with a zone; if it is empty, nothing is asked
+    of it. A run that is tried again gets the version that it has published before.
 
     If the champion is another one by now than when the model was judged, the model is judged again. A model that has
     not passed, and that the gate's mode lets through all the same, is kept where nobody serves it.
@@ -106,10 +110,10 @@ def publish_model(
 
     def build(number: int) -> dict[str, bytes]:
         _refuse_older(models, commit, made)
-        now = {**documents, **_judged_again(judged, store, model_name, preprocessing, predictions)}
+        now = {**documents, **_judged_again(model, judged, store, model_name, preprocessing, predictions)}
         verdict, champion = now["verdict"], now["verdict"]["champion"]
         files = {
-            MODEL: model.read_bytes(),
+            MODEL: onnx_file.read_bytes(),
             LABELS: to_json(documents["preprocessing"]["labels"]).encode(),
         }
         lineage = {
@@ -133,6 +137,7 @@ def publish_model(
                 **{table: _whole(facts) for table, facts in data.items()},
                 "profile": documents["validation"]["profile"],
             },
+            "encoding": documents["preprocessing"]["encoding"],
             "hyperparameters": documents["training"]["hyperparameters"],
             "metrics": now["evaluation"]["model"],
             "verdict": verdict,
@@ -141,7 +146,7 @@ def publish_model(
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "created": datetime.now(UTC).strftime(_TIME),
         }
-        card = _card(lineage, now, _endpoint(model_name, namespace, cluster_domain)).encode()
+        card = _card(model, lineage, now, _endpoint(model_name, namespace, cluster_domain)).encode()
         lineage["sha256"][CARD] = hashlib.sha256(card).hexdigest()
         whole = {**files, CARD: card, LINEAGE: to_json(lineage, indent=1).encode()}
         return whole if verdict["passed"] else Failed(whole)
@@ -197,7 +202,7 @@ def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> Non
 
 
 def _judged_again(
-    judged: Mapping[str, Any], store: str, model_name: str, examples: Path, predictions: Path
+    model: Model, judged: Mapping[str, Any], store: str, model_name: str, examples: Path, predictions: Path
 ) -> dict[str, Any]:
     """Evaluation and verdict against the champion as it is now, if that is another one; raises GateRefused."""
     if judged["mode"] == "off" or judged["champion_version"]:
@@ -208,6 +213,7 @@ def _judged_again(
         return {}
     log.info("the champion was %s and is %s: judged again", before, found.champion and found.champion.version)
     evaluation, verdict = judge(
+        model,
         examples,
         predictions,
         champion=found.champion,
@@ -237,20 +243,34 @@ def _endpoint(model_name: str, namespace: str, cluster_domain: str) -> str:
     return f"https://{model_name}-{namespace}.{cluster_domain}/v2/models/{model_name}/infer"
 
 
-def _card(lineage: Mapping[str, Any], documents: Mapping[str, Any], endpoint: str) -> str:
+def _card(model: Model, lineage: Mapping[str, Any], documents: Mapping[str, Any], endpoint: str) -> str:
     golden = documents["parity"]["golden"]
     request = {"inputs": [_first_row(tensor) for tensor in golden["request"]["inputs"]]}
-    probabilities = _first_row(golden["response"]["outputs"][0])["data"]
-    answer = sorted(zip(probabilities, documents["preprocessing"]["labels"], strict=True), reverse=True)
+    prediction = np.array(_first_row(golden["response"]["outputs"][0])["data"])
     template = environment().get_template("model-card.html.j2")
     return template.render(
         lineage=lineage,
         endpoint=endpoint,
-        features=FEATURES,
+        inputs=[_input(model, entry) for entry in documents["preprocessing"]["encoding"]],
         request=to_json(request),
-        answer=answer[:5],
+        answer=model.kind.answer(prediction, documents["preprocessing"]["labels"])[:MOST_ANSWERS],
         **documents,
+        **about_evaluation(model, documents["evaluation"]),
     )
+
+
+def _input(model: Model, entry: Encoded) -> dict[str, Any]:
+    """What a caller must know of a column: its name, unit and bounds, and how it becomes which features."""
+    column = next(column for column in model.features if column.name == entry["column"])
+    return {
+        "column": column.name,
+        "unit": column.unit,
+        "derived": column.derived,
+        "bounds": (column.low, column.high),
+        "values": column.values,
+        "words": ENCODERS[entry["encoder"]].in_words(entry["parameters"]),
+        "features": entry["features"],
+    }
 
 
 def _first_row(tensor: Mapping[str, Any]) -> dict[str, Any]:

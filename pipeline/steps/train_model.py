@@ -73,7 +73,7 @@ def train_model(
             _require_finite(weights, f"a weight {when}", options)
         found = scores(model.kind, predict(network, validation), validation)
         _require_finite(found[model.kind.primary], f"the validation loss {when}", options)
-        progress.add(network, loss, found, time.perf_counter() - began)
+        progress.add(network, model.kind.in_unit(loss, inputs.factor), found, time.perf_counter() - began)
         log.info("epoch %d of %d: %s", progress.epoch, options.epochs, progress.line())
     network.set_weights(progress.best_weights)
     answers = {split: predict(network, reader.read(split)) for split in reader.tests}

@@ -144,6 +144,10 @@ class Kind(ABC):
     headline: ClassVar[Metric]
     metrics: ClassVar[Sequence[Metric]]
     checks: ClassVar[Sequence[Check]]
+    always: ClassVar[str]
+    """What the baseline always answers, for people."""
+    answers: ClassVar[str]
+    """What an answer of the model is, for people."""
     slices: ClassVar[Sequence[str]] = ()
     """Names of the slices that each model of this kind has."""
 
@@ -165,6 +169,10 @@ class Kind(ABC):
     @abstractmethod
     def loss(self, target: Any, predictions: Any, factor: Any) -> Any:
         """The loss of each example, a tensor float32[examples]. It imports Keras itself."""
+
+    def in_unit(self, loss: float, factor: Sequence[float]) -> float:  # noqa: ARG002
+        """A mean ``loss`` in the unit of the primary metric, beside which people see it."""
+        return loss
 
     def scale(self, total: Floats, squares: Floats, rows: float) -> tuple[list[float], list[float]]:  # noqa: ARG002
         """Offset and factor of the outputs, from the sums of the training target and of its squares."""

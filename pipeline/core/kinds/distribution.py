@@ -126,6 +126,8 @@ class _Distribution(Kind):
         ),
         Check("calibration-ceiling", "calibration_error", at_most=0.15, description="expected calibration error"),
     )
+    always = "how often each label occurs in training"
+    answers = "a probability for each label; they sum to 1"
     slices = ("label",)
 
     def baseline(self, target: Floats, rows: Floats) -> Floats:

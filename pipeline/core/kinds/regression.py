@@ -87,6 +87,8 @@ class Regression(Kind):
             description="mean absolute error above the champion's, on the same test rows",
         ),
     )
+    always = "the mean of the target in training"
+    answers = "a number in the unit of the target"
 
     def labels(self, train: pl.DataFrame) -> list[str]:  # noqa: ARG002
         """The target's name."""
@@ -113,6 +115,10 @@ class Regression(Kind):
         import keras
 
         return keras.ops.mean(keras.ops.square((target - predictions) / factor), axis=1)
+
+    def in_unit(self, loss: float, factor: Sequence[float]) -> float:
+        """The root of the mean squared error."""
+        return float(np.sqrt(loss)) * factor[0]
 
     def figures(self, labels: Sequence[str]) -> "RegressionFigures":  # noqa: ARG002
         """The residuals."""

@@ -19,6 +19,15 @@ MODEL = Model(
     network=network,
     hyperparameters=JukeboxHyperparameters(),
     metrics=[top(5)],
+    tests={"unseen": "songs never met in training", "seen": "later days of songs that it knows"},
+    limits=[
+        "It hears no artist, language, label, playlist or campaign, which decide more about a chart than sound does. "
+        "It says nothing about whether a song will chart at all.",
+        "A song often charts in several countries at once, and the first guess can name one of them only. So even a "
+        "perfect model would not reach 100%, and the five likeliest countries tell more than the first.",
+        "Taste drifts.",
+        "Not for decisions about people, pay or rights, and no measure of a song’s worth.",
+    ],
     checks=[
         Check(
             "gain-over-baseline",
