@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.core.encoders import fit
 from pipeline.core.report import Run, Step
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import COUNTRIES
 from pipeline.models.jukebox.tables import FEATURES
 
@@ -58,8 +60,10 @@ def run(*, stopped_at: str | None = None, error: str = "", **changed: Any) -> Ru
             "version": "0.0.2",
             "cluster_domain": "<CLUSTER_DOMAIN>",
             "prod_flag": False,
-            "songs": "s3://charts/songs/*.parquet",
-            "rankings": "https://data.example.org/rankings.parquet",
+            "data": {
+                "songs": "s3://charts/songs/*.parquet",
+                "rankings": "https://data.example.org/rankings.parquet",
+            },
         },
         "store": "s3://models/candidates",
     }
@@ -139,12 +143,13 @@ def _metrics(rows: int, top1: float, cross_entropy: float, calibration_error: fl
     half = 0.9 / np.sqrt(rows) * 4
     return {
         "rows": rows,
-        "songs": rows // 38,
+        "examples": rows // 38,
         "top1": top1,
         "top5": min(1.0, top1 * 2.7),
         "cross_entropy": cross_entropy,
         "calibration_error": calibration_error,
         "top1_interval": [top1 - half, top1 + half],
+        "top5_interval": [2.7 * (top1 - half), min(1.0, 2.7 * (top1 + half))],
         "cross_entropy_interval": [cross_entropy - 6 * half, cross_entropy + 6 * half],
     }
 
@@ -157,7 +162,7 @@ def _evaluation(
     top1 = {split: float(np.trace(matrix)) / rows[split] for split, matrix in confusion.items()}
     entropy = {"seen": 2.91, "unseen": 3.62, "all": 3.14}
     chance = 1 / len(labels)
-    hit, of_country, predicted = np.diag(confusion["all"]), confusion["all"].sum(1), confusion["all"].sum(0)
+    hit, of_country = np.diag(confusion["all"]), confusion["all"].sum(1)
     model = {s: _metrics(rows[s], top1[s], entropy[s], 0.021 if s == "seen" else 0.034) for s in rows}
     baseline = {s: _metrics(rows[s], 1.2 * chance, -float(np.log(chance)) - 0.01, 0.004) for s in rows}
     before = {s: _metrics(rows[s], top1[s] * 0.96, entropy[s] + 0.04, 0.029) for s in rows}
@@ -181,27 +186,26 @@ def _evaluation(
         },
         "not_compared": "",
         "damaged": [],
-        "calibration": [
-            {
-                "low": float(low),
-                "high": float(high),
-                "confidence": float(middle) if share else None,
-                "accuracy": float(middle * 0.93 + rng.normal(0, 0.012)) if share else None,
-                "rows": int(rows["all"] * share),
-            }
-            for low, high, middle, share in zip(bins, bins[1:], middles, shares, strict=False)
-        ],
-        "countries": [
-            {
-                "country": label,
-                "rows": int(of_country[n]),
-                "recall": float(hit[n] / of_country[n]),
-                "recall_top5": min(1.0, 2.6 * float(hit[n] / of_country[n])),
-                "precision": float(hit[n] / predicted[n]),
-            }
-            for n, label in enumerate(labels)
-        ],
-        "confusion": confusion["all"].tolist(),
+        "slices": {
+            "label": [
+                {"value": label, **_metrics(int(of_country[n]), float(hit[n] / of_country[n]), 2.5 + 0.02 * n, 0.05)}
+                for n, label in enumerate(labels)
+            ]
+        },
+        "figures": {
+            "confusion": confusion["all"].tolist(),
+            "calibration": [
+                {
+                    "low": float(low),
+                    "high": float(high),
+                    "confidence": float(middle),
+                    "accuracy": float(middle * 0.93 + rng.normal(0, 0.012)),
+                    "rows": int(rows["all"] * share),
+                }
+                for low, high, middle, share in zip(bins, bins[1:], middles, shares, strict=False)
+                if share
+            ],
+        },
     }
 
 
@@ -229,6 +233,8 @@ def _verdict(evaluation: dict[str, Any]) -> dict[str, Any]:
         {
             "name": name,
             "value": value,
+            "interval": None if name == "calibration-ceiling" else [value - 0.01, value + 0.01],
+            "where": "unseen" if name == "gain-over-baseline" else "",
             "threshold": threshold,
             "comparison": comparison,
             "passed": True,
@@ -303,15 +309,15 @@ def _validation(rng: np.random.Generator, labels: list[str]) -> dict[str, Any]:
         "passed": True,
         "checks": checks,
         "profile": {
-            "songs": 14_245, "rankings": 1_129_882, "countries": len(labels), "days": 312,
+            "rows": {"songs": 14_245, "rankings": 1_129_882},
             "first_day": "2025-05-01", "last_day": "2026-03-08",
             "features": features,
-            "country_shares": dict(zip(labels, country_shares.tolist(), strict=True)),
+            "label_shares": dict(zip(labels, country_shares.tolist(), strict=True)),
         },
         "shift": {
             **{name: {"psi": 0.02, "mean_difference": 0.01} for name in features},
             "loudness": {"psi": 0.31, "mean_difference": -0.49},
-            "countries": {"psi": 0.004, "mean_difference": None},
+            "labels": {"psi": 0.004, "mean_difference": None},
         },
     }  # fmt: skip
 
@@ -320,6 +326,9 @@ def _preprocessing(rng: np.random.Generator, labels: list[str]) -> dict[str, Any
     return {
         "features": [feature.name for feature in FEATURES],
         "labels": labels,
+        "encoding": fit(MODEL.features, pl.LazyFrame(schema={feature.name: pl.Float64 for feature in FEATURES})),
+        "offset": [0.0] * len(labels),
+        "factor": [1.0] * len(labels),
         "mean": rng.normal(size=13).tolist(),
         "variance": rng.gamma(2, size=13).tolist(),
         "splits": {
@@ -362,7 +371,7 @@ def _parity(rng: np.random.Generator, countries: int) -> dict[str, Any]:
             "response": {
                 "outputs": [
                     {
-                        "name": "countries", "shape": [1, countries], "datatype": "FP32",
+                        "name": MODEL.kind.output, "shape": [1, countries], "datatype": "FP32",
                         "data": rng.dirichlet(np.ones(countries)).round(6).tolist(),
                     }
                 ]
@@ -376,8 +385,8 @@ def _tables(profile: dict[str, Any]) -> dict[str, Any]:
         return {"source": source, "sha256": digit * 64, "records": rows, "rows": rows, "bytes": size, "files": 1}
 
     return {
-        "songs": table("s3://charts/songs/*.parquet", profile["songs"], 1_204_118, "3"),
-        "rankings": table("https://data.example.org/rankings.parquet", profile["rankings"], 18_774_201, "c"),
+        "songs": table("s3://charts/songs/*.parquet", profile["rows"]["songs"], 1_204_118, "3"),
+        "rankings": table("https://data.example.org/rankings.parquet", profile["rows"]["rankings"], 18_774_201, "c"),
     }
 
 
@@ -385,7 +394,7 @@ def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
     champion = found["verdict"]["champion"]
     profile = found["validation"]["profile"]
     return {
-        "schema": 1,
+        "schema": 2,
         "model": {"name": "jukebox", "version": "0.0.2", "number": number, "prod_flag": False, "use": "candidate"},
         "run": {
             "id": "5f0c8f6e-5d0b-4a53-9a55-2c0fd0a1b7e4",
@@ -399,6 +408,7 @@ def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
             **found["tables"],
             "profile": profile,
         },
+        "encoding": found["preprocessing"]["encoding"],
         "hyperparameters": found["training"]["hyperparameters"],
         "metrics": found["evaluation"]["model"],
         "verdict": found["verdict"],

@@ -16,10 +16,13 @@ import requests
 from onnx import TensorProto, helper, numpy_helper
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from pipeline.models.jukebox.tables import FEATURE_NAMES, INPUT, OUTPUT
+from pipeline.core.contract import INPUT
+from pipeline.models.jukebox import MODEL
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from tests.cluster import model_server
 from tests.s3_server import free_ports
 
+OUTPUT = MODEL.kind.output
 VECTOR = [1.0] * len(FEATURE_NAMES)
 until = retry(stop=stop_after_delay(30), wait=wait_fixed(0.02), reraise=True)
 

@@ -41,7 +41,7 @@ def publish_version(
         "schema": SCHEMA,
         "model": {"version": "0.0.2"},
         "run": {"id": run, "commit": "c" * 40},
-        "data": {"profile": {"features": {}, "country_shares": {"BR": 1.0}}},
+        "data": {"profile": {"features": {}, "label_shares": {"BR": 1.0}}},
         "verdict": {
             "passed": passed,
             "checks": checks,

@@ -100,7 +100,7 @@ class Table:
         return {column.name: column.dtype for column in self.columns if not column.derived}
 
     def __getitem__(self, name: str) -> Column:
-        return next(column for column in self.columns if column.name == name)
+        return {column.name: column for column in self.columns}[name]
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ def _how_good(model: Model, evaluation: Evaluation) -> str:
     if score(same_rows, metric) == score(theirs, metric):
         return f"{text}, the same as {than}."
     difference = same_rows[metric.name] - theirs[metric.name]
-    away = f"{100 * abs(difference):.1f} points" if metric.percent else number(abs(difference))
+    away = f"{100 * abs(difference):.1f} points" if metric.percent else aligned(abs(difference))
     return f"{text}, {away} {'more' if difference > 0 else 'less'} than {than}."
 
 
@@ -268,7 +268,6 @@ def _slices(model: Model, evaluation: Evaluation) -> list[dict[str, Any]]:
             {
                 "value": entry["value"],
                 "rows": entry["rows"],
-                "share": entry.get(model.kind.headline.name) if model.kind.headline.percent else None,
                 "scores": [
                     *(score(entry, metric) for metric in model.all_metrics),
                     *([percent(precision[entry["value"]])] if precision else []),
@@ -327,7 +326,7 @@ def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[
 def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
     """What is known of what is needed to run it again, flat: dotted names and scalars. Results are shown elsewhere."""
     merged: dict[str, Any] = {"run": {"name": run.name, "id": run.id}, **(lineage or {})}
-    for shown_elsewhere in ("metrics", "verdict", "parity"):
+    for shown_elsewhere in ("encoding", "metrics", "verdict", "parity"):
         merged.pop(shown_elsewhere, None)
     if lineage:
         merged["data"] = {key: value for key, value in lineage["data"].items() if key != "profile"}
@@ -398,10 +397,17 @@ def number(value: float | None) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+def aligned(value: float | None, digits: int = 4) -> str:
+    """A number among others of its kind: with its last zeros, so that digits stand below digits."""
+    if value is None or isinstance(value, int) or not 0.01 <= abs(value) < 1000:
+        return number(value)
+    return f"{value:{f'#.{digits}g' if abs(value) >= 0.1 else '.3f'}}".rstrip(".").replace("-", "−")
+
+
 def score(scores: Scores | None, metric: Metric) -> str:
     """The figure of a metric, a share as a percentage; – if it is not defined."""
     value = (scores or {}).get(metric.name)
-    return percent(value) if metric.percent else number(value)
+    return percent(value) if metric.percent else aligned(value)
 
 
 def interval(scores: Scores, metric: Metric) -> str:
@@ -409,7 +415,7 @@ def interval(scores: Scores, metric: Metric) -> str:
     ends = scores.get(f"{metric.name}_interval")
     if not ends:
         return ""
-    low, high = (f"{100 * end:.1f}" if metric.percent else number(end) for end in ends)
+    low, high = (f"{100 * end:.1f}" if metric.percent else aligned(end, 3) for end in ends)
     return f"{low} to {high}" if ends[0] < 0 else f"{low}–{high}"
 
 

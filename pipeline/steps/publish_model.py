@@ -250,6 +250,7 @@ def _card(model: Model, lineage: Mapping[str, Any], documents: Mapping[str, Any]
     template = environment().get_template("model-card.html.j2")
     return template.render(
         lineage=lineage,
+        tables=[table.name for table in model.tables],
         endpoint=endpoint,
         inputs=[_input(model, entry) for entry in documents["preprocessing"]["encoding"]],
         request=to_json(request),
