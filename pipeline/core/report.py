@@ -183,7 +183,8 @@ def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
             if record["prod_flag"]
             else "it is a candidate, which production does not serve"
         )
-        what = f"The model passed all {len(verdict['checks'])} checks: {use}."
+        count = len(verdict["checks"])
+        what = f"The model passed {f'all {count} checks' if count > 1 else 'its check'}: {use}."
         return Headline("succeeded", title, (what, because))
     if verdict and not verdict["passed"] and verdict["mode"] == "enforce":
         refused = _failed(verdict["checks"])
@@ -254,7 +255,7 @@ def about_evaluation(model: Model, evaluation: Evaluation) -> dict[str, Any]:
 def _splits(model: Model, evaluation: Evaluation) -> dict[str, str]:
     """The test splits that have rows, the most telling one first, with what they are for people."""
     tests = [*model.tests, *(name for name in evaluation["model"] if name not in model.tests and name != ALL)]
-    found = {name: model.tests.get(name, f"the split {name}") for name in tests if evaluation["model"].get(name)}
+    found = {name: model.tests.get(name, f"the {name} split") for name in tests if evaluation["model"].get(name)}
     return found if len(found) == 1 else {**found, ALL: "all test rows"}
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from pipeline.core.report import (
     seconds,
     summary_markdown,
 )
+from pipeline.models.jukebox import MODEL
+from tests import regression
 from tests.browser import CHROMIUM, MISSING, Browser, browser
 from tests.report_fixture import broken_data, documents, refused, run
 
@@ -102,16 +105,23 @@ class Page(HTMLParser):
 def render_without_pictures(found: dict[str, Any], about: Run) -> str:
     """Drawing takes most of the time, and not every test looks at what is drawn."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(charts, "training_curves", lambda *_: ("", ""))
+        patch.setattr(charts, "training_curves", lambda *_: [])
         for name in ("intervals", "reliability", "confusion"):
             patch.setattr(charts, name, lambda *_: "")
-        return render_report(found, about)
+        return render_report(MODEL, found, about)
 
 
 @cache
 def whole() -> str:
     """The page of a run that went through."""
-    return render_report(documents(), run())
+    return render_report(MODEL, documents(), run())
+
+
+@cache
+def cars() -> dict[str, Any]:
+    """The documents of a run of another kind of model."""
+    with TemporaryDirectory() as folder:
+        return regression.documents(Path(folder))
 
 
 @cache
@@ -122,11 +132,12 @@ def pages() -> dict[str, str]:
     failed = run(stopped_at="validate-data", error="DataInvalid: rankings has no column 'daily_rank'")
     return {
         "published": whole(),
-        "refused": render_report(refused(found), run(stopped_at="verify-model", error="GateRefused: not good enough")),
-        "broken data": render_report(broken_data(found), failed),
-        "nothing": render_report({}, run(stopped_at="fetch-data", error="DataUnavailable: no such file")),
-        "hostile": render_report(hostile_documents, hostile_run),
-        "evaluation": evaluation_html(found["evaluation"], found["verdict"]),
+        "refused": render_report(MODEL, refused(found), run(stopped_at="verify-model", error="GateRefused: not good enough")),
+        "broken data": render_report(MODEL, broken_data(found), failed),
+        "nothing": render_report(MODEL, {}, run(stopped_at="fetch-data", error="DataUnavailable: no such file")),
+        "hostile": render_report(MODEL, hostile_documents, hostile_run),
+        "evaluation": evaluation_html(MODEL, found["evaluation"], found["verdict"]),
+        "regression": render_report(regression.MODEL, cars(), run()),
     }
 
 
@@ -141,8 +152,8 @@ def hostile() -> tuple[Run, dict[str, Any]]:
     evaluation = found["evaluation"]
     labels = [SCRIPT, ENDLESS, UNICODE, r"$\no$", *evaluation["labels"][4:]]
     evaluation["labels"] = labels
-    for country, label in zip(evaluation["countries"], labels, strict=True):
-        country["country"] = label
+    for scores, label in zip(evaluation["slices"]["label"], labels, strict=True):
+        scores["value"] = label
     found["validation"]["checks"].append(
         {
             "name": f"check {SCRIPT}", "severity": "error", "passed": False, "count": 1,
@@ -165,21 +176,23 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
     found, page = documents(), Page(whole())
     model, champion = found["evaluation"]["model"], found["evaluation"]["champion"]
     assert list(page.sections) == [
-        "", "verdict", "steps", "data", "training", "evaluation", "calibration", "countries", "confusion", "parity",
+        "", "verdict", "steps", "data", "training", "evaluation", "calibration", "confusion", "slices", "parity",
         "lineage",
     ]  # fmt: skip
     head = page.text("")
     assert "Version 3 is published" in head
-    assert f"right for {model['unseen']['top1']:.1%} of the chart rows" in head
+    assert f"On songs never met in training, top-1 is {model['unseen']['top1']:.1%} (baseline" in head
     assert f"version 2, the champion ({champion['unseen']['top1']:.1%})" in head
     for check in found["verdict"]["checks"]:
         sign = {">=": "≥", "<=": "≤"}[check["comparison"]]
-        found_and_asked = [number(check["value"]), f"{sign} {number(check['threshold'])}"]
+        interval = [f" {' to '.join(map(number, check['interval']))}"] if check["interval"] else [""]
+        found_and_asked = [number(check["value"]) + interval[0], f"{sign} {number(check['threshold'])}"]
         assert page.row(check["name"])[1:] == [*found_and_asked, "passed"]
     assert page.row("train-model") == ["train-model succeeded", "7.6 s", "1,187 MiB"]
     data = page.text("data")
     assert "1,129,882" in data
-    assert "2025-05-01 to 2026-03-08" in data
+    assert "Last day 2026-03-08 the first is 2025-05-01" in data
+    assert "PSI of the labels: 0.00" in data
     assert "warning shift 1 of 14 quantities has moved" in data
     assert "PSI 0.31, −0.49 sd" in data
     assert page.row("test-unseen")[1:3] == ["2,711", "104,000"]
@@ -190,7 +203,7 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
             metrics = found["evaluation"][who][split]
             low, high = (100 * end for end in metrics["top1_interval"])
             assert f"{metrics['top1']:.1%} {low:.1f}–{high:.1f}" in evaluation
-            assert f"{metrics['cross_entropy']:.3f}" in evaluation
+            assert f"{metrics['cross_entropy']:.4g}" in evaluation
     assert page.row("10%–20%")[3] == "87,480"
     parity = page.row("OpenVINO")
     assert parity == ["OpenVINO 2026.4.1", "1.3 × 10⁻⁶ relative 1.4 × 10⁻⁵", "0", "passed"]
@@ -209,27 +222,31 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
         assert value in lineage
 
 
-def test_each_country_has_a_row_and_those_with_most_rows_come_first() -> None:
-    entries = documents()["evaluation"]["countries"]
-    rows = [row for row in Page(whole()).rows if len(row) == 5 and re.fullmatch(r"[A-Z]{2} ", row[0])]
+def test_each_label_has_a_row_with_all_metrics_and_those_with_most_rows_come_first() -> None:
+    evaluation = documents()["evaluation"]
+    rows = [row for row in Page(whole()).rows if len(row) == 7 and re.fullmatch(r"[A-Z]{2} ", row[0])]
     assert len(rows) == 72
-    expected = sorted(entries, key=lambda entry: -entry["rows"])
-    assert [row[0].strip() for row in rows] == [entry["country"] for entry in expected]
+    expected = sorted(evaluation["slices"]["label"], key=lambda entry: -entry["rows"])
+    assert [row[0].strip() for row in rows] == [entry["value"] for entry in expected]
+    first, n = expected[0], evaluation["labels"].index(expected[0]["value"])
+    matrix = np.array(evaluation["figures"]["confusion"])
     assert [cell.strip() for cell in rows[0][1:]] == [
-        f"{expected[0]['rows']:,}",
-        f"{expected[0]['recall']:.1%}",
-        f"{expected[0]['recall_top5']:.1%}",
-        f"{expected[0]['precision']:.1%}",
+        f"{first['rows']:,}",
+        f"{first['top1']:.1%}",
+        f"{first['cross_entropy']:.3f}",
+        f"{first['calibration_error']:.3f}",
+        f"{first['top5']:.1%}",
+        f"{matrix[n, n] / matrix[:, n].sum():.1%}",
     ]
 
 
 def test_the_strongest_confusion_is_named_first() -> None:
     evaluation = documents()["evaluation"]
-    matrix = np.array(evaluation["confusion"])
+    matrix = np.array(evaluation["figures"]["confusion"])
     off = matrix - np.diag(np.diag(matrix))
     true, predicted = np.unravel_index(off.argmax(), off.shape)
     page = Page(whole())
-    heading = next(n for n, row in enumerate(page.rows) if row and row[0].strip() == "Charts in")
+    heading = next(n for n, row in enumerate(page.rows) if row and row[0].strip() == "True")
     labels, share = evaluation["labels"], off.max() / matrix[true].sum()
     first = [cell.strip() for cell in page.rows[heading + 1]]
     assert first == [labels[true], labels[predicted], f"{off.max():,}", f"{share:.1%}"]
@@ -241,28 +258,51 @@ def test_the_picture_of_all_confusions_has_a_pixel_for_each_pair() -> None:
     assert struct.unpack(">II", png[16:24]) == (72, 72)  # width and height in the header of a PNG
 
 
-def test_countries_that_were_never_charted_or_predicted_have_a_dash() -> None:
+def test_a_label_that_never_occurs_and_is_never_predicted_has_dashes() -> None:
     found = documents(countries=4)
     evaluation = found["evaluation"]
-    evaluation["countries"][0] |= {"rows": 0, "recall": None, "recall_top5": None, "precision": None}
-    evaluation["confusion"][0] = [0, 0, 0, 0]
-    assert Page(render_report(found, run())).row(evaluation["labels"][0])[1:] == ["0", "–", "–", "–"]
+    evaluation["slices"]["label"][0] = {"value": "BR", "rows": 0, "examples": 0}
+    evaluation["labels"][0] = "BR"
+    for row in evaluation["figures"]["confusion"]:
+        row[0] = 0
+    assert Page(render_report(MODEL, found, run())).row("BR")[1:] == ["0", "–", "–", "–", "–", "–"]
 
 
 def test_a_model_that_makes_no_mistake_has_no_confusions() -> None:
     found = documents(countries=3)
-    found["evaluation"]["confusion"] = [[5, 0, 0], [0, 6, 0], [0, 0, 7]]
-    assert "Each row was predicted right." in Page(render_report(found, run())).text("confusion")
+    found["evaluation"]["figures"]["confusion"] = [[5, 0, 0], [0, 6, 0], [0, 0, 7]]
+    assert "Each row was predicted right." in Page(render_report(MODEL, found, run())).text("confusion")
 
 
-def test_without_unseen_songs_the_page_speaks_of_the_seen_ones() -> None:
+def test_without_the_most_telling_split_the_page_speaks_of_the_next() -> None:
     found = documents(countries=5)
     for who in ("model", "baseline", "champion"):
         found["evaluation"][who]["unseen"] = None
-    page = Page(render_report(found, run()))
-    assert "On later days of songs it knows, its first guess was right" in page.text("")
-    assert "First guess right, seen songs" in page.text("")
-    assert "Songs never met" not in page.text("evaluation")
+    page = Page(render_report(MODEL, found, run()))
+    assert "On later days of songs that it knows, top-1 is" in page.text("")
+    assert "Top-1, seen" in page.text("")
+    assert "never met" not in page.text("evaluation")
+
+
+def test_a_regression_has_the_metrics_figures_and_slices_of_its_kind() -> None:
+    page, evaluation = Page(pages()["regression"]), cars()["evaluation"]
+    assert [*page.sections][5:-2] == ["evaluation", "residuals", "slices"]
+    scores, baseline = evaluation["model"]["test"], evaluation["baseline"]["test"]
+    assert f"On the test split, mean absolute error is {scores['mae']:.3f} (baseline {baseline['mae']:.3f})" in page.text("")
+    assert "top-1" not in page.text("").lower()
+    low, high = scores["mae_interval"]
+    assert page.row("This model") == [
+        "This model",
+        f"{scores['mae']:.3f} {low:.2f}–{high:.2f}",
+        f"{scores['rmse']:.3f}",
+        f"{scores['r2']:.4f}",
+    ]
+    assert page.text("evaluation").count("This model") == 1, "all test rows are those of the one split"
+    assert len(page.rows[[row[0].strip() for row in page.rows if row].index("Target") :]) >= 10
+    assert f"{evaluation['figures']['residuals'][0]['examples']}" in page.text("residuals")
+    diesel = next(entry for entry in evaluation["slices"]["fuel"] if entry["value"] == "diesel")
+    assert page.row("diesel")[1:3] == [str(diesel["rows"]), f"{diesel['mae']:.3f}"]
+    assert "below 100,000 km" in page.text("slices")
 
 
 def published(**changed: Any) -> tuple[dict[str, Any], Run]:
@@ -308,7 +348,7 @@ FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
         (
             published(champion={"rows_left_out": 4000, "only_model": ["XX"], "only_champion": ["YY"]}),
             "Version 3 is published",
-            "on the rows of the countries that both know",
+            "on the rows of the labels that both know",
         ),
         (
             published(
@@ -370,7 +410,7 @@ def test_what_the_comparison_leaves_out_is_said() -> None:
 
 
 def test_another_version_that_was_asked_for_is_not_called_the_champion() -> None:
-    page = Page(render_report(*published(champion={"is_best": False})))
+    page = Page(render_report(MODEL, *published(champion={"is_best": False})))
     assert "version 2, which it was to be compared with (" in page.text("")
     assert "; version 2 " in page.text("")
     assert "champion" not in page.text("")
@@ -380,8 +420,8 @@ def test_another_version_that_was_asked_for_is_not_called_the_champion() -> None
 def test_a_champion_that_knows_nothing_of_a_split_leaves_it_empty() -> None:
     found, of_run = published(champion={"rows_left_out": 104_000, "only_model": ["XX"]})
     found["evaluation"]["champion"]["unseen"] = found["evaluation"]["champion"]["model"]["unseen"] = None
-    page = Page(render_report(found, of_run))
-    assert "on these, version 2 knows none of the countries" in page.text("")
+    page = Page(render_report(MODEL, found, of_run))
+    assert "on these, version 2 knows none of the labels" in page.text("")
 
 
 def test_a_version_that_is_damaged_is_said_with_what_to_do() -> None:
@@ -447,7 +487,7 @@ def test_whatever_is_absent_the_page_is_whole(absent: set[str]) -> None:
     assert page.tags.count("h1") == 1
 
 
-@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation"])
+@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"])
 def test_a_page_is_self_contained_and_well_formed(name: str) -> None:
     page = Page(pages()[name])
     assert all(load.startswith(("#", "data:image/png;base64,")) for load in page.loads)
@@ -466,7 +506,7 @@ def test_markup_in_names_and_messages_is_shown_as_text() -> None:
 
 def test_all_of_a_long_error_is_not_needed_but_its_begin_and_end_are() -> None:
     error = "DataInvalid: the cause\n" + "row\n" * 100_000 + "what to do"
-    html = render_report({}, run(stopped_at="fetch-data", error=error))
+    html = render_report(MODEL, {}, run(stopped_at="fetch-data", error=error))
     assert "DataInvalid: the cause" in html
     assert "what to do" in html
     assert "characters are left out here" in html
@@ -481,10 +521,10 @@ def test_credentials_are_shown_nowhere(secret: str) -> None:
     found["lineage"]["data"]["songs"]["source"] = secret
     found["validation"]["checks"][0] |= {"passed": False, "message": f"see {secret}", "examples": [{"source": secret}]}
     found["verdict"]["summary"] = found["lineage"]["verdict"]["summary"] = f"of {secret}."
-    about = run(stopped_at="publish-model", error=f"GET {secret} failed", store=secret, parameters={"songs": [secret]})
+    about = run(stopped_at="publish-model", error=f"GET {secret} failed", store=secret, parameters={"data": [secret]})
     texts = (
         render_without_pictures(found, about),
-        evaluation_html(found["evaluation"], found["verdict"]),
+        evaluation_html(MODEL, found["evaluation"], found["verdict"]),
         summary_markdown(found["lineage"], secret),
     )
     for text in texts:
@@ -498,8 +538,9 @@ def test_the_same_run_gives_the_same_bytes_in_another_process() -> None:
 import hashlib, sys
 from pipeline.core.report import render_report
 assert "matplotlib" not in sys.modules, "matplotlib is imported where nothing is drawn"
+from pipeline.models.jukebox import MODEL
 from tests.report_fixture import documents, run
-print(hashlib.sha256(render_report(documents(), run()).encode()).hexdigest())
+print(hashlib.sha256(render_report(MODEL, documents(), run()).encode()).hexdigest())
 """
     outputs = {
         subprocess.run(
@@ -517,17 +558,17 @@ print(hashlib.sha256(render_report(documents(), run()).encode()).hexdigest())
 
 def test_the_dashboard_sees_a_whole_page_of_the_evaluation() -> None:
     page = Page(pages()["evaluation"])
-    assert list(page.sections) == ["", "verdict", "evaluation", "calibration", "countries", "confusion"]
+    assert list(page.sections) == ["", "verdict", "evaluation", "calibration", "confusion", "slices"]
     assert "The model passed the gate" in page.text("")
     found = documents(countries=5)
     found["verdict"]["passed"] = False
-    assert "The model did not pass the gate" in evaluation_html(found["evaluation"], found["verdict"])
+    assert "The model did not pass the gate" in evaluation_html(MODEL, found["evaluation"], found["verdict"])
 
 
 def test_where_the_gate_is_off_the_dashboard_does_not_say_that_it_was_passed() -> None:
     found = documents(countries=5)
     verdict = found["verdict"] | {"mode": "off", "checks": [], "summary": "Nothing was judged."}
-    assert "passed" not in Page(evaluation_html(found["evaluation"], verdict)).text("").lower()
+    assert "passed" not in Page(evaluation_html(MODEL, found["evaluation"], verdict)).text("").lower()
 
 
 def test_the_summary_says_what_was_published_where_and_how_good_it_is() -> None:
@@ -607,7 +648,7 @@ def test_links_that_follow_from_others_are_not_drawn() -> None:
     assert [target for _, target in graph.edges] == ["b", "c", "d"]
 
 
-def test_countries_that_are_taken_for_one_another_stand_together() -> None:
+def test_labels_that_are_taken_for_one_another_stand_together() -> None:
     rng = np.random.default_rng(0)
     group = rng.permutation(np.repeat([0, 1, 2], 6))
     shares = np.where(group[:, None] == group, 0.15, 0.005)
@@ -615,7 +656,7 @@ def test_countries_that_are_taken_for_one_another_stand_together() -> None:
     assert np.count_nonzero(np.diff(ordered)) == 2
 
 
-def test_the_picture_of_all_confusions_shows_groups_of_countries() -> None:
+def test_the_picture_of_all_confusions_shows_groups() -> None:
     near = np.array([[(i - j) % 2 == 0 for i in range(6)] for j in range(6)])
     svg = charts.confusion(list("ABABAB"), np.where(near, 50, 1).tolist())
     assert re.findall(r">([AB])</text>", svg) in (list("AAABBB") * 2, list("BBBAAA") * 2)
@@ -643,7 +684,7 @@ def opened(chromium: Browser, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation"])
+@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"])
 def test_a_page_fits_the_screen_and_loads_nothing(opened: Any, name: str, width: int) -> None:
     page = opened(name, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -653,7 +694,7 @@ def test_a_page_fits_the_screen_and_loads_nothing(opened: Any, name: str, width:
     assert page.complaints == []
 
 
-@pytest.mark.parametrize("name", ["published", "hostile"])
+@pytest.mark.parametrize("name", ["published", "hostile", "regression"])
 def test_a_printed_page_is_not_cut_and_hides_nothing(opened: Any, name: str) -> None:
     page = opened(name, width=688, media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= 688
@@ -684,7 +725,7 @@ CONTRAST = """
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("name", ["published", "broken data"])
+@pytest.mark.parametrize("name", ["published", "broken data", "regression"])
 def test_every_text_stands_out_from_the_ground(opened: Any, name: str, dark: bool) -> None:
     page = opened(name, width=390, dark=dark)
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
