@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.core.champion import find_champion, read_version, search
+from pipeline.core.encoders import encode
 from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.store import open_store
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from tests.s3_server import S3Server
-from tests.serving import model
+from tests.serving import model, model_of
 from tests.versions import LABELS, publish_version
 
 
@@ -170,6 +172,10 @@ def without(*names: str) -> Callable[[Path], None]:
     return change
 
 
+def encoded(encoder: str) -> dict[str, Any]:
+    return {"column": "x", "unit": "", "derived": "", "encoder": encoder, "parameters": {}, "features": []}
+
+
 ALL_BUT_THE_MODEL = ("labels.json", "lineage.json", "model-card.html")
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "only a model": (without(*ALL_BUT_THE_MODEL), "there is no .*2/lineage.json"),
@@ -186,7 +192,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
             data={
                 "profile": {
                     "features": {"tempo": {"mean": 1.0, "std": 1.0, "edges": [0], "shares": [1]}},
-                    "country_shares": {},
+                    "label_shares": {},
                 }
             }
         ),
@@ -222,7 +228,19 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a deep lineage": (another("lineage.json", b"[" * 1_000_000), "not valid JSON"),
     "deep labels": (another("labels.json", b"[" * 1_000_000, recorded=True), "cannot be used"),
     "a champion that is no number": (replaced(champion=[1]), "champion, Input should be a valid integer"),
-    "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected up to 1"),
+    "an encoding of other features": (
+        replaced(encoding=[encoded("Season")]),
+        "its model takes is_explicit, .*, and its lineage.json makes x: sine of the year",
+    ),
+    "an unknown encoder": (
+        replaced(encoding=[encoded("Hash")]),
+        "encoding.0.encoder",
+    ),
+    "an encoder without what it has learnt": (
+        replaced(encoding=[encoded("OneHot")]),
+        "cannot be used: 'values'",
+    ),
+    "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected up to 2"),
     "a schema in words": (replaced(schema="2026-01"), "schema"),
 }
 
@@ -275,12 +293,47 @@ def test_a_store_that_fails_for_a_moment_is_not_one_without_a_champion(
         champion(root)
 
 
-def test_a_lineage_of_an_older_release_is_read(root: str) -> None:
-    publish_version(root, "a")
+@pytest.mark.parametrize("schema", [0, 1])
+def test_a_lineage_of_an_older_release_is_read(root: str, schema: int) -> None:
+    old = {"profile": {"features": {}, "country_shares": {"BR": 1.0}}}
+    publish_version(root, "a", schema=schema, data=old)
     path = Path(root, "jukebox", "1", "lineage.json")
     lineage = json.loads(path.read_text())
-    del lineage["schema"]
+    if not schema:
+        del lineage["schema"]
     path.write_text(json.dumps(lineage))
+    found = find_champion(root, "jukebox")
+    assert found
+    assert found.lineage["data"]["profile"]["label_shares"] == {"BR": 1.0}
+    assert [(each["column"], each["encoder"]) for each in found.encoding] == [(name, "Number") for name in FEATURE_NAMES]
+
+
+ENCODED = {
+    "column": "fuel", "unit": "", "derived": "", "encoder": "OneHot", "parameters": {"values": ["diesel", "petrol"]},
+    "features": ["fuel: diesel", "fuel: petrol"],
+}  # fmt: skip
+
+
+def test_a_version_tells_how_columns_become_features(root: str) -> None:
+    onnx = model_of({"fuel: diesel": [0.0, 1.0]}, ENCODED["features"])
+    publish_version(root, "a", onnx=onnx, labels=("low", "high"), encoding=[ENCODED])
+    found = read_version(root, "jukebox")
+    assert found
+    vectors = encode(pl.DataFrame({"fuel": ["petrol", "diesel"]}), found.encoding)
+    assert found.predictions(vectors)[:, 1] == pytest.approx([1 / 2, np.e / (1 + np.e)])
+
+
+def test_a_version_of_a_regression_has_one_label(root: str) -> None:
+    publish_version(root, "a", onnx=model_of({"energy": [1.0]}), labels=("price",))
+    found = read_version(root, "jukebox")
+    assert found
+    assert found.labels == ["price"]
+
+
+def test_a_check_that_is_not_defined_proves_nothing(root: str) -> None:
+    publish_version(root, "good")
+    checks = [{"name": "no-worse-than-champion", "value": None}]
+    publish_version(root, "b", verdict={"passed": True, "checks": checks, "champion": {"version": 1, "is_best": True}})
     assert champion(root) == 1
 
 
@@ -294,7 +347,7 @@ def test_a_version_tells_the_order_of_its_features(root: str) -> None:
     vector = np.zeros((1, len(names)), np.float32)
     vector[0, names.index("energy")] = 1
     expected = np.exp([1, 2, 3, 4]) / np.exp([1, 2, 3, 4]).sum()
-    assert version.probabilities(vector)[0] == pytest.approx(expected, rel=1e-5)
+    assert version.predictions(vector)[0] == pytest.approx(expected, rel=1e-5)
     assert "onnx" not in repr(replace(version))
 
 

@@ -265,6 +265,7 @@ def test_a_label_that_never_occurs_and_is_never_predicted_has_dashes() -> None:
     evaluation["labels"][0] = "BR"
     for row in evaluation["figures"]["confusion"]:
         row[0] = 0
+    evaluation["figures"]["confusion"][0] = [0, 0, 0, 0]
     assert Page(render_report(MODEL, found, run())).row("BR")[1:] == ["0", "–", "–", "–", "–", "–"]
 
 
