@@ -5,18 +5,17 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
 # Handed over in the environment, and as they were typed: both make and a shell would read what a path may hold.
-override SONGS := $(value SONGS)
-override RANKINGS := $(value RANKINGS)
+override DATA := $(value DATA)
 override EPOCHS := $(value EPOCHS)
-export SONGS RANKINGS EPOCHS
+export DATA EPOCHS
 .DEFAULT_GOAL := help
 .PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench bench-cluster lock refresh clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
-run: .venv/ready ## Train, judge, convert, verify and publish a model here  [SONGS= RANKINGS= EPOCHS=]
-	@$(BIN)/jukebox run $${SONGS:+--songs="$$SONGS"} $${RANKINGS:+--rankings="$$RANKINGS"} $${EPOCHS:+--epochs="$$EPOCHS"}
+run: .venv/ready ## Train, judge, convert, verify and publish a model here  [DATA='TABLE=URI …' EPOCHS=]
+	@$(BIN)/jukebox run $${DATA:+--data="$$DATA"} $${EPOCHS:+--epochs="$$EPOCHS"}
 
 test: .venv/ready ## Run the tests on all cores  [ARGS='-k store']
 	@$(BIN)/pytest --numprocesses auto --dist worksteal $(ARGS)

@@ -2,7 +2,7 @@
 
 A component's source travels in the compiled pipeline and runs in the training image, which holds this package. So
 every import stands inside, and each shell imports only its own step: TensorFlow costs three seconds, and only two
-steps need it.
+steps need it. ``model`` names the model's folder; it is set when the pipeline is compiled.
 """
 
 from kfp import dsl
@@ -14,44 +14,36 @@ _component = dsl.component(base_image="jukebox-training", install_kfp_package=Fa
 
 @_component
 def fetch_data(
-    songs_uri: str,
-    rankings_uri: str,
+    model: str,
+    data: dict,
     data_version: str,
-    songs_sha256: str,
-    rankings_sha256: str,
+    sha256: dict,
     cache: str,  # noqa: ARG001 part of what the server's cache knows the step by
-    songs: Output[Dataset],
-    rankings: Output[Dataset],
+    tables: Output[Dataset],
     report: Output[Artifact],
 ) -> None:
-    """Fetch songs and rankings, checked against the version of the data that the run was started for."""
+    """Fetch the tables, checked against the version of the data that the run was started for."""
     from pathlib import Path
 
     from pipeline.core.log import step
 
     with step("fetch-data"):
+        from pipeline.core.contract import load
         from pipeline.core.documents import write_json
         from pipeline.steps.fetch_data import fetch_data as run
 
-        fetched = run(
-            songs_uri,
-            rankings_uri,
-            Path(songs.path),
-            Path(rankings.path),
-            data_version=data_version,
-            songs_sha256=songs_sha256,
-            rankings_sha256=rankings_sha256,
-        )
-        for artifact, table in zip((songs, rankings), fetched, strict=True):
-            artifact.metadata.update(table.as_metadata(), data_version=data_version)
-        tables = {name: table.as_metadata() for name, table in zip(("songs", "rankings"), fetched, strict=True)}
-        write_json(Path(report.path), tables)
+        fetched = run(load(model), data, Path(tables.path), data_version=data_version, sha256=sha256)
+        found = {name: table.as_metadata() for name, table in fetched.items()}
+        tables.metadata["data_version"] = data_version
+        for name, facts in found.items():
+            tables.metadata.update({f"{name} {key}": value for key, value in facts.items()})
+        write_json(Path(report.path), found)
 
 
 @_component
 def validate_data(
-    songs: Input[Dataset],
-    rankings: Input[Dataset],
+    model: str,
+    tables: Input[Dataset],
     data_version: str,
     model_store: str,
     model_name: str,
@@ -65,40 +57,45 @@ def validate_data(
 
     from pipeline.core.log import step
 
-    with step("validate-data", songs, rankings):
+    with step("validate-data", tables):
         from datetime import UTC, datetime
 
         from pipeline.core.champion import find_champion
+        from pipeline.core.contract import load
         from pipeline.core.documents import log_metrics
         from pipeline.steps.validate_data import markdown
         from pipeline.steps.validate_data import validate_data as run
 
+        loaded = load(model)
         champion = find_champion(model_store, model_name, champion_version)
         result = run(
-            Path(songs.path),
-            Path(rankings.path),
+            loaded,
+            {table.name: Path(tables.path) / table.name for table in loaded.tables},
             Path(report.path),
             data_version=data_version,
             today=datetime.now(UTC).date(),
             reference=champion.lineage["data"]["profile"] if champion else None,
         )
         Path(summary.path).write_text(markdown(result))
-        log_metrics(metrics, {name: result["profile"][name] for name in ("songs", "rankings", "countries", "days")})
+        log_metrics(metrics, {f"{name} rows": rows for name, rows in result["profile"]["rows"].items()})
         log_metrics(metrics, {"warnings": sum(not check["passed"] for check in result["checks"])})
 
 
 @_component
-def preprocess_data(songs: Input[Dataset], rankings: Input[Dataset], examples: Output[Dataset]) -> None:
+def preprocess_data(model: str, tables: Input[Dataset], examples: Output[Dataset]) -> None:
     """Make training examples, all numeric, in splits that do not leak; learn the normalisation constants."""
     from pathlib import Path
 
     from pipeline.core.log import step
 
-    with step("preprocess-data", songs, rankings):
+    with step("preprocess-data", tables):
+        from pipeline.core.contract import load
         from pipeline.steps.preprocess_data import preprocess_data as run
 
-        description = run(Path(songs.path), Path(rankings.path), Path(examples.path))
-        examples.metadata["countries"] = len(description["labels"])
+        loaded = load(model)
+        folders = {table.name: Path(tables.path) / table.name for table in loaded.tables}
+        description = run(loaded, folders, Path(examples.path))
+        examples.metadata["labels"] = len(description["labels"])
         for split, size in description["splits"].items():
             examples.metadata[f"{split} examples"] = size["examples"]
             examples.metadata[f"{split} rows"] = size["rows"]
@@ -106,10 +103,11 @@ def preprocess_data(songs: Input[Dataset], rankings: Input[Dataset], examples: O
 
 @_component
 def train_model(
+    model: str,
     examples: Input[Dataset],
     hyperparameters: dict,
     data_version: str,
-    model: Output[Model],
+    keras_model: Output[Model],
     predictions: Output[Dataset],
     report: Output[Artifact],
     metrics: Output[Metrics],
@@ -120,24 +118,29 @@ def train_model(
     from pipeline.core.log import step
 
     with step("train-model", examples, draws=False):
+        from pipeline.core.contract import load
         from pipeline.core.documents import log_metrics
         from pipeline.steps.train_model import train_model as run
 
         result = run(
+            load(model),
             Path(examples.path),
-            Path(model.path),
+            Path(keras_model.path),
             Path(predictions.path),
             Path(report.path),
             hyperparameters=hyperparameters,
             data_version=data_version,
         )
         best = result["history"][result["best_epoch"] - 1]
-        model.metadata.update(framework="keras", weights_sha256=result["weights_sha256"], **result["hyperparameters"])
-        log_metrics(metrics, {name: best[name] for name in ("loss", "validation_loss", "validation_top1", "epoch")})
+        keras_model.metadata.update(
+            framework="keras", weights_sha256=result["weights_sha256"], **result["hyperparameters"]
+        )
+        log_metrics(metrics, {name: value for name, value in best.items() if name != "seconds" and value is not None})
 
 
 @_component
 def evaluate_model(
+    model: str,
     examples: Input[Dataset],
     predictions: Input[Dataset],
     model_store: str,
@@ -151,19 +154,22 @@ def evaluate_model(
     confusion: Output[ClassificationMetrics],
     page: Output[HTML],
 ) -> None:
-    """Judge the model on songs never seen and on later days, beside the baseline and the champion."""
+    """Judge the model on each test split, beside the baseline and the champion."""
     from pathlib import Path
 
     from pipeline.core.log import step
 
     with step("evaluate-model", examples, predictions):
         from pipeline.core.champion import search
+        from pipeline.core.contract import load
         from pipeline.core.documents import log_metrics
         from pipeline.core.report import evaluation_html
         from pipeline.steps.evaluate_model import evaluate_model as run
 
+        loaded = load(model)
         found = search(model_store, model_name, champion_version)
         result, decision = run(
+            loaded,
             Path(examples.path),
             Path(predictions.path),
             Path(evaluation.path),
@@ -174,20 +180,22 @@ def evaluate_model(
             mode=gate_mode,
             thresholds=thresholds,
         )
-        Path(page.path).write_text(evaluation_html(result, decision))
-        confusion.log_confusion_matrix(result["labels"], result["confusion"])
+        Path(page.path).write_text(evaluation_html(loaded, result, decision))
+        if matrix := result["figures"].get("confusion"):
+            confusion.log_confusion_matrix(result["labels"], matrix)
         for who in ("model", "baseline", "champion"):
-            for split in ("seen", "unseen", "all"):
+            for split in result["model"]:
                 scores = (result[who] or {}).get(split) or {}
-                for name in ("top1", "top5", "cross_entropy", "calibration_error"):
-                    if name in scores:
-                        log_metrics(metrics, {f"{who} {split} {name}": scores[name]})
+                found = {metric.name: scores.get(metric.name) for metric in loaded.all_metrics}
+                log_metrics(
+                    metrics, {f"{who} {split} {name}": each for name, each in found.items() if each is not None}
+                )
         verdict.metadata.update(passed=decision["passed"], mode=decision["mode"], summary=decision["summary"])
 
 
 @_component
 def convert_model(
-    model: Input[Model],
+    keras_model: Input[Model],
     examples: Input[Dataset],
     training: Input[Artifact],
     model_name: str,
@@ -200,11 +208,11 @@ def convert_model(
 
     from pipeline.core.log import step
 
-    with step("convert-model", model, examples, training, draws=False):
+    with step("convert-model", keras_model, examples, training, draws=False):
         from pipeline.steps.convert_model import convert_model as run
 
         properties = run(
-            Path(model.path),
+            Path(keras_model.path),
             Path(examples.path),
             Path(training.path),
             Path(onnx_model.path),
@@ -217,6 +225,7 @@ def convert_model(
 
 @_component
 def verify_model(
+    model: str,
     verdict: Input[Artifact],
     onnx_model: Input[Model],
     examples: Input[Dataset],
@@ -238,9 +247,11 @@ def verify_model(
         # Before anything is loaded. Not in evaluate-model: Kubeflow loses the outputs of a step that fails.
         gate(Path(verdict.path))
         require(onnx_model, examples, predictions, training)
+        from pipeline.core.contract import load
         from pipeline.steps.verify_model import verify_model as run
 
         result = run(
+            load(model),
             Path(onnx_model.path),
             Path(examples.path),
             Path(predictions.path),
@@ -255,8 +266,8 @@ def verify_model(
 
 @_component
 def publish_model(
-    songs: Input[Dataset],
-    rankings: Input[Dataset],
+    model: str,
+    fetched: Input[Artifact],
     onnx_model: Input[Model],
     examples: Input[Dataset],
     predictions: Input[Dataset],
@@ -282,18 +293,23 @@ def publish_model(
     summary: Output[Markdown],
 ) -> None:
     """Save the model where the model server reaches it, with its card and its lineage."""
+    import json
     from pathlib import Path
 
     from pipeline.core.log import step
 
-    with step("publish-model", onnx_model, examples, predictions, training, validation, evaluation, verdict, parity):
+    judged = (validation, evaluation, verdict, parity)
+    with step("publish-model", fetched, onnx_model, examples, predictions, training, *judged):
+        from pipeline.core.contract import load
         from pipeline.core.documents import write_json
         from pipeline.core.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
 
+        loaded = load(model)
         result = run(
+            model=loaded,
             store=model_store,
-            model=Path(onnx_model.path),
+            onnx_file=Path(onnx_model.path),
             preprocessing=Path(examples.path),
             predictions=Path(predictions.path),
             training=Path(training.path),
@@ -304,7 +320,7 @@ def publish_model(
             model_name=model_name,
             version=version,
             data_version=data_version,
-            data={"songs": dict(songs.metadata), "rankings": dict(rankings.metadata)},
+            data=json.loads(Path(fetched.path).read_text()),
             run_id=run_id,
             run_name=run_name,
             commit=commit,
@@ -319,4 +335,4 @@ def publish_model(
         )
         write_json(Path(published.path), result.lineage)
         Path(card.path).write_bytes(result.card)
-        Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))
+        Path(summary.path).write_text(summary_markdown(loaded, result.lineage, result.uri))

@@ -17,8 +17,8 @@ from kfp.dsl.base_component import BaseComponent
 
 from pipeline import components
 from pipeline.checkout import head
+from pipeline.core.contract import load
 from pipeline.core.errors import JukeboxError, RequestRefused, ServerAway, ServerUnavailable, SettingsInvalid
-from pipeline.core.options import Hyperparameters
 from pipeline.core.trusted_ca import CONFIG_MAP, FILE
 from pipeline.settings import Settings, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
@@ -27,7 +27,6 @@ from scripts.clients.pipeline_server import find_server
 
 PIPELINE = "prod-train-save"
 VERSION = "0.0.2"
-EPOCHS: int = Hyperparameters().epochs
 
 # The keys of an S3 data connection; pipeline/core/s3.py reads the variables of the same names.
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION")
@@ -37,23 +36,43 @@ STEP_TIMEOUT = 30 * MINUTE
 TRAIN_TIMEOUT = 6 * 60 * MINUTE
 
 
-def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
-    """Return the pipeline with the sizes and the defaults of ``settings``; ``image`` instead of theirs where given."""
-    image = image or settings.image
+DESCRIPTION = """Train and save the model {name}.
 
-    @dsl.pipeline(
-        name=PIPELINE,
-        display_name="Train and save the jukebox model",
-        description="From 13 audio features of a song to the countries where it charts: fetched, validated, trained, "
-        "judged, converted to ONNX, verified and saved where the model server reaches it.",
-    )
+Args:
+    data_version: Digest that names the data; `jukebox data-version` prints it.
+    data: Where the tables ({tables}) are: https://, s3://, file:// or a path; one file, a folder or a glob.
+    sha256: Digest that a table must have, by the table's name; missing or empty: not checked.
+    hyperparameters: {hyperparameters}.
+    model_name: Name of the model in the store and on the model server.
+    version: Semantic version of the model's definition.
+    cluster_domain: Domain of the cluster's routes, for the address on the model card.
+    model_storage_pvc: Claim that holds the model store.
+    model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
+    champion_version: Number of the version to compare with, or none; empty: the champion.
+    gate_mode: enforce, warn or off; what has not passed is kept at best, and never served.
+    thresholds: {checks}.
+    prod_flag: Whether the version may be proposed for production.
+    commit: Git commit of the pipeline's source.
+    cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
+    commit_time: When that was made, ISO 8601; a newer commit's model is not succeeded. Empty: not asked.
+"""
+
+
+def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
+    """Return the pipeline with the sizes and the defaults of ``settings``; ``image`` instead of theirs if given.
+
+    Raises SettingsInvalid if there is no model of the settings' name, or if its tables are not those of the data.
+    """
+    image = image or settings.image
+    loaded = load(settings.model_name)
+    loaded.require_tables(settings.data, "data in the settings")
+    model = settings.model_name
+
     def prod_train_save(
         data_version: str,
-        songs: str = settings.songs,
-        rankings: str = settings.rankings,
-        songs_sha256: str = "",
-        rankings_sha256: str = "",
-        hyperparameters: dict = {"epochs": EPOCHS},  # noqa: B006
+        data: dict = dict(settings.data),  # noqa: B006
+        sha256: dict = {},  # noqa: B006
+        hyperparameters: dict = {"epochs": loaded.hyperparameters.epochs},  # noqa: B006
         model_name: str = settings.model_name,
         version: str = VERSION,
         cluster_domain: str = settings.cluster_domain,
@@ -67,52 +86,30 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         cache: str = "",
         commit_time: str = "",
     ) -> None:
-        """Train and save the jukebox model.
-
-        Args:
-            data_version: Digest that names the data; `jukebox data-version SONGS RANKINGS` prints it.
-            songs: Where the songs are: https://, s3://, file:// or a path; one file, a folder or a glob.
-            rankings: Where the charts are, likewise.
-            songs_sha256: Digest that the songs must have; empty: not checked.
-            rankings_sha256: Digest that the charts must have; empty: not checked.
-            hyperparameters: epochs, batch_size, learning_rate, hidden_layers, dropout, patience, seed.
-            model_name: Name of the model in the store and on the model server.
-            version: Semantic version of the model's definition.
-            cluster_domain: Domain of the cluster's routes, for the address on the model card.
-            model_storage_pvc: Claim that holds the model store.
-            model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
-            champion_version: Number of the version to compare with, or none; empty: the champion.
-            gate_mode: enforce, warn or off; what has not passed is kept at best, and never served.
-            thresholds: gain_over_baseline, champion_tolerance, top5_floor, calibration_ceiling.
-            prod_flag: Whether the version may be proposed for production.
-            commit: Git commit of the pipeline's source.
-            cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
-            commit_time: When that was made, ISO 8601; a newer commit's model is not succeeded. Empty: not asked.
-        """
         run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         store = {"model_store": model_store, "model_name": model_name}
 
         fetched = components.fetch_data(
-            songs_uri=songs,
-            rankings_uri=rankings,
+            model=model,
+            data=data,
             data_version=data_version,
-            songs_sha256=songs_sha256,
-            rankings_sha256=rankings_sha256,
+            sha256=sha256,
             # The server knows what a step reads by the ids of its artifacts. If this step runs afresh they are new, and
             # all that follows does so, too.
             cache=cache,
         )
-        tables = {"songs": fetched.outputs["songs"], "rankings": fetched.outputs["rankings"]}
+        tables = fetched.outputs["tables"]
         validated = components.validate_data(
-            **tables, **store, data_version=data_version, champion_version=champion_version
+            model=model, tables=tables, **store, data_version=data_version, champion_version=champion_version
         )
-        preprocessed = components.preprocess_data(**tables)
+        preprocessed = components.preprocess_data(model=model, tables=tables)
         examples = preprocessed.outputs["examples"]
         trained = components.train_model(
-            examples=examples, hyperparameters=hyperparameters, data_version=data_version
+            model=model, examples=examples, hyperparameters=hyperparameters, data_version=data_version
         ).after(validated)
         predictions, training = trained.outputs["predictions"], trained.outputs["report"]
         evaluated = components.evaluate_model(
+            model=model,
             examples=examples,
             predictions=predictions,
             **store,
@@ -121,7 +118,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             thresholds=thresholds,
         )
         converted = components.convert_model(
-            model=trained.outputs["model"],
+            keras_model=trained.outputs["keras_model"],
             examples=examples,
             training=training,
             model_name=model_name,
@@ -129,6 +126,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             data_version=data_version,
         )
         verified = components.verify_model(
+            model=model,
             verdict=evaluated.outputs["verdict"],
             onnx_model=converted.outputs["onnx_model"],
             examples=examples,
@@ -137,7 +135,8 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             model_name=model_name,
         )
         published = components.publish_model(
-            **tables,
+            model=model,
+            fetched=fetched.outputs["report"],
             **store,
             **run,
             onnx_model=converted.outputs["onnx_model"],
@@ -204,7 +203,19 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             for name, value in settings.proxies.items():
                 task.set_env_variable(name, value)
 
-    pipeline: BaseComponent = prod_train_save
+    # Kubeflow reads the parameters' descriptions here.
+    prod_train_save.__doc__ = DESCRIPTION.format(
+        name=loaded.name,
+        tables=", ".join(settings.data),
+        hyperparameters=", ".join(type(loaded.hyperparameters).model_fields),
+        checks=", ".join(check.name for check in loaded.all_checks),
+    )
+    pipeline: BaseComponent = dsl.pipeline(
+        name=PIPELINE,
+        display_name=f"Train and save the model {loaded.name}",
+        description=f"{loaded.title}: fetched, validated, trained, judged, converted to ONNX, verified and saved where "
+        "the model server reaches it.",
+    )(prod_train_save)
     return pipeline
 
 
@@ -305,7 +316,7 @@ def submit() -> None:
     kfp = Kfp(lambda: server)
     image = settings.image if "@sha256:" in settings.image else newest_image(kfp)
     print(f"Image: {image}", flush=True)
-    data_version = resolve_data_version(settings.songs, settings.rankings)
+    data_version = resolve_data_version(settings.data)
     run = start_run(
         kfp,
         spec_of(build_pipeline(settings, image=image)),

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import unquote
@@ -29,6 +30,8 @@ _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
 _NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"
 _TAINT = rf"({_KEY})?", "the key of a taint, or nothing"
+_TABLE = r"[a-z][a-z0-9_-]*"
+_URI = r"[^'\n]+"  # the listener has them between quotes
 _EXPECTED = {
     "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
     "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
@@ -52,6 +55,7 @@ _EXPECTED = {
     "train-taint": _TAINT,
     "store-nodes": _NODES,
     "store-taint": _TAINT,
+    "model-name": (r"[a-z]([a-z0-9-]*[a-z0-9])?", "lower case letters, digits and dashes"),
     "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
     "step-cpu": _CPU,
     "step-memory": _MEMORY,
@@ -97,8 +101,7 @@ class Settings:
     train_taint: str
     store_nodes: str
     store_taint: str
-    songs: str
-    rankings: str
+    data: Mapping[str, str]
     model_name: str
     model_store: str
     model_storage_pvc: str
@@ -160,7 +163,18 @@ def read_settings(path: Path | None = None) -> Settings:
         wrong = [f"{', '.join(_S3_SECRETS)} name the same Secret twice, expected three: each is an identity of its own"]
     if wrong:
         raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
-    return Settings(**{name: data[key] for name, key in keys.items()})
+    return Settings(**{name: data[key] for name, key in keys.items()} | {"data": _uris(data["data"])})
+
+
+def model_in(content: bytes) -> str:
+    """Return the model's name in what a settings file holds; raises SettingsInvalid if there is none."""
+    try:
+        data = yaml.safe_load(content)["data"]
+        if not _problem("model-name", data):
+            return str(data["model-name"])
+    except (ValueError, yaml.YAMLError, TypeError, KeyError):
+        pass
+    raise SettingsInvalid(f"the settings of the commit name no model: expected model-name, {_EXPECTED['model-name'][1]}")
 
 
 def secret_in(value: object) -> str:
@@ -173,10 +187,25 @@ def secret_in(value: object) -> str:
     return "is a signed URL" if SIGNED.search(query) else "holds credentials" if _KEYS.search(query) else ""
 
 
+def _uris(text: object) -> dict[str, str]:
+    """The URI of each table, from the YAML text of the key ``data``; nothing if it is not of that form."""
+    try:
+        found = yaml.safe_load(text) if isinstance(text, str) else None
+    except yaml.YAMLError:
+        found = None
+    if isinstance(found, dict) and all(
+        re.fullmatch(_TABLE, str(table)) and isinstance(uri, str) and re.fullmatch(_URI, uri)
+        for table, uri in found.items()
+    ):
+        return found
+    return {}
+
+
 def _secret(key: str, value: object) -> str:
     if key in ("http-proxy", "https-proxy") and "@" in str(value):
         return "holds credentials, which do not belong into Git: name a proxy that asks for none"
-    if secret := secret_in(value):
+    values = (key == "data" and [*_uris(value).values()]) or [value]
+    if secret := next(filter(None, map(secret_in, values)), ""):
         return (
             f"{secret}, and Git keeps it for ever: name it without, and put what lets you in into a Secret; the one "
             "that data-secret names holds the keys for s3://"
@@ -190,6 +219,9 @@ def _problem(key: str, data: dict[str, object]) -> str:
     value = data[key]
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
+    if key == "data":
+        # Not quoted: what cannot be read may hold a secret.
+        return "" if _uris(value) else "is not a line for each table, as `table: s3://bucket/table/*.parquet`"
     pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
     if not re.fullmatch(pattern, value):
         return f"is {value!r}, expected {expected}"

@@ -16,13 +16,18 @@ from pipeline.core.errors import SettingsInvalid
 STAGES = "dependencies", "training"
 INSTALLS = "install_packages.py"
 KNOWN = ("ENV", "USER", "WORKDIR", "COPY")
+MODEL = "MODEL"  # the one argument of the last stage: the folder of the model
 
 
 @dataclass(frozen=True)
 class Containerfile:
-    """The Containerfile of a commit; raises SettingsInvalid if its last two stages are not as ``STAGES`` says."""
+    """The Containerfile of a commit, for the model in the folder ``model`` below pipeline/models.
+
+    Raises SettingsInvalid if its last two stages are not as ``STAGES`` says.
+    """
 
     content: bytes
+    model: str
 
     def __post_init__(self) -> None:
         stages = self._stages()
@@ -32,7 +37,7 @@ class Containerfile:
         packages, code = (stages[name] for name in STAGES)
         runs = [value for instruction, value in packages if instruction not in ("ARG", "COMMENT")]
         wrong = [value for value in runs if INSTALLS not in value]
-        wrong += [f"{instruction} {value}" for instruction, value in code if instruction not in (*KNOWN, "COMMENT")]
+        wrong += [f"{instruction} {value}" for instruction, value in code if not self._is_known(instruction, value)]
         wrong += [f"COPY {value}" for instruction, value in code if instruction == "COPY" and len(value.split()) != 2]
         if wrong or len(runs) != 1:
             first, last = STAGES
@@ -50,7 +55,8 @@ class Containerfile:
     @property
     def copies(self) -> list[tuple[PurePosixPath, PurePosixPath]]:
         """What is copied from the commit, and where to."""
-        return [(PurePosixPath(source), PurePosixPath(target)) for source, target in map(str.split, self._last("COPY"))]
+        named = (value.replace(f"${{{MODEL}}}", self.model).split() for value in self._last("COPY"))
+        return [(PurePosixPath(source), PurePosixPath(target)) for source, target in named]
 
     def config(self, environment: Mapping[str, str]) -> dict[str, object]:
         """Return ``Env``, ``User`` and ``WorkingDir`` of the training image; ``environment`` is its base's."""
@@ -60,6 +66,10 @@ class Containerfile:
             if found := self._last(instruction):
                 config[key] = found[-1]
         return config
+
+    @staticmethod
+    def _is_known(instruction: str, value: str) -> bool:
+        return instruction in (*KNOWN, "COMMENT") or (instruction == "ARG" and value.partition("=")[0] == MODEL)
 
     def _last(self, instruction: str) -> list[str]:
         return [value for found, value in self._stages()[STAGES[1]] if found == instruction]

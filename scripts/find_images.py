@@ -5,14 +5,16 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
 
+from pipeline.core.contract import folder_of
 from pipeline.core.errors import BuildFailed, RegistryRefuses
 from pipeline.core.texts import one_line
-from pipeline.settings import read_settings
+from pipeline.settings import SETTINGS_FILE, model_in, read_settings
 from scripts import install_packages
 from scripts.clients.kubernetes_api import ci_cluster
 from scripts.clients.registry import AuthFile, Registry, repository_of
@@ -126,8 +128,7 @@ class Commit:
 
         As git has it: an archive would be what the commit's attributes make of it.
         """
-        found = git(self.folder, "ls-tree", "-r", "-l", "-z", "--full-tree", self.name, "--", str(source))
-        for entry in filter(None, found.split(b"\0")):
+        for entry in self._entries("-l", str(source)):
             about, _, path = entry.partition(b"\t")
             mode, kind, blob, size = about.decode().split()
             if kind == "blob" and int(size) > LIMIT:
@@ -135,10 +136,21 @@ class Commit:
             content = git(self.folder, "cat-file", "blob", blob) if kind == "blob" else b""
             yield PurePosixPath(os.fsdecode(path)), mode, content
 
+    def _entries(self, *arguments: str) -> list[bytes]:
+        """What git lists of paths; without what makes a model's sample, which no run needs."""
+        found = git(self.folder, "ls-tree", "-r", "-z", "--full-tree", self.name, *arguments)
+        sample = f"\tpipeline/models/{self.model}/sample.py".encode()
+        return [entry for entry in found.split(b"\0") if entry and not entry.endswith(sample)]
+
+    @cached_property
+    def model(self) -> str:
+        """The folder of the model that its own settings name, as its pipeline is compiled from them."""
+        return folder_of(model_in(self.read(str(SETTINGS_FILE.relative_to(PRODUCT)))))
+
     @property
     def containerfile(self) -> Containerfile:
         """What is said of its training image."""
-        return Containerfile(self.read("Containerfile"))
+        return Containerfile(self.read("Containerfile"), self.model)
 
     def packages_key(self, base: str) -> str:
         """The hash of what the packages of the training image are made of.
@@ -151,8 +163,7 @@ class Commit:
     def image_key(self, base: str) -> str:
         """The hash of what the training image is made of: packages, and what the Containerfile says and copies."""
         sources = [str(source) for source, _ in self.containerfile.copies]
-        tree = git(self.folder, "ls-tree", "-r", "-z", "--full-tree", self.name, "--", "Containerfile", *sources)
-        return _hash(self.packages_key(base).encode(), tree)
+        return _hash(self.packages_key(base).encode(), *self._entries("Containerfile", *sources))
 
     def lock_key(self, ci_image: str) -> str:
         """The hash of what the tasks' image of this lock is made of."""

@@ -1,170 +1,186 @@
-"""``jukebox predict``: try a published model on a song."""
+"""``jukebox predict``: try a published model on a row of its data."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import polars as pl
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 from rich.text import Text
 
 from pipeline.core.champion import Version, read_version
+from pipeline.core.contract import Model, Table, load
+from pipeline.core.data import lazy
 from pipeline.core.documents import to_json
-from pipeline.core.errors import DataInvalid, DataUnavailable, SettingsInvalid, StoreBroken
+from pipeline.core.encoders import encode
+from pipeline.core.errors import DataUnavailable, SettingsInvalid, StoreBroken
+from pipeline.core.parts import Parts, Unusable
 from pipeline.core.texts import one_line
-from pipeline.models.jukebox.tables import FEATURE_NAMES, ID
 from pipeline.settings import read_settings
-from scripts.clients.model_server import infer
+from scripts.clients.model_server import find_served, infer
 
 BAR = 30  # characters
 SAME = 1e-3  # more than a model server errs by that computes in bfloat16
+FETCHED = Path("build/latest/fetch-data/tables")
 
 
 def command(
-    song: Annotated[str, typer.Argument(help="Its id, or a part of its name.")],
-    songs: Annotated[Path, typer.Option(help="Parquet file or folder to look it up in.")] = Path(
-        "build/latest/fetch-data/songs"
-    ),
+    row: Annotated[str, typer.Argument(help="What a column without duplicates holds, or a part of a text.")],
+    table: Annotated[
+        Path | None, typer.Option(help="Parquet file or folder to look it up in; else what the last run has fetched.")
+    ] = None,
     model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")] = "build/models",
     version: Annotated[
-        int, typer.Option(min=0, help="Its number, also of one that failed; 0: the newest that passed.")
+        int, typer.Option(min=0, help="Its number, also of one that failed; 0: the newest that passed, or is served.")
     ] = 0,
     endpoint: Annotated[
         str,
         typer.Option(
             metavar="URL",
-            help="Ask the model server, not the model store: the address that `kubectl get inferenceservice` shows, or "
-            "that of a forwarded port.",
+            help="Ask the model server: the address that `kubectl get inferenceservice` shows, or that of a forwarded "
+            "port. What the numbers mean still comes from the same version in --model-store.",
         ),
     ] = "",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            help="With --endpoint: `labels.json` of the served version. A model server does not tell the names of the "
-            "countries; without this file they come from the same version in --model-store."
-        ),
-    ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many countries to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 5,
 ) -> None:
-    """Show the countries where a song is most likely to chart.
+    """Show what a model answers for a row of its table.
 
     Example: `jukebox predict "Golden River" --top 10`
 
-    Example: `jukebox predict "Golden River" --endpoint https://jukebox-ada.apps.example.com --labels labels.json`
+    Example: `jukebox predict "Golden River" --endpoint https://jukebox-ada.apps.example.com`
     """
-    if labels and not endpoint:
-        raise SettingsInvalid("--labels is given without --endpoint; leave it out: the model store has its own")
-    model_name = read_settings().model_name
-    found, others = _look_up(song, songs)
+    settings = read_settings()
+    model, model_name = load(settings.model_name), settings.model_name
+    found, others = _look_up(row, table, model)
     if endpoint:
-        features = _vector(found, FEATURE_NAMES)
-        number, answer = infer(endpoint, model_name, version, features)
-        if labels:
-            countries = _read_labels(labels, answer.shape[1])
-        else:
-            model = _find_served(model_store, model_name, number, features, answer)
-            countries = model.labels
-            if model.features != [*FEATURE_NAMES]:
-                number, answer = infer(endpoint, model_name, number, _vector(found, model.features))
+        number = find_served(endpoint, model_name, version)
+        published = _read_served(model_store, model_name, number)
+        vectors = encode(found, published.encoding)
+        answer = infer(endpoint, model_name, number, vectors, model.kind)
+        _require_same(published, vectors, answer, model_store, model_name)
     else:
         in_store = read_version(model_store, model_name, version)
         if in_store is None:
             raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
-        number, countries = in_store.version, in_store.labels
-        answer = in_store.probabilities(_vector(found, in_store.features))
-    [probabilities] = answer
-    title = f"{found['name']} by {found['artists']} ({found[ID]}), {model_name} version {number}"
-    table = Table(box=None)
-    table.add_column("Country")
-    table.add_column("Probability", justify="right")
-    table.add_column("")
-    for place in np.argsort(-probabilities)[:top]:
-        share = float(probabilities[place])
-        table.add_row(
-            Text(one_line(str(countries[place]))),
-            f"{share:.1%}",
-            "█" * max(1, round(BAR * share / probabilities.max())),
-        )
+        published = in_store
+        answer = published.probabilities(encode(found, published.encoding))
     console = Console(highlight=False)
-    # Names of songs hold brackets, which are no markup.
+    title = f"{', '.join(_names(found, model))}: {model_name} version {published.version}"
+    # What a table holds may have brackets, which are no markup.
     console.print(one_line(title), markup=False, soft_wrap=True)
-    console.print(table)
+    console.print(_shown(model, answer[0], [*map(str, published.labels)], top))
     if others:
-        console.print(f"{others} more with such a name; give an id to choose")
+        console.print(f"{others} more with such a text; give what no other row has, to choose")
 
 
-def _vector(song: Mapping[str, Any], features: Sequence[str]) -> NDArray[np.float32]:
-    """The features of a song in this order, float32[1, features]."""
-    if missing := [name for name in features if song.get(name) is None]:
-        raise DataInvalid(f"{song[ID]} has no {', '.join(missing)}; the model needs all features: take another song")
-    return np.array([[float(song[name]) for name in features]], dtype=np.float32)
+def _shown(model: Model, prediction: NDArray[np.float32], labels: Sequence[str], top: int) -> Shown:
+    """The answer as a table: labels with their probabilities, or a number with its unit."""
+    answer = model.kind.answer(prediction.astype(np.float64), labels)[:top]
+    shares = model.kind.activation == "softmax"
+    unit = next((each.unit for table in model.tables for each in table.columns if each.name == model.kind.target), "")
+    shown = Shown(box=None)
+    shown.add_column("Label" if shares else "")
+    shown.add_column("Probability" if shares else "Value", justify="right")
+    shown.add_column("")
+    for label, value in answer:
+        bar = "█" * max(1, round(BAR * value / answer[0][1])) if shares else unit
+        shown.add_row(Text(one_line(label)), f"{value:.1%}" if shares else f"{value:.6g}", Text(bar))
+    return shown
 
 
-def _find_served(
-    model_store: str, model_name: str, version: int, features: NDArray[np.float32], answer: NDArray[np.float32]
-) -> Version:
-    """Return the served version, from the store, if its model of that number answers the same.
-
-    The server itself does not name them: OpenVINO Model Server keeps the properties of an ONNX file to itself. And the
-    number alone does not say that it is this version: a laptop's store counts from 1, and so does a cluster's.
-    """
-    to_do = (
-        "Name the store of what is served with --model-store; or its labels with --labels, where you cannot reach it: "
-        f"kubectl exec deployment/{model_name}-predictor -- cat /mnt/models/{version}/labels.json > labels.json"
-    )
+def _read_served(model_store: str, model_name: str, number: int) -> Version:
+    """Return the version of this number from the store."""
     try:
-        model = read_version(model_store, model_name, version)
+        found = read_version(model_store, model_name, number)
     except StoreBroken as error:
-        raise StoreBroken(f"the served version {version} needs its countries' names: {error}.\n{to_do}") from None
-    if not (
-        model
-        and len(model.labels) == answer.shape[1]
-        and len(model.features) == features.shape[1]
-        and np.allclose(model.probabilities(features), answer, atol=SAME)
-    ):
-        raise StoreBroken(f"the served version {version} answers otherwise than the one in {model_store}.\n{to_do}")
-    return model
+        raise StoreBroken(
+            f"What goes in and out of the served version {number} must be in the store: {error}.\n"
+            f"{_to_do(model_name, number)}"
+        ) from None
+    assert found  # noqa: S101 a version is named
+    return found
 
 
-def _read_labels(file: Path, count: int) -> list[str]:
-    try:
-        labels = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        labels = str(error)
-    if not isinstance(labels, list) or len(labels) != count:
-        found = f"a list of {len(labels)}" if isinstance(labels, list) else labels
-        raise SettingsInvalid(
-            f"{file} holds no list of {count} countries, which is what the model server answers with, but {found}; "
-            "name the labels.json of the served version"
+def _require_same(
+    version: Version, vectors: NDArray[np.float32], answer: NDArray[np.float32], model_store: str, model_name: str
+) -> None:
+    """Raise StoreBroken unless the version in the store answers the same.
+
+    The number alone does not say that it is the served one: a laptop's store counts from 1, and so does a cluster's.
+    """
+    expected = version.probabilities(vectors)
+    if expected.shape != answer.shape or not np.allclose(expected, answer, rtol=SAME, atol=SAME):
+        raise StoreBroken(
+            f"The served version {version.version} answers otherwise than the one in {model_store}.\n"
+            f"{_to_do(model_name, version.version)}"
         )
-    return [str(label) for label in labels]
 
 
-def _look_up(song: str, songs: Path) -> tuple[dict[str, Any], int]:
-    """Return the song with this id, else the first with this in its name; and how many more have."""
-    if not songs.exists():
+def _to_do(model_name: str, number: int) -> str:
+    here, there = f"served/{model_name}/{number}", f"/mnt/models/{number}"
+    return (
+        "Name the store of what is served with --model-store. If you cannot reach it, copy the version and name "
+        f"--model-store served: mkdir -p {here}; for file in lineage.json labels.json model.onnx model-card.html; do "
+        f"kubectl exec deployment/{model_name}-predictor -- cat {there}/$file > {here}/$file; done"
+    )
+
+
+def _table_of(model: Model) -> Table:
+    """The table whose rows the model takes."""
+    return next(table for table in model.tables if any(column.feature for column in table.columns))
+
+
+def _names(found: pl.DataFrame, model: Model) -> list[str]:
+    """What a row is called: its texts, then what no other row has."""
+    columns = sorted(_looked_at(_table_of(model)), key=lambda name: _table_of(model)[name].unique)
+    return [str(value) for value in found.select(columns).row(0) if value is not None]
+
+
+def _looked_at(table: Table) -> list[str]:
+    """The columns by which a row is found."""
+    return [each.name for each in table.columns if each.unique or (each.dtype == pl.String and not each.derived)]
+
+
+def _look_up(row: str, place: Path | None, model: Model) -> tuple[pl.DataFrame, int]:
+    """Return the row that has this in a unique column, else the first with this in a text; and how many more have."""
+    table = _table_of(model)
+    place = place or FETCHED / table.name
+    columns = _looked_at(table)
+    if not columns:
+        raise SettingsInvalid(f"the table {table.name} has neither a unique column nor a text to find a row by")
+    if not place.exists():
         raise DataUnavailable(
-            f"{songs} does not exist; `jukebox run` leaves the songs there, or name others with --songs"
+            f"{place} does not exist; `jukebox run` leaves the table {table.name} there, or name another with --table"
         )
-    files = sorted(songs.glob("*.parquet")) if songs.is_dir() else [songs]
-    # Not as a pattern: a path may hold what one is made of. Without files it complains as of a damaged one.
-    table = pl.scan_parquet(files, glob=False)
-    by_id = pl.col(ID) == song
-    by_name = pl.col("name").str.to_lowercase().str.contains(song.lower(), literal=True).fill_null(value=False)
     try:
-        table = table.select(ID, "name", "artists", *FEATURE_NAMES)
-        matches = table.filter(by_id | by_name).sort(by_id, descending=True, maintain_order=True).collect()
-        some = table.drop_nulls("name").head(3).collect()["name"].to_list()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataUnavailable(f"{songs} holds no songs as Parquet: {str(error).splitlines()[0]}; name others") from None
+        parts = Parts(place, table.schema)
+        if parts.faults:
+            raise next(iter(parts.faults.values()))
+        rows = lazy(table, parts)
+        unique = [pl.col(name) for name in columns if table[name].unique]
+        texts = [pl.col(name) for name in columns if not table[name].unique]
+        exact = pl.any_horizontal(pl.lit(value=False), *(_is(each, row) for each in unique)).fill_null(value=False)
+        like = pl.any_horizontal(
+            pl.lit(value=False),
+            *(each.str.to_lowercase().str.contains(row.lower(), literal=True) for each in texts),
+        ).fill_null(value=False)
+        matches = rows.filter(exact | like).collect().sort(exact, descending=True, maintain_order=True)
+        some = rows.select((texts or unique)[0].alias("some")).drop_nulls().head(3).collect()["some"].to_list()
+    except (Unusable, pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataUnavailable(f"{place} does not hold {table.name} as Parquet: {reason}; name another") from None
     if matches.is_empty():
         raise DataUnavailable(
-            f"no song has the id or the name {song!r}; there are for instance {to_json(some, ensure_ascii=False)}"
+            f"no row of {table.name} has {row!r} in {', '.join(columns)}; there are for instance "
+            f"{to_json([*map(str, some)], ensure_ascii=False)}"
         )
-    found = matches.row(0, named=True)
-    return found, 0 if found[ID] == song else len(matches) - 1
+    return matches.head(1), 0 if matches.select(exact).row(0)[0] else len(matches) - 1
+
+
+def _is(column: pl.Expr, row: str) -> pl.Expr:
+    """Whether a column holds this; whole numbers are read as floats."""
+    return column.cast(pl.String).is_in([row, f"{row}.0"])

@@ -67,7 +67,7 @@ class Facts:
     author: str = "Ada"
     path: str = "pipeline/core/options.py"
     bucket: str = "data"
-    key: str = "songs/2026-05.parquet"
+    key: str = "table/2026-05.parquet"
     model: str = "jukebox"
     firing: bool = True
     delivery: str = field(default_factory=lambda: str(uuid4()))
@@ -134,7 +134,9 @@ def command(
     branch: Annotated[str, typer.Option(help="Pushed branch.")] = Facts.branch,
     path: Annotated[str, typer.Option(help="A file that the push changes.")] = Facts.path,
     repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
-    data: Annotated[str, typer.Option(help="New object, s3://bucket/key; else one as the settings' songs.")] = "",
+    data: Annotated[
+        str, typer.Option(help="New object, s3://bucket/key; else one where the settings' first table is.")
+    ] = "",
     delivery: Annotated[str, typer.Option(help="The event's identity: give it again for a redelivery.")] = "",
 ) -> None:
     """Send an event; the listener takes it with 202 before it looks at it, so look for the PipelineRun.
@@ -143,7 +145,7 @@ def command(
     """
     settings = read_settings()
     secret = _secret(kind, secret_file, settings)
-    bucket, _, key = (data or settings.songs).removeprefix("s3://").partition("/")
+    bucket, _, key = (data or next(iter(settings.data.values()))).removeprefix("s3://").partition("/")
     facts = Facts(
         repository=page(repository or settings.repository),
         branch=branch,
@@ -337,7 +339,7 @@ def _data_cloudevent(facts: Facts) -> Built:
 
 def _alert(facts: Facts) -> Built:
     labels = {"alertname": "JukeboxDataDrift", "severity": "warning", "model": facts.model, RETRAIN: facts.model}
-    annotations = {"summary": "The songs that are asked for differ from those that the model has learnt from"}
+    annotations = {"summary": "What the model is asked about differs from what it has learnt from"}
     status = "firing" if facts.firing else "resolved"
     alert = {
         "status": status,

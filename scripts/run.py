@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -35,18 +35,19 @@ from rich.table import Table
 
 from pipeline import components as shells
 from pipeline.checkout import head
+from pipeline.core.contract import load
 from pipeline.core.errors import SettingsInvalid
 from pipeline.core.log import ENDED
-from pipeline.core.options import GATE_MODES, Hyperparameters, Thresholds, parse
+from pipeline.core.options import GATE_MODES, parse, parse_thresholds
 from pipeline.core.report import Run, Step, render_report
 from pipeline.core.sources import WILDCARD, redact
 from pipeline.core.store import FAILED
-from pipeline.models.jukebox.sample import generate
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.compile_pipeline import pipeline_resources
-from scripts.sample import ROWS
+from scripts.data_version import read_data
+from scripts.sample import generator
 
 # Where a step leaves the documents that the page is made of: task, output, and a file in it where it is a folder.
 DOCUMENTS = {
@@ -69,8 +70,13 @@ OURS = re.compile(r"[\d-]+ [\d:,]+ (?P<level>INFO|WARNING|ERROR) (?P<message>.*)
 
 
 def command(
-    songs: Annotated[str, typer.Option(help="Songs: https://, s3://, file:// or a path. Default: generated.")] = "",
-    rankings: Annotated[str, typer.Option(help="Charts, likewise.")] = "",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TABLE=URI",
+            help="Once for each table: https://, s3://, file:// or a path. Default: generated.",
+        ),
+    ] = None,
     epochs: Annotated[str, typer.Option(metavar="NUMBER", help="Short for the hyperparameter.")] = "",
     hyperparameters: Annotated[str, typer.Option(help="JSON.")] = "{}",
     thresholds: Annotated[str, typer.Option(help="JSON: what the gate asks for.")] = "{}",
@@ -84,20 +90,22 @@ def command(
 ) -> None:
     """Train, judge, convert, verify and publish a model here, through the pipeline that a cluster runs.
 
-    Example: `jukebox run --songs songs.parquet --rankings rankings.parquet --epochs 5`
+    Example: `jukebox run --data songs=songs.parquet --data rankings=rankings.parquet --epochs 5`
     """
-    if bool(songs) != bool(rankings):
-        raise SettingsInvalid("songs and rankings belong together: give both, or neither for generated sample data")
+    model = load(read_settings().model_name)
     folder = folder.absolute()
-    places = {"songs": songs, "rankings": rankings, "folder": str(folder), "model-store": model_store}
-    for option, place in places.items():
+    places = [*(("data", each) for each in data or ()), ("folder", str(folder)), ("model-store", model_store)]
+    for option, place in places:
         _require_plain(place, option)
-    chosen = {"epochs": Hyperparameters().epochs, **_json(hyperparameters, "hyperparameters")}
+    tables = read_data(data or (), model)
+    if tables:
+        model.require_tables(tables, "--data")
+    chosen = {"epochs": model.hyperparameters.epochs, **_json(hyperparameters, "hyperparameters")}
     if epochs:
         chosen["epochs"] = epochs
     limits = _json(thresholds, "thresholds")
-    chosen["epochs"] = parse(Hyperparameters, chosen).epochs
-    parse(Thresholds, limits)
+    chosen["epochs"] = parse(model.hyperparameters, chosen).epochs
+    parse_thresholds(model, limits)
     if gate_mode not in GATE_MODES:
         raise SettingsInvalid(f"--gate-mode is {gate_mode!r}; expected one of {', '.join(GATE_MODES)}")
     try:
@@ -107,14 +115,14 @@ def command(
     # Bound to the stream as it is now: what the local runner prints is kept away by replacing sys.stdout. What it is
     # given to print may hold any character of a path.
     console = Console(file=sys.stdout, highlight=False, emoji=False)
-    if not songs:
+    if not tables:
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
-        console.print(f"Generating sample data: {ROWS:,} chart rows up to {yesterday}")
-        songs, rankings = map(str, _sample(folder / "sample", yesterday))
+        generate = generator(model.name)
+        console.print(f"Generating sample data up to {yesterday}")
+        tables = {path.stem: str(path) for path in _sample(generate, folder / "sample", yesterday)}
     parameters = {
-        "data_version": resolve_data_version(songs, rankings),
-        "songs": songs,
-        "rankings": rankings,
+        "data_version": resolve_data_version(tables),
+        "data": tables,
         "hyperparameters": chosen,
         "thresholds": limits,
         "gate_mode": gate_mode,
@@ -131,7 +139,7 @@ def command(
     report = finished.folder / "report.html"
     where = f"Report: {report}"
     try:
-        report.write_text(render_report(finished.documents, finished.run), encoding="utf-8")
+        report.write_text(render_report(model, finished.documents, finished.run), encoding="utf-8")
         _point(folder / "latest", finished.folder)
     except OSError as error:
         where = f"There is no report, {report} cannot be written: {error.strerror}"
@@ -162,11 +170,11 @@ def _require_plain(value: str, option: str) -> None:
         )
 
 
-def _sample(folder: Path, last_day: date) -> list[Path]:
+def _sample(generate: Callable[..., Sequence[Path]], folder: Path, last_day: date) -> list[Path]:
     """Generate the sample data in ``folder``; a run that reads what was there goes on reading it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:
-        made = generate(Path(unfinished), rows=ROWS, last_day=last_day)
+        made = generate(Path(unfinished), last_day=last_day)
         return [path.replace(folder / path.name) for path in made]
 
 
@@ -496,8 +504,8 @@ def _conclude(finished: Finished, where: str, console: Console) -> None:
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for check in verdict["checks"]:
             table.add_row(
-                check["name"],
-                f"{check['value']:.4f}",
+                f"{check['name']} ({check['where']})" if check["where"] else check["name"],
+                "not defined" if check["value"] is None else f"{check['value']:.4f}",
                 f"{check['comparison']} {check['threshold']:g}",
                 "[green]passed" if check["passed"] else "[red]failed",
             )
@@ -515,7 +523,7 @@ def _conclude(finished: Finished, where: str, console: Console) -> None:
             kept = f"{run.store}/{model['name']}/{FAILED}/{model['number']}"
             console.print(f"Kept {what} in {kept}, where nobody serves it", markup=False, soft_wrap=True)
             named = f"--version {model['number']} --model-store {run.store}"
-            console.print(f"Try it all the same: jukebox predict SONG {named}", markup=False, soft_wrap=True)
+            console.print(f"Try it all the same: jukebox predict ROW {named}", markup=False, soft_wrap=True)
     else:
         console.print("Nothing was published.")
     console.print(where, markup=False, soft_wrap=True)

@@ -1,28 +1,46 @@
-"""``jukebox sample``: invented songs and charts in the schema of the real ones."""
+"""``jukebox sample``: invented tables in the schema of the model's real ones."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.models.jukebox.sample import COUNTRIES, DEFAULT_COUNTRIES, generate
-
-ROWS = 120_000
+from pipeline.core.contract import folder_of, load
+from pipeline.core.errors import SettingsInvalid
+from pipeline.settings import read_settings
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Where songs.parquet and rankings.parquet go.")] = Path("build/sample"),
-    rows: Annotated[int, typer.Option(min=1, help="Chart rows, about.")] = ROWS,
-    countries: Annotated[
-        int, typer.Option(min=2, max=len(COUNTRIES), help="Countries, besides the Global chart.")
-    ] = DEFAULT_COUNTRIES,
+    folder: Annotated[Path, typer.Argument(help="Where a file for each table goes.")] = Path("build/sample"),
+    rows: Annotated[int, typer.Option(min=0, help="Rows of the largest table, about; 0: as many as a run needs.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data.")] = 0,
 ) -> None:
     """Generate sample data up to yesterday.
 
-    Example: `jukebox sample /tmp/charts --rows 1000000 --countries 72`
+    Example: `jukebox sample /tmp/sample --rows 1000000`
     """
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
-    for path in generate(folder, rows=rows, last_day=yesterday, countries=countries, seed=seed):
+    chosen = {"rows": rows} if rows else {}
+    for path in generator(read_settings().model_name)(folder, last_day=yesterday, seed=seed, **chosen):
         print(path)
+
+
+def generator(name: str) -> Callable[..., Sequence[Path]]:
+    """Return what writes a model's sample: ``generate`` in its folder's ``sample.py``, which the image does not need.
+
+    It takes the folder, and ``last_day``, ``seed`` and ``rows`` by name, of which the latter two have defaults, and
+    returns a file for each table, named by it. Raises SettingsInvalid if there is none.
+    """
+    load(name)
+    module = f"pipeline.models.{folder_of(name)}.sample"
+    if find_spec(module) is None:
+        raise SettingsInvalid(
+            f"the model {name} has no sample: name its tables with --data, or write `generate` in "
+            f"pipeline/models/{folder_of(name)}/sample.py"
+        )
+    generate: Callable[..., Sequence[Path]] = import_module(module).generate
+    return generate

@@ -55,7 +55,7 @@ class Wanted:
 
 def wanted(settings: Settings) -> tuple[Wanted, ...]:
     """All Secrets that the project uses, but ALERT, which holds a copy."""
-    data = any(uri.startswith("s3://") for uri in (settings.songs, settings.rankings))
+    data = any(uri.startswith("s3://") for uri in settings.data.values())
     store = settings.model_store.startswith("s3://")
     artifacts = settings.platform == "openshift-ai"  # Kubeflow has its own
     repository = {"repository": settings.repository}

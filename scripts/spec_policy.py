@@ -6,8 +6,10 @@ ask for is not.
 """
 
 import hashlib
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -30,7 +32,7 @@ LABELS = {
 }
 CLAIM = "model_storage_pvc"  # the parameter that names the claim of the model store
 # Each is a parameter of a run and a setting.
-PLACES = ("songs", "rankings", "model_store", "model_name", "cluster_domain", CLAIM)
+PLACES = ("data", "model_store", "model_name", "cluster_domain", CLAIM)
 LONGEST_STEP = 24 * 60 * MINUTE  # seconds
 MOST_RETRIES = 5
 DEEPEST = 50  # levels of a document; the product's own have 20
@@ -325,7 +327,8 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
 
 def _root_parameters(parameter: Mapping[str, Rule], settings: Settings) -> Rule:
     """The parameters of a run; those that name a place of the project do so as the settings do."""
-    default = {name: _exactly(getattr(settings, name)) for name in PLACES}
+    values = {name: getattr(settings, name) for name in PLACES}
+    default = {name: _if(partial(operator.eq, value), repr(value)) for name, value in values.items()}
 
     def check(value: Any, path: str) -> Iterator[str]:
         yield from _map(_anything)(value, path)

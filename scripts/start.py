@@ -1,7 +1,7 @@
 """``jukebox start``: start a run of a PipelineVersion, once for each key."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -303,7 +303,7 @@ class _Unknown(SettingsInvalid):
 
 def _check(parameters: Mapping[str, Any], settings: Settings) -> None:
     """Raise SettingsInvalid where a parameter is none that a run may be given."""
-    for name, value in parameters.items():
+    for name, value in _texts(parameters):
         if secret := secret_in(value):
             raise SettingsInvalid(
                 f"the parameter {name} {secret}, and whoever sees the run sees its parameters: name it without; "
@@ -318,6 +318,15 @@ def _check(parameters: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
+def _texts(value: object, name: str = "") -> Iterator[tuple[str, str]]:
+    """The texts in parameters, with their names."""
+    if isinstance(value, Mapping | list):
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _texts(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, str):
+        yield name, value
+
+
 def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings: Settings) -> dict[str, Any]:
     """The parameters with what the cache is asked for, and the version of the data that they, or the defaults, name."""
     inputs = spec_alone(version["pipeline_spec"])["root"].get("inputDefinitions", {}).get("parameters", {})
@@ -327,16 +336,20 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings
         parameters = {name: value for name, value in parameters.items() if name != "commit_time"}
     if "data_version" not in inputs or parameters.get("data_version"):
         return dict(parameters)
-    songs, rankings = (
-        str(parameters.get(name, inputs.get(name, {}).get("defaultValue", ""))) for name in ("songs", "rankings")
-    )
-    for name, uri in (("songs", songs), ("rankings", rankings)):
-        if not uri.startswith(("https://", "http://", "s3://")) and uri != getattr(settings, name):
+    default = inputs.get("data", {}).get("defaultValue", {})
+    data = parameters.get("data", default)
+    if not default or not isinstance(data, dict) or data.keys() != default.keys():
+        raise SettingsInvalid(
+            f"the parameter data is {to_json(data)}, expected a URI for each of {', '.join(default) or 'no table'}: the "
+            "version says which tables there are; if it names none, compile and apply the pipeline anew"
+        )
+    for table, uri in data.items():
+        if not str(uri).startswith(("https://", "http://", "s3://")) and uri != settings.data.get(table):
             raise SettingsInvalid(
-                f"the parameter {name} is {uri!r}, expected https://… or s3://…: it would be looked up here, and not "
-                "where the step runs; give the data_version, too, which `jukebox data-version` prints"
+                f"the parameter data.{table} is {uri!r}, expected https://… or s3://…: it would be looked up here, and "
+                "not where the step runs; give the data_version, too, which `jukebox data-version` prints"
             )
-    return {**parameters, "data_version": resolve_data_version(songs, rankings)}
+    return {**parameters, "data_version": resolve_data_version(data)}
 
 
 def _of(run: Json, reference: Json, key: str) -> Json:

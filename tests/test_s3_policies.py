@@ -15,6 +15,7 @@ from pipeline.core.champion import find_champion, read_version
 from pipeline.core.errors import StoreBroken
 from pipeline.core.s3 import s3_client
 from pipeline.core.store import open_store
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import generate
 from pipeline.steps.fetch_data import fetch_data, resolve_data_version
 from tests.core.test_store import (
@@ -182,12 +183,12 @@ def test_who_reads_data_fetches_it_and_can_do_nothing_else(
     s3.client.upload_file(str(rankings), bucket, "rankings/b.parquet")
     client, before = become("data"), all_of(s3, bucket)
     forms = [
-        (f"s3://{bucket}/songs/*.parquet", f"s3://{bucket}/rankings/*.parquet"),
-        (f"s3://{bucket}/songs", f"s3://{bucket}/rankings/b.parquet"),
+        {"songs": f"s3://{bucket}/songs/*.parquet", "rankings": f"s3://{bucket}/rankings/*.parquet"},
+        {"songs": f"s3://{bucket}/songs", "rankings": f"s3://{bucket}/rankings/b.parquet"},
     ]
     for uris in forms:
-        found = fetch_data(*uris, tmp_path / "songs", tmp_path / "rankings", data_version=resolve_data_version(*uris))
-        assert found[1].rows > 0
+        found = fetch_data(MODEL, uris, tmp_path / "tables", data_version=resolve_data_version(uris))
+        assert found["rankings"].rows > 0
     for key in ("songs/a.parquet", "songs/new.parquet", f"{STORE}/1/model.onnx", f"{STORE}/9/model.onnx"):
         refused(client.put_object, Bucket=bucket, Key=key, Body=b"mine", IfNoneMatch="*")
         refused(client.delete_object, Bucket=bucket, Key=key)

@@ -65,7 +65,11 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"step_cpu": 1}, "step-cpu is 1, expected text: put it in quotes"),
         ({"train_gpus": False}, "train-gpus is False, expected text"),
         ({"image": ["a"]}, "image is ['a'], expected text"),
-        ({"songs": ""}, "songs is '', expected a line of text"),
+        ({"model_name": "../a"}, "model-name is '../a', expected lower case letters, digits and dashes"),
+        *(
+            ({"data": text}, "data is not a line for each table, as `table: s3://bucket/table/*.parquet`")
+            for text in ("", "s3://bucket", "songs:", "- songs", "songs: 1", "songs: it\x27s", "Songs: a", "{", "a: {b: c}")
+        ),
         ({"step_cpu": "two"}, "step-cpu is 'two', expected cores as 2, 0.5 or 500m"),
         ({"train_cpu": "2Gi"}, "train-cpu is '2Gi', expected cores"),
         ({"step_memory": "2 GB"}, "step-memory is '2 GB', expected bytes as 512Mi or 2Gi"),
@@ -122,7 +126,7 @@ def test_an_identity_of_s3_is_not_two(write: Write, key: str) -> None:
         read_settings(write(**{key: read_settings().data_secret}))
 
 
-@pytest.mark.parametrize("key", ["repository", "songs", "model_store"])
+@pytest.mark.parametrize("key", ["repository", "run_page", "model_store"])
 def test_credentials_do_not_belong_here_and_are_not_shown(write: Write, key: str) -> None:
     with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds credentials") as raised:
         read_settings(write(**{key: "https://ada:hidden@git.example.com/jukebox"}))
@@ -148,7 +152,7 @@ SECRETS = [
 
 @pytest.mark.parametrize(("value", "what"), SECRETS)
 @pytest.mark.parametrize(
-    "key", ["repository", "songs", "rankings", "model_store", "kfp_endpoint", "package_index", "vault_server"]
+    "key", ["repository", "data", "model_store", "kfp_endpoint", "package_index", "vault_server"]
 )
 def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
     write: Write, key: str, value: str, what: str
@@ -156,7 +160,7 @@ def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
     with pytest.raises(
         SettingsInvalid, match=f"{key.replace('_', '-')} {what}, .* put what lets you in into a"
     ) as raised:
-        read_settings(write(**{key: value}))
+        read_settings(write(**{key: yaml.safe_dump({"a": "s3://b", "c": value}) if key == "data" else value}))
     assert "hidden" not in str(raised.value)
 
 
@@ -172,10 +176,11 @@ def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
     ],
 )
 def test_what_only_looks_like_a_secret_is_taken(write: Write, value: str) -> None:
-    assert read_settings(write(songs=value)).songs == value
+    tables = {"cars": "https://host:8443/a", "songs": value}
+    assert read_settings(write(data=yaml.safe_dump(tables))).data == tables
 
 
-@pytest.mark.parametrize("text", ["data:\n  songs: https://ada:hidden@host\n bad", "data: https://ada:hidden@host"])
+@pytest.mark.parametrize("text", ["data:\n  data: https://ada:hidden@host\n bad", "data: https://ada:hidden@host"])
 def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)

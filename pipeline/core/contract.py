@@ -235,6 +235,14 @@ class Model:
                 f"check {unknown[0].name!r} asks for the slice {unknown[0].slice!r}; there are {', '.join(slices)}"
             )
 
+    def require_tables(self, named: Mapping[str, str], what: str) -> None:
+        """Raise SettingsInvalid, which calls ``named`` by ``what`` it is, unless its keys are the tables' names."""
+        tables = [table.name for table in self.tables]
+        wrong = [f"{name} is missing" for name in tables if name not in named]
+        wrong += [f"{name} is not a table of the model {self.name}" for name in named if name not in tables]
+        if wrong:
+            raise SettingsInvalid(f"{what}: {'; '.join(wrong)}; expected {', '.join(tables)}")
+
     @cached_property
     def features(self) -> list[Column]:
         """The columns that become features, in the order in which the network takes them."""

@@ -1,24 +1,24 @@
-"""Fetch the two tables, as Parquet, and make sure that they are the data that the run was started for."""
+"""Fetch the tables of a model, as Parquet, and make sure that they are the data that the run was started for."""
 
 import hashlib
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
+from pipeline.core.contract import Model
 from pipeline.core.documents import to_json
 from pipeline.core.errors import DataUnavailable, SettingsInvalid
 from pipeline.core.log import log
 from pipeline.core.sources import Item, copy, find, place, redact
 from pipeline.core.tables import Counts, to_parquet, unpack
-from pipeline.models.jukebox.tables import RANKINGS, SONGS
 
-# Ten million ranking rows are about one gigabyte of CSV: a URI that names far more is a mistake.
+# Ten million narrow rows are about one gigabyte of CSV: a URI that names far more is a mistake.
 MAX_BYTES = 10 * 1024**3
 LOG_EVERY = 10.0  # seconds, where there is no terminal to draw a bar on
 
@@ -57,94 +57,90 @@ class _Downloaded:
     size: int
 
 
-def resolve_data_version(songs: str, rankings: str) -> str:
-    """Return the name of the data that the two URIs give now: 64 hex characters.
+def resolve_data_version(data: Mapping[str, str]) -> str:
+    """Return the name of what ``data``, the URI of each table, gives now: 64 hex characters.
 
-    It is the sha256 over the names and identities of all files. A file's identity is its ETag on S3, where
-    an object's next version has another one unless its content is the same, which is the same data; on
-    HTTP the strong ETag, else Last-Modified and length; and the sha256 of its content, which is read for
-    it, in a folder and where a server tells nothing. Raises ``DataUnavailable`` where a URI names nothing
-    or cannot be read.
+    It is the sha256 over the tables, and the names and identities of all their files. A file's identity is its
+    ETag on S3, where an object's next version has another one unless its content is the same, which is the same
+    data; on HTTP the strong ETag, else Last-Modified and length; and the sha256 of its content, which is read for
+    it, in a folder and where a server tells nothing. Raises ``DataUnavailable`` if a URI names nothing or cannot
+    be read.
     """
-    inputs = []
-    for uri in (songs, rankings):
-        items = find(uri)
+    found = {table: find(uri) for table, uri in data.items()}
+    for items in found.values():
         for number, item in enumerate(items):
             if item.identity is None:
                 items[number] = _identified(item, copy(item, None, max_bytes=MAX_BYTES)[0])
-        inputs.append((uri, items))
-    return _version(*inputs)
+    return _version(data, found)
 
 
 def fetch_data(
-    songs: str,
-    rankings: str,
-    songs_folder: Path,
-    rankings_folder: Path,
+    model: Model,
+    data: Mapping[str, str],
+    folder: Path,
     *,
     data_version: str,
-    songs_sha256: str = "",
-    rankings_sha256: str = "",
+    sha256: Mapping[str, str] | None = None,
     max_bytes: int = MAX_BYTES,
-) -> tuple[Fetched, Fetched]:
-    """Fetch the two tables into folders of ``part-00000.parquet``, … and return what was fetched.
+) -> dict[str, Fetched]:
+    """Fetch the tables of ``model`` and return what was fetched, by the tables' names.
 
-    The folders appear whole or not at all, and fetched data that is already there is replaced. For how
-    files are read see ``to_parquet``. ``max_bytes`` limits each of the two tables, at its source and
-    unpacked.
+    ``data`` names the URI of each table. ``folder`` receives a folder for each, of ``part-00000.parquet``, …; it
+    appears whole or not at all, and fetched data that is already there is replaced. For how files are read see
+    ``to_parquet``. ``sha256`` names the digest that a table must have (see ``Fetched``); one that is missing or
+    empty is not checked. ``max_bytes`` limits each table, at its source and unpacked.
 
-    Raises ``DataUnavailable`` if the data cannot be fetched, is neither Parquet nor CSV, has not the
-    given sha256 (see ``Fetched``) or is not what ``data_version`` names; ``DataInvalid`` if a record or a
-    value of a file cannot be read, or files of one table do not fit together; ``SettingsInvalid`` if
-    ``data_version`` is none, or a folder holds something else.
+    Raises ``DataUnavailable`` if the data cannot be fetched, is neither Parquet nor CSV, does not have the given
+    sha256 or is not what ``data_version`` names; ``DataInvalid`` if a record or a value of a file cannot be read,
+    or files of one table do not fit together; ``SettingsInvalid`` if ``data`` or ``sha256`` names other tables
+    than the model's, ``data_version`` is not valid, or the folder holds something else.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", data_version):
         raise SettingsInvalid(
-            f"data_version is {data_version!r}: expected the 64 characters that `jukebox data-version SONGS "
-            "RANKINGS` prints; without them a cached step would hide new data"
+            f"data_version is {data_version!r}: expected the 64 characters that `jukebox data-version` prints; without "
+            "them a cached step would hide new data"
         )
-    for folder in (songs_folder, rankings_folder):
-        _refuse_foreign(folder)
-    songs_items, rankings_items = find(songs), find(rankings)
-    if all(item.identity for item in (*songs_items, *rankings_items)):
-        _expect(data_version, (songs, songs_items), (rankings, rankings_items))
+    model.require_tables(data, "data")
+    expected = {**dict.fromkeys(data, ""), **(sha256 or {})}
+    model.require_tables(expected, "sha256")
+    _refuse_foreign(folder)
+    found = {table: find(uri) for table, uri in data.items()}
+    if all(item.identity for items in found.values() for item in items):
+        _expect(data_version, data, found)
     try:
-        with _staging(songs_folder) as songs_staged, _staging(rankings_folder) as rankings_staged:
-            songs_files = _download(songs, songs_items, songs_staged, songs_sha256, max_bytes)
-            rankings_files = _download(rankings, rankings_items, rankings_staged, rankings_sha256, max_bytes)
-            _expect(
-                data_version,
-                (songs, [file.item for file in songs_files]),
-                (rankings, [file.item for file in rankings_files]),
-            )
-            songs_counts = to_parquet(
-                [(file.item.source, file.path) for file in songs_files], songs_staged, SONGS.schema
-            )
-            rankings_counts = to_parquet(
-                [(file.item.source, file.path) for file in rankings_files], rankings_staged, RANKINGS.schema
-            )
-            _reveal(songs_staged, songs_folder)
-            _reveal(rankings_staged, rankings_folder)
+        with _staging(folder) as staged:
+            files = {}
+            for table, uri in data.items():
+                (staged / table).mkdir()
+                files[table] = _download(uri, found[table], staged / table, expected[table], max_bytes)
+            _expect(data_version, data, {table: [file.item for file in each] for table, each in files.items()})
+            counts = {
+                table.name: to_parquet(
+                    [(file.item.source, file.path) for file in files[table.name]], staged / table.name, table.schema
+                )
+                for table in model.tables
+            }
+            _reveal(staged, folder)
     except OSError as error:
-        raise DataUnavailable(
-            f"the data cannot be written to {songs_folder} and {rankings_folder}: {error.strerror or error}"
-        ) from error
-    return _fetched(songs, songs_files, songs_counts), _fetched(rankings, rankings_files, rankings_counts)
+        raise DataUnavailable(f"the data cannot be written to {folder}: {error.strerror or error}") from error
+    return {table: _fetched(data[table], files[table], counts[table]) for table in counts}
 
 
 def _identified(item: Item, sha256: str) -> Item:
     return replace(item, identity=item.identity or f"sha256 {sha256}")
 
 
-def _version(*inputs: tuple[str, Sequence[Item]]) -> str:
-    named = [[place(uri), [[item.name, item.identity] for item in items]] for uri, items in inputs]
-    return hashlib.sha256(to_json(named).encode()).hexdigest()
+def _version(data: Mapping[str, str], found: Mapping[str, Sequence[Item]]) -> str:
+    named = {
+        table: [place(data[table]), [[item.name, item.identity] for item in items]] for table, items in found.items()
+    }
+    return hashlib.sha256(to_json(named, sort_keys=True).encode()).hexdigest()
 
 
-def _expect(data_version: str, *inputs: tuple[str, Sequence[Item]]) -> None:
-    found = _version(*inputs)
+def _expect(data_version: str, data: Mapping[str, str], items: Mapping[str, Sequence[Item]]) -> None:
+    found = _version(data, items)
     if found != data_version:
-        sources = " and ".join(redact(uri) for uri, _ in inputs)
+        sources = " and ".join(redact(uri) for uri in data.values())
         raise DataUnavailable(
             f"{sources} are now data version {found[:12]}…, the run was started for {data_version[:12]}…: "
             "the data changed since; start a new run, which takes the new data"
@@ -153,16 +149,16 @@ def _expect(data_version: str, *inputs: tuple[str, Sequence[Item]]) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder that holds more than what an earlier fetch left, because it will be replaced."""
-    for path in folder.iterdir() if folder.exists() else ():
-        if not re.fullmatch(r"part-\d+\.parquet", path.name):
+    for path in folder.rglob("*") if folder.exists() else ():
+        if not (path.is_dir() or re.fullmatch(r"part-\d+\.parquet", path.name)):
             raise SettingsInvalid(
-                f"{folder} holds {path.name}, which is no fetched data: name a folder that does not exist yet"
+                f"{folder} holds {path.name}, which is not fetched data: name a folder that does not exist yet"
             )
 
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``folder``, which is gone in the end."""
+    """Yield an empty folder beside ``folder``, which is gone in the end."""
     staged = folder.with_name(f".{folder.name}.partial")
     # Left by a fetch that was killed.
     shutil.rmtree(staged, ignore_errors=True)

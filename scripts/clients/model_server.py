@@ -1,14 +1,17 @@
 """The model server's REST API: of the Open Inference Protocol, version 2, what ``jukebox predict`` needs."""
 
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import requests
 from numpy.typing import NDArray
 
+from pipeline.core.contract import INPUT
 from pipeline.core.errors import ModelServerRefuses
-from pipeline.models.jukebox.tables import INPUT, OUTPUT
+from pipeline.core.kinds import Kind
 from scripts.clients.pipeline_server import TIMEOUT, address, find_credentials, said
 
 ADDS_UP = 1e-3  # a softmax in bfloat16, too
@@ -17,22 +20,45 @@ _READY = "Is a model served (kubectl get inferenceservice)? Then try again."
 _LOG_IN = "Log in (oc login) as somebody who may see the InferenceService."
 
 
-def infer(
-    endpoint: str, model_name: str, version: int, features: NDArray[np.float32]
-) -> tuple[int, NDArray[np.float32]]:
-    """Ask the model server at ``endpoint`` about float32[examples, 13].
+def find_served(endpoint: str, model_name: str, version: int = 0) -> int:
+    """Return the number of the version that the model server at ``endpoint`` answers with: ``version``, or the newest.
 
-    Returns the version that answers, the newest that is served where ``version`` is 0, and float32[examples, labels].
-    Raises SettingsInvalid where ``endpoint`` is no address, ModelServerRefuses where there is no such answer.
+    Raises SettingsInvalid if ``endpoint`` is not an address, ModelServerRefuses if it does not serve that.
     """
+    answer = _ask(endpoint, f"/v2/models/{model_name}")
+    try:
+        versions = sorted(map(int, answer.json()["versions"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_answer(answer, "list of versions", error) from None
+    if not versions or version not in (0, *versions):
+        raise ModelServerRefuses(
+            f"{answer.url} serves {', '.join(f'version {each}' for each in versions) or 'no version'}, expected "
+            f"{f'version {version}' if version else 'one'}.\n{_READY}"
+        )
+    return version or versions[-1]
+
+
+def infer(
+    endpoint: str, model_name: str, version: int, vectors: NDArray[np.float32], kind: Kind
+) -> NDArray[np.float32]:
+    """Ask the model server at ``endpoint`` about float32[examples, features]; return float32[examples, labels].
+
+    Raises SettingsInvalid if ``endpoint`` is not an address, ModelServerRefuses if there is no answer of that ``kind``.
+    """
+    tensor = {"name": INPUT, "shape": vectors.shape, "datatype": "FP32", "data": vectors.ravel().tolist()}
+    answer = _ask(endpoint, f"/v2/models/{model_name}/versions/{version}/infer", {"inputs": [tensor]})
+    return _read(answer, len(vectors), kind)
+
+
+def _ask(endpoint: str, path: str, body: Mapping[str, Any] | None = None) -> requests.Response:
+    """GET, or POST ``body``."""
     host = address(endpoint, "the endpoint")
-    model = f"{host}/v2/models/{model_name}"
-    tensor = {"name": INPUT, "shape": features.shape, "datatype": "FP32", "data": features.ravel().tolist()}
     token, ca = find_credentials(host)
     try:
-        answer = requests.post(
-            f"{model}/versions/{version}/infer" if version else f"{model}/infer",
-            json={"inputs": [tensor]},
+        answer = requests.request(
+            "POST" if body else "GET",
+            host + path,
+            json=body,
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=TIMEOUT,
             verify=ca or True,
@@ -46,8 +72,8 @@ def infer(
     except OSError as error:  # the root of what requests raises
         raise ModelServerRefuses(f"{host} does not answer: {said(error)}.\nCheck the address. {_READY}") from None
     if answer.is_redirect or not answer.ok:
-        raise _refused(answer, model)
-    return _read(answer, len(features))
+        raise _refused(answer, host + path.partition("/versions/")[0].removesuffix("/infer"))
+    return answer
 
 
 def _refused(answer: requests.Response, model: str) -> ModelServerRefuses:
@@ -69,27 +95,32 @@ def _refused(answer: requests.Response, model: str) -> ModelServerRefuses:
     return ModelServerRefuses(f"{answer.url} answers {status}{said_so}.\n{to_do}")
 
 
-def _read(answer: requests.Response, examples: int) -> tuple[int, NDArray[np.float32]]:
+def _no_answer(answer: requests.Response, what: str, error: Exception) -> ModelServerRefuses:
+    kind = answer.headers.get("Content-Type", "something without a type")
+    return ModelServerRefuses(
+        f"{answer.url} answers with {kind} that is no {what} ({type(error).__name__}: {error}).\n"
+        "Expected JSON of the Open Inference Protocol; a login page answers so, too: check the address."
+    )
+
+
+def _read(answer: requests.Response, examples: int, kind: Kind) -> NDArray[np.float32]:
     try:
-        body = answer.json()
-        version = int(body["model_version"])
-        [output] = [output for output in body["outputs"] if output["name"] == OUTPUT]
-        probabilities = np.array(output["data"], np.float32).reshape(output["shape"])
+        [output] = [output for output in answer.json()["outputs"] if output["name"] == kind.output]
+        predictions = np.array(output["data"], np.float32).reshape(output["shape"])
     except (ValueError, TypeError, KeyError) as error:
-        kind = answer.headers.get("Content-Type", "something without a type")
+        raise _no_answer(answer, "prediction", error) from None
+    shape = predictions.shape
+    if len(shape) != 2 or shape[0] != examples or not shape[1]:
         raise ModelServerRefuses(
-            f"{answer.url} answers with {kind} that is no prediction ({type(error).__name__}: {error}).\n"
-            "Expected JSON of the Open Inference Protocol; a login page answers so, too: check the address."
-        ) from None
-    shape = probabilities.shape
-    if len(shape) != 2 or shape[0] != examples:
-        raise ModelServerRefuses(
-            f"{answer.url} answers with {OUTPUT} of shape {list(shape)}, expected [{examples}, countries].\n"
+            f"{answer.url} answers with {kind.output} of shape {list(shape)}, expected [{examples}, labels].\n"
             "Is it the model of this project?"
         )
-    if not (probabilities.min(initial=0) >= 0 and np.allclose(probabilities.sum(axis=1), 1, atol=ADDS_UP)):
+    distribution = kind.activation == "softmax"
+    if not np.isfinite(predictions).all() or (
+        distribution and not (predictions.min() >= 0 and np.allclose(predictions.sum(axis=1), 1, atol=ADDS_UP))
+    ):
+        expected = "probabilities: expected none below 0, and a sum of 1" if distribution else "finite numbers"
         raise ModelServerRefuses(
-            f"{answer.url} answers with numbers that are no probabilities: expected none below 0, and a sum of 1.\n"
-            "Is it the model of this project?"
+            f"{answer.url} answers with numbers that are no {expected}.\nIs it the model of this project?"
         )
-    return version, probabilities
+    return predictions

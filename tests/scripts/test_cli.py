@@ -124,40 +124,52 @@ def test_without_a_command_the_help_is_shown(
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> tuple[Path, Path]:
-    songs, rankings = tmp_path / "songs.parquet", tmp_path / "rankings.parquet"
-    songs.write_bytes(b"songs")
-    rankings.write_bytes(b"rankings")
-    return songs, rankings
+def tables(tmp_path: Path) -> dict[str, str]:
+    """The URIs of two tables."""
+    for name in ("songs", "rankings"):
+        (tmp_path / f"{name}.parquet").write_text(name)
+    return {name: str(tmp_path / f"{name}.parquet") for name in ("songs", "rankings")}
 
 
 def test_the_data_version_is_printed_alone_and_follows_the_content(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tables: tuple[Path, Path]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tables: dict[str, str]
 ) -> None:
-    assert jukebox(monkeypatch, "data-version", *tables) == 0
+    given = [f"{name}={uri}" for name, uri in tables.items()]
+    assert jukebox(monkeypatch, "data-version", *given) == 0
     before = capsys.readouterr().out
-    assert before == resolve_data_version(*map(str, tables)) + "\n"
-    tables[1].write_bytes(b"other rankings")
-    assert jukebox(monkeypatch, "data-version", *tables) == 0
+    assert before == resolve_data_version(tables) + "\n"
+    assert jukebox(monkeypatch, "data-version", *given[::-1]) == 0
+    assert capsys.readouterr().out == before
+    Path(tables["rankings"]).write_bytes(b"other rankings")
+    assert jukebox(monkeypatch, "data-version", *given) == 0
     assert capsys.readouterr().out != before
 
 
 def test_the_data_of_the_settings_is_taken_where_none_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    tables: tuple[Path, Path],
+    tables: dict[str, str],
 ) -> None:
-    songs, rankings = map(str, tables)
-    settings = replace(read_settings(), songs=songs, rankings=rankings)
+    settings = replace(read_settings(), data=tables)
     monkeypatch.setattr(data_version, "read_settings", lambda: settings)
     assert jukebox(monkeypatch, "data-version") == 0
-    assert capsys.readouterr().out == resolve_data_version(*map(str, tables)) + "\n"
+    assert capsys.readouterr().out == resolve_data_version(tables) + "\n"
+
+
+@pytest.mark.parametrize(
+    "given", [["cars=a.csv"], ["songs.csv"], ["songs=a", "songs=b"], ["songs=a songs=b"], ["songs="], ["x songs=a"]]
+)
+def test_what_is_no_table_with_its_uri_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str]
+) -> None:
+    assert jukebox(monkeypatch, "data-version", *given) == 1
+    assert "expected TABLE=URI, once for each of the tables songs, rankings" in capsys.readouterr().err
 
 
 def test_data_that_is_not_there_has_no_version(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tables: tuple[Path, Path]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tables: dict[str, str]
 ) -> None:
-    assert jukebox(monkeypatch, "data-version", tables[0], tmp_path / "nowhere.parquet") == 1
+    assert jukebox(monkeypatch, "data-version", f"songs={tables['songs']} rankings={tmp_path}/nowhere.parquet") == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "nowhere.parquet" in printed.err
@@ -167,7 +179,7 @@ def test_a_sample_ends_yesterday_and_its_files_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = datetime.now(UTC).date()
-    assert jukebox(monkeypatch, "sample", tmp_path, "--rows", "1000", "--countries", "3", "--seed", "5") == 0
+    assert jukebox(monkeypatch, "sample", tmp_path, "--rows", "1000", "--seed", "5") == 0
     songs, rankings = map(Path, capsys.readouterr().out.splitlines())
     assert (songs.name, rankings.name) == ("songs.parquet", "rankings.parquet")
     last = pl.read_parquet(rankings)[DATE].dt.date().max()

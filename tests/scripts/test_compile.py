@@ -70,12 +70,12 @@ def test_who_compiled_which_commit_makes_no_new_version(settings: Settings) -> N
         {"step_cpu": "2"},
         {"train_memory": "9Gi"},
         {"train_gpus": "1"},
-        {"songs": "s3://other/songs"},
+        {"data": {"songs": "s3://other/songs", "rankings": "s3://other/rankings"}},
         {"model_storage_pvc": "another-claim"},
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_changes_the_pipeline_makes_a_new_version(settings: Settings, change: dict[str, str]) -> None:
+def test_what_changes_the_pipeline_makes_a_new_version(settings: Settings, change: dict[str, Any]) -> None:
     assert name(replace(settings, **change)) != name(settings)
 
 

@@ -45,7 +45,7 @@ from tests.settings_file import use_settings
 
 pytest_plugins = ("tests.kfp.fixtures",)
 ROOT = Path(__file__).parents[2]
-INPUTS = ("Containerfile", "requirements.lock", "pyproject.toml", "pipeline")
+INPUTS = ("Containerfile", "requirements.lock", "pyproject.toml", "pipeline", "manifests/settings", "scripts")
 BASE = "example.com/python@sha256:" + "0" * 64
 needs_skopeo = pytest.mark.skipif(not shutil.which("skopeo"), reason="skopeo is not installed; the cluster tier has it")
 needs_registry = pytest.mark.skipif(
@@ -62,6 +62,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in INPUTS:
         source = ROOT / name
         ignored = shutil.ignore_patterns("__pycache__")
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(
             source, folder / name
         )
@@ -94,6 +95,12 @@ def test_each_input_changes_what_is_made_of_it_and_nothing_else(checkout: Path) 
     for name, old, new, expected in (
         ("README.md", "", "more", (False, False, False)),
         ("pyproject.toml", "line-length = 120", "line-length = 119", (False, False, False)),
+        ("pyproject.toml", '"PERF", ', "", (False, False, False)),
+        ("scripts/predict.py", "does not exist; ", "is not there; ", (False, False, False)),
+        ("manifests/settings/settings.yaml", 'train-cpu: "2"', 'train-cpu: "4"', (False, False, False)),
+        ("pipeline/components.py", "", "\n# changed\n", (False, False, False)),
+        ("pipeline/models/jukebox/sample.py", "", "\n# changed\n", (False, False, False)),
+        ("pipeline/models/jukebox/tables.py", "", "\n# changed\n", (False, True, False)),
         ("pipeline/steps/publish_model.py", "", "\n# changed\n", (False, True, False)),
         ("Containerfile", "WORKDIR /tmp\nCOPY", "WORKDIR /\nCOPY", (False, True, False)),
         ("requirements.lock", "", "\n# changed\n", (True, True, True)),
@@ -120,9 +127,9 @@ def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
 
 
 def test_the_containerfile_says_what_the_training_image_is() -> None:
-    found = Containerfile((ROOT / "Containerfile").read_bytes())
+    found = Containerfile((ROOT / "Containerfile").read_bytes(), "my_model")
     assert re.fullmatch(r"docker\.io/library/python:3\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", found.base)
-    parts = ("__init__.py", "core", "steps", "models")
+    parts = ("__init__.py", "core", "steps", "models/__init__.py", "models/my_model")
     inside = PurePosixPath("/opt/jukebox/pipeline")
     assert found.copies == [(PurePosixPath("pipeline", part), inside / part) for part in parts]
     config = found.config({"PATH": "/usr/bin", "LANG": "C.UTF-8"})
@@ -134,6 +141,7 @@ def test_the_containerfile_says_what_the_training_image_is() -> None:
     ("old", "new", "message"),
     [
         ("WORKDIR /tmp\nCOPY", "RUN apt-get install libgomp1\nCOPY", "RUN apt-get install libgomp1"),
+        ("ARG MODEL=jukebox", "ARG OTHER=1", "ARG OTHER=1"),
         ("COPY pipeline/core /", "COPY --chown=1:1 pipeline/core /", "COPY --chown=1:1 pipeline/core /opt/jukebox"),
         ("COPY pipeline/core /", "COPY pipeline/core scripts /", "COPY pipeline/core scripts /opt"),
         ("# The layer of code", "RUN rm -r /opt/venv\n# The", "rm -r /opt/venv"),
@@ -145,7 +153,7 @@ def test_what_a_cluster_would_not_do_of_the_containerfile_is_refused(old: str, n
     text = (ROOT / "Containerfile").read_text()
     assert old in text
     with pytest.raises(SettingsInvalid) as error:
-        Containerfile(text.replace(old, new, 1).encode())
+        Containerfile(text.replace(old, new, 1).encode(), "jukebox")
     assert message in str(error.value)
 
 
@@ -182,10 +190,18 @@ def test_a_commit_becomes_a_layer_of_what_it_holds(checkout: Path, base: Layout,
     (checkout / "pipeline" / "core" / "tool").chmod(0o700)
     commit(checkout)
     (checkout / "pipeline" / "core" / "left-by-a-test").write_text("")
+    other = checkout / "pipeline" / "models" / "other" / "__init__.py"
+    other.parent.mkdir()
+    other.write_text("")
+    before = keys(checkout)
+    commit(checkout)
+    assert keys(checkout) == before, "another model makes no other image"
     pack_image.pack_commit(base, Commit(checkout))
     entries = packed(base, tmp_path / "unpacked")
     listing = ["git", "ls-files", "pipeline/__init__.py", "pipeline/core", "pipeline/models", "pipeline/steps"]
     wanted = subprocess.run(listing, cwd=checkout, check=True, capture_output=True, text=True).stdout.split()
+    wanted.remove("pipeline/models/jukebox/sample.py")
+    wanted.remove("pipeline/models/other/__init__.py")
     assert sorted(name for name, entry in entries.items() if entry.isfile()) == [
         f"opt/jukebox/{name}" for name in wanted
     ]
@@ -751,3 +767,19 @@ def test_credentials_are_shown_where_there_are_some(played: tuple[HttpServer, st
         Registry(file).fetch(name, Layout(tmp_path / "layout"))
     shown = {headers.get("Authorization") for path, headers in server.requests if "manifests" in path}
     assert shown == {f"Basic {base64.b64encode(b'ada:a-password').decode()}"}
+
+
+@pytest.mark.parametrize("name", ["../../..", "a b", "", None, ["jukebox"]])
+def test_a_commit_that_names_no_model_is_refused(checkout: Path, name: object) -> None:
+    (checkout / "manifests" / "settings" / "settings.yaml").write_text(json.dumps({"data": {"model-name": name}}))
+    commit(checkout)
+    with pytest.raises(SettingsInvalid, match="name no model: expected model-name, lower case letters"):
+        keys(checkout)
+
+
+def test_the_image_is_that_of_the_model_that_the_commit_names(checkout: Path) -> None:
+    before = keys(checkout)
+    shutil.copytree(checkout / "pipeline" / "models" / "jukebox", checkout / "pipeline" / "models" / "my_model")
+    change(checkout, "manifests/settings/settings.yaml", "model-name: jukebox", "model-name: my-model")
+    assert [old == new for old, new in zip(before, keys(checkout), strict=True)] == [True, False, True]
+    assert PurePosixPath("pipeline/models/my_model") in [source for source, _ in Commit(checkout).containerfile.copies]

@@ -281,8 +281,8 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
         "pipelineSpec.root.dag.tasks.publish-model.componentRef.name is 'comp-publish-model', which mounts a claim",
     ),
     "other data": (
-        at("pipelineSpec.root.inputDefinitions.parameters.songs.defaultValue", "https://elsewhere.example.com/"),
-        "pipelineSpec.root.inputDefinitions.parameters.songs.defaultValue is 'https://elsewhere.example.com/'",
+        at("pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.songs", "https://elsewhere.example.com/"),
+        "pipelineSpec.root.inputDefinitions.parameters.data.defaultValue is {",
     ),
     "labels of the pod": (
         step("train-model", podMetadata={"labels": {"app.kubernetes.io/name": "listener"}}),
@@ -503,7 +503,7 @@ HARMLESS = re.compile(
     rf"|{re.escape(EXECUTORS)}\.[\w-]+\.container\.resources\.(\w+|accelerator\.\w*[cC]ount)"
     rf"|{re.escape(PARTS)}\.[\w-]+\.(activeDeadlineSeconds|.*\.optional)"
     r"|pipelineSpec\.components\.[\w-]+\.(executorLabel|inputDefinitions\..*|outputDefinitions\..*)"
-    r"|pipelineSpec\.root\.inputDefinitions\.parameters(\.(?!songs|rankings|model_|cluster_)\w+.*|\.\w+\.\w+)?"
+    r"|pipelineSpec\.root\.inputDefinitions\.parameters(\.(?!data\b|model_|cluster_)\w+.*|\.\w+\.\w+)?"
     r"|pipelineSpec\.root\.dag\.tasks(\.[\w-]+)?(\.(inputs|taskInfo|dependentTasks|componentRef|cachingOptions|retryPolicy).*)?"
     r"|.*\.(components|executors|tasks|parameters|artifacts)"
 )

@@ -25,7 +25,7 @@ from tests.http_server import Answer as HttpAnswer
 from tests.http_server import serve_http
 from tests.kfp.execution import Look, printed
 from tests.kfp.service import Answer
-from tests.kfp.world import DATA_VERSION, IMAGE, NAMESPACE, World, compiled, make_step
+from tests.kfp.world import DATA_VERSION, IMAGE, NAMESPACE, SETTINGS, World, compiled, make_step
 
 pytest_plugins = ("tests.kfp.fixtures",)
 VERSION = f"{PIPELINE}-000000000001"
@@ -239,26 +239,35 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
     songs.write_text("a\n1\n")
     rankings.write_text("b\n2\n")
 
-    def local(data_version: str, songs: str = str(songs), rankings: str = str(rankings)) -> None:
+    tables = {"songs": str(songs), "rankings": str(rankings)}
+
+    def local(data_version: str, data: dict[str, str] = tables) -> None:
         make_step(rows=3)
 
     name = f"{PIPELINE}-000000000002"
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "local.yaml", name, local)), timeout=5)
-    known = replace(read_settings(), songs=str(songs), rankings=str(rankings))
+    known = replace(read_settings(), data=tables)
     with serve_http() as server:
         url = server.serve("/songs.csv", HttpAnswer(b"a\n1\n", etag="1"))
-        for key, parameters in (("default", {}), ("given", {"songs": url})):
+        for key, parameters in (("default", {}), ("given", {"data": tables | {"songs": url}})):
             run_id, _ = started(applied, key, name, parameters=parameters, settings=known)
             found = applied.service.runs[run_id]["runtime_config"]["parameters"]["data_version"]
-            assert found == resolve_data_version(parameters.get("songs", str(songs)), str(rankings))
+            assert found == resolve_data_version(parameters.get("data", tables))
 
 
 @pytest.mark.parametrize("uri", ["/etc/hostname", "file:///etc/hostname", "../hostname"])
 def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applied: World, uri: str) -> None:
-    with pytest.raises(SettingsInvalid, match=r"the parameter songs is '.*hostname', expected https://… or s3://…"):
-        started(applied, parameters={"songs": uri})
+    with pytest.raises(SettingsInvalid, match=r"the parameter data\.songs is '.*hostname', expected https://… or s3://…"):
+        started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}})
     assert not applied.posts()
-    started(applied, parameters={"songs": uri, "data_version": DATA_VERSION})
+    started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}, "data_version": DATA_VERSION})
+
+
+@pytest.mark.parametrize("data", [{"songs": "s3://a/b"}, {**SETTINGS.data, "cars": "s3://a/b"}, "s3://a/b", []])
+def test_the_data_are_the_tables_of_the_version(applied: World, data: object) -> None:
+    with pytest.raises(SettingsInvalid, match="the parameter data is .*, expected a URI for each of .*songs"):
+        started(applied, parameters={"data": data})
+    assert not applied.posts()
 
 
 @pytest.mark.parametrize(
@@ -449,9 +458,9 @@ def test_a_version_of_before_has_no_such_parameter(applied: World) -> None:
     [("https://host/s.csv?X-Amz-Signature=hidden", "is a signed URL"), ("https://a:hidden@host/s.csv", "holds cred")],
 )
 def test_a_secret_is_no_parameter(applied: World, uri: str, what: str) -> None:
-    result = CliRunner().invoke(app, ["start", VERSION, "--parameters", json.dumps({"songs": uri})])
+    result = CliRunner().invoke(app, ["start", VERSION, "--parameters", json.dumps({"data": {"songs": uri}})])
     assert isinstance(result.exception, SettingsInvalid)
-    assert f"the parameter songs {what}" in str(result.exception)
+    assert f"the parameter data.songs {what}" in str(result.exception)
     assert "hidden" not in f"{result.output}{result.exception}"
     assert not applied.service.asked
 

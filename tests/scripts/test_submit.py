@@ -25,10 +25,11 @@ def data(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     songs.write_text("a\n1\n")
     rankings.write_text("b\n2\n")
     document = yaml.safe_load(SETTINGS_FILE.read_text())
-    document["data"] |= {"songs": str(songs), "rankings": str(rankings), "image": OLDER.partition("@")[0]}
+    tables = {"songs": str(songs), "rankings": str(rankings)}
+    document["data"] |= {"data": yaml.safe_dump(tables), "image": OLDER.partition("@")[0]}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(tmp_path / "settings.yaml"))
-    return resolve_data_version(str(songs), str(rankings))
+    return resolve_data_version(tables)
 
 
 def applied(world: World, image: str, created: str) -> None:

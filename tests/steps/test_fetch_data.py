@@ -377,7 +377,7 @@ fetch_data({url!r}, {rankings!r}, target / "songs", target / "rankings", data_ve
     def test_a_folder_with_something_else_is_left_alone(self, fetch: Fetch, target: Path) -> None:
         (target / "songs").mkdir()
         (target / "songs" / "thesis.txt").write_text("mine")
-        with pytest.raises(SettingsInvalid, match=r"songs holds thesis\.txt, which is no fetched data"):
+        with pytest.raises(SettingsInvalid, match=r"songs holds thesis\.txt, which is not fetched data"):
             fetch()
         assert left(target) == ["songs", "songs/thesis.txt"]
 

@@ -25,6 +25,7 @@ COUNTRIES = (
     "KR KZ LT LU LV MA MX MY NG NI NL NO NZ PA PE PH PK PL PT PY RO SA SE SG SK SV TH TR TW UA US UY VE VN ZA"
 ).split()
 DEFAULT_COUNTRIES = 40
+DEFAULT_ROWS = 120_000
 CHART_LENGTH = 50
 LATENT = 6
 REGIONS = 9
@@ -41,8 +42,8 @@ ARTISTS = (
 def generate(
     folder: Path,
     *,
-    rows: int,
     last_day: date,
+    rows: int = DEFAULT_ROWS,
     countries: int = DEFAULT_COUNTRIES,
     places: int = CHART_LENGTH,
     seed: int = 0,

@@ -568,13 +568,14 @@ def test_submitting_starts_the_pipeline_with_the_data_of_the_settings(
     songs, rankings = tmp_path / "songs.parquet", tmp_path / "rankings.parquet"
     songs.write_bytes(b"songs")
     rankings.write_bytes(b"rankings")
-    ours = replace(settings, songs=str(songs), rankings=str(rankings), image="registry/jukebox@sha256:0123")
+    tables = {"songs": str(songs), "rankings": str(rankings)}
+    ours = replace(settings, data=tables, image="registry/jukebox@sha256:0123")
     monkeypatch.setattr(prod_train_save_pipeline, "read_settings", lambda: ours)
 
     prod_train_save_pipeline.submit()
 
     (posted,) = stand_in.asked("POST", RUNS)
-    data_version = resolve_data_version(str(songs), str(rankings))
+    data_version = resolve_data_version(tables)
     assert posted.authorization == f"Bearer {TOKEN}"
     assert posted.body["runtime_config"]["parameters"]["data_version"] == data_version
     spec, platform = posted.body["pipeline_spec"]["pipeline_spec"], posted.body["pipeline_spec"]["platform_spec"]
