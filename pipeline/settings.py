@@ -31,7 +31,6 @@ _KEY = rf"([a-z0-9][a-z0-9.-]*/)?{_NAME}"
 _NODES = rf"({_KEY}=({_NAME})?)?", "a label as label=value, or nothing"
 _TAINT = rf"({_KEY})?", "the key of a taint, or nothing"
 _TABLE = r"[a-z][a-z0-9_-]*"
-_URI = r"[^'\n]+"  # the listener has them between quotes
 _EXPECTED = {
     "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
     "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
@@ -194,7 +193,7 @@ def _uris(text: object) -> dict[str, str]:
     except yaml.YAMLError:
         found = None
     if isinstance(found, dict) and all(
-        re.fullmatch(_TABLE, str(table)) and isinstance(uri, str) and re.fullmatch(_URI, uri)
+        re.fullmatch(_TABLE, str(table)) and isinstance(uri, str) and re.fullmatch(".+", uri)
         for table, uri in found.items()
     ):
         return found
@@ -220,8 +219,10 @@ def _problem(key: str, data: dict[str, object]) -> str:
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
     if key == "data":
-        # Not quoted: what cannot be read may hold a secret.
-        return "" if _uris(value) else "is not a line for each table, as `table: s3://bucket/table/*.parquet`"
+        # It is not shown: what cannot be read may hold a secret. The listener has it between single quotes.
+        right = _uris(value) and "'" not in value
+        expected = "a line for each table, as `table: s3://bucket/table/*.parquet`, without a single quote"
+        return "" if right else f"is not {expected}"
     pattern, expected = _EXPECTED.get(key, (".+", "a line of text"))
     if not re.fullmatch(pattern, value):
         return f"is {value!r}, expected {expected}"

@@ -103,9 +103,9 @@ def test_what_the_user_can_mend_ends_with_1_and_is_told_without_a_traceback(
     [
         (["dance"], "No such command 'dance'"),
         (["compile", "--shiny"], "No such option"),
-        (["predict"], "Missing argument 'song'"),
+        (["predict"], "Missing argument 'row'"),
         (["predict", "River", "--top", "0"], "should be greater than"),
-        (["sample", "--countries", "73"], "should be less than"),
+        (["sample", "--rows", "-1"], "should be greater than"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -189,13 +189,12 @@ def test_a_commit_becomes_a_layer_of_what_it_holds(checkout: Path, base: Layout,
     (checkout / "pipeline" / "core" / "tool").write_text("#!/bin/sh\n")
     (checkout / "pipeline" / "core" / "tool").chmod(0o700)
     commit(checkout)
-    (checkout / "pipeline" / "core" / "left-by-a-test").write_text("")
-    other = checkout / "pipeline" / "models" / "other" / "__init__.py"
-    other.parent.mkdir()
-    other.write_text("")
     before = keys(checkout)
+    (checkout / "pipeline" / "models" / "other").mkdir()
+    (checkout / "pipeline" / "models" / "other" / "__init__.py").write_text("")
     commit(checkout)
     assert keys(checkout) == before, "another model makes no other image"
+    (checkout / "pipeline" / "core" / "left-by-a-test").write_text("")
     pack_image.pack_commit(base, Commit(checkout))
     entries = packed(base, tmp_path / "unpacked")
     listing = ["git", "ls-files", "pipeline/__init__.py", "pipeline/core", "pipeline/models", "pipeline/steps"]
@@ -673,8 +672,6 @@ def test_attributes_of_a_commit_change_nothing_in_its_layer(checkout: Path, base
 
 
 def test_commands_of_another_version_than_those_that_run_are_told(checkout: Path) -> None:
-    shutil.copytree(ROOT / "scripts", checkout / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    commit(checkout)
     assert Commit(checkout).stale() == ""
     (checkout / "scripts" / "new.py").write_text("")
     (checkout / "scripts" / "start.py").unlink()

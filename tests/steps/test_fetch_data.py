@@ -17,8 +17,10 @@ import polars as pl
 import pytest
 
 from pipeline.core.errors import DataUnavailable, SettingsInvalid
+from pipeline.models.jukebox import MODEL
 from pipeline.steps import fetch_data as module
-from pipeline.steps.fetch_data import Fetched, fetch_data, resolve_data_version
+from pipeline.steps.fetch_data import Fetched, fetch_data
+from pipeline.steps.fetch_data import resolve_data_version as resolve
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.s3_server import S3Server
 
@@ -75,13 +77,27 @@ def fetch(source: Path, target: Path) -> Fetch:
     """Fetch what is given; the rest comes from ``source``, and the version is what there is now."""
 
     def call(
-        songs: str = "", rankings: str = "", data_version: str = "", **options: str | int
+        songs: str = "", rankings: str = "", data_version: str = "", **options: object
     ) -> tuple[Fetched, Fetched]:
-        uris = songs or str(source / "songs.parquet"), rankings or str(source / "rankings.parquet")
-        version = data_version or resolve_data_version(*uris)
-        return fetch_data(*uris, target / "songs", target / "rankings", data_version=version, **options)  # type: ignore[arg-type]
+        uris = {
+            "songs": songs or str(source / "songs.parquet"),
+            "rankings": rankings or str(source / "rankings.parquet"),
+        }
+        version = data_version or resolve(uris)
+        found = fetch_data(MODEL, uris, target / "tables", data_version=version, **options)  # type: ignore[arg-type]
+        return found["songs"], found["rankings"]
 
     return call
+
+
+def resolve_data_version(songs: str, rankings: str) -> str:
+    return resolve({"songs": songs, "rankings": rankings})
+
+
+WHOLE = [
+    "tables",
+    *("tables/rankings", "tables/rankings/part-00000.parquet", "tables/songs", "tables/songs/part-00000.parquet"),
+]
 
 
 def left(folder: Path) -> list[str]:
@@ -91,9 +107,9 @@ def left(folder: Path) -> list[str]:
 class TestWhatArrives:
     def test_parquet_files_arrive_as_they_are(self, fetch: Fetch, source: Path, target: Path) -> None:
         songs, rankings = fetch()
-        assert left(target) == ["rankings", "rankings/part-00000.parquet", "songs", "songs/part-00000.parquet"]
+        assert left(target) == WHOLE
         for name, table in (("songs", SONGS), ("rankings", RANKINGS)):
-            assert pl.scan_parquet(target / name / "*.parquet").collect().equals(table)
+            assert pl.scan_parquet(target / "tables" / name / "*.parquet").collect().equals(table)
         content = (source / "songs.parquet").read_bytes()
         assert songs == Fetched(str(source / "songs.parquet"), "", sha256(content), 3, 3, len(content), 1)
         assert rankings.rows == 2
@@ -106,7 +122,7 @@ class TestWhatArrives:
         (folder / "2.csv").write_bytes(two.write_csv().encode())
         (folder / "3.csv.gz").write_bytes(gzip.compress(three.write_csv().encode()))
         _, rankings = fetch(rankings=str(folder))
-        assert pl.scan_parquet(target / "rankings" / "*.parquet").collect().equals(pl.concat([one, two, three]))
+        assert pl.scan_parquet(target / "tables" / "rankings" / "*.parquet").collect().equals(pl.concat([one, two, three]))
         assert (rankings.files, rankings.rows) == (3, 6)
         assert rankings.bytes == sum(path.stat().st_size for path in folder.iterdir())
 
@@ -125,7 +141,7 @@ class TestWhatArrives:
         )
         expected = shell.stdout.split()[0]
         for uri in (str(folder), f"{folder}/*.parquet"):
-            assert fetch(rankings=uri, rankings_sha256=expected)[1].sha256 == expected
+            assert fetch(rankings=uri, sha256={"rankings": expected})[1].sha256 == expected
 
     def test_a_url_gives_its_etag_and_no_secret(
         self, fetch: Fetch, server: HttpServer, caplog: pytest.LogCaptureFixture
@@ -155,7 +171,7 @@ class TestWhatArrives:
         s3_environment.client.put_object(Bucket=bucket, Key="data/1.parquet", Body=content)
         s3_environment.client.put_object(Bucket=bucket, Key="data-old/1.parquett", Body=b"<html>")
         _, rankings = fetch(rankings=uri.format(bucket))
-        assert pl.scan_parquet(target / "rankings" / "*.parquet").collect().equals(RANKINGS)
+        assert pl.scan_parquet(target / "tables" / "rankings" / "*.parquet").collect().equals(RANKINGS)
         etag = f'"{hashlib.md5(content).hexdigest()}"'
         assert rankings == Fetched(uri.format(bucket), etag, sha256(content), 2, 2, len(content), 1)
 
@@ -264,8 +280,25 @@ class TestWhatIsRefused:
 
     @pytest.mark.parametrize("version", ["", "main", "0" * 63, "A" * 64])
     def test_a_run_without_a_data_version(self, source: Path, target: Path, version: str) -> None:
-        with pytest.raises(SettingsInvalid, match="jukebox data-version SONGS RANKINGS"):
-            fetch_data(str(source), str(source), target / "songs", target / "rankings", data_version=version)
+        with pytest.raises(SettingsInvalid, match="characters that `jukebox data-version` prints"):
+            fetch_data(MODEL, {}, target / "tables", data_version=version)
+
+    @pytest.mark.parametrize(
+        ("tables", "message"),
+        [
+            (("songs",), "data: rankings is missing; expected songs, rankings"),
+            (("songs", "rankings", "cars"), "data: cars is not a table of the model jukebox; expected songs, rankings"),
+        ],
+    )
+    def test_other_tables_than_the_models(
+        self, source: Path, target: Path, tables: tuple[str, ...], message: str
+    ) -> None:
+        with pytest.raises(SettingsInvalid, match=message):
+            fetch_data(MODEL, dict.fromkeys(tables, str(source)), target / "tables", data_version="0" * 64)
+
+    def test_a_digest_of_no_table(self, fetch: Fetch) -> None:
+        with pytest.raises(SettingsInvalid, match="sha256: charts is not a table of the model jukebox"):
+            fetch(sha256={"charts": "0" * 64})
 
     def test_a_file_that_changed_since_the_start(self, fetch: Fetch, source: Path) -> None:
         version = resolve_data_version(str(source / "songs.parquet"), str(source / "rankings.parquet"))
@@ -301,10 +334,10 @@ class TestWhatIsRefused:
     def test_another_digest(self, fetch: Fetch, server: HttpServer, source: Path) -> None:
         url = server.serve("/a", Answer(parquet(SONGS)))
         with pytest.raises(DataUnavailable, match=rf"has the sha256 {sha256(parquet(SONGS))}, expected was {'0' * 64}"):
-            fetch(songs=url, songs_sha256="0" * 64)
+            fetch(songs=url, sha256={"songs": "0" * 64})
         assert len(server.requests) == 4, "two for the version, two to fetch: no retry makes it another file"
         with pytest.raises(DataUnavailable, match=r"rankings\.parquet has the sha256"):
-            fetch(rankings_sha256=sha256(parquet(SONGS)))
+            fetch(sha256={"rankings": sha256(parquet(SONGS)), "songs": ""})
 
     def test_a_login_page(self, fetch: Fetch, server: HttpServer) -> None:
         url = server.serve(
@@ -341,11 +374,11 @@ class TestWhatIsRefused:
 
 class TestWhatIsLeft:
     def test_what_a_killed_fetch_left_is_replaced(self, fetch: Fetch, target: Path) -> None:
-        for name in ("songs", "rankings", ".songs.partial", ".rankings.partial"):
-            (target / name).mkdir()
+        for name in ("tables/songs", "tables/old", ".tables.partial/songs"):
+            (target / name).mkdir(parents=True)
             (target / name / "part-00001.parquet").write_bytes(b"old")
         fetch()
-        assert left(target) == ["rankings", "rankings/part-00000.parquet", "songs", "songs/part-00000.parquet"]
+        assert left(target) == WHOLE
 
     def test_a_fetch_that_is_killed_leaves_no_data_and_can_be_done_again(
         self, fetch: Fetch, server: HttpServer, source: Path, target: Path
@@ -358,9 +391,10 @@ class TestWhatIsLeft:
         server.serve("/a", whole, half)
         code = f"""
 from pathlib import Path
+from pipeline.models.jukebox import MODEL
 from pipeline.steps.fetch_data import fetch_data
 target = Path({str(target)!r})
-fetch_data({url!r}, {rankings!r}, target / "songs", target / "rankings", data_version={version!r})
+fetch_data(MODEL, {{"songs": {url!r}, "rankings": {rankings!r}}}, target / "tables", data_version={version!r})
 """
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         try:
@@ -368,33 +402,32 @@ fetch_data({url!r}, {rankings!r}, target / "songs", target / "rankings", data_ve
         finally:
             process.kill()
         assert process.wait() == -signal.SIGKILL
-        assert not (target / "songs").exists()
-        assert (target / ".songs.partial").exists(), "it was killed in the middle"
+        assert not (target / "tables").exists()
+        assert (target / ".tables.partial").exists(), "it was killed in the middle"
         server.serve("/a", whole)
         fetch(songs=url, data_version=version)
-        assert left(target) == ["rankings", "rankings/part-00000.parquet", "songs", "songs/part-00000.parquet"]
+        assert left(target) == WHOLE
 
     def test_a_folder_with_something_else_is_left_alone(self, fetch: Fetch, target: Path) -> None:
-        (target / "songs").mkdir()
-        (target / "songs" / "thesis.txt").write_text("mine")
-        with pytest.raises(SettingsInvalid, match=r"songs holds thesis\.txt, which is not fetched data"):
+        (target / "tables" / "songs").mkdir(parents=True)
+        (target / "tables" / "songs" / "thesis.txt").write_text("mine")
+        with pytest.raises(SettingsInvalid, match=r"tables holds thesis\.txt, which is not fetched data"):
             fetch()
-        assert left(target) == ["songs", "songs/thesis.txt"]
+        assert left(target) == ["tables", "tables/songs", "tables/songs/thesis.txt"]
 
     def test_a_failed_fetch_keeps_what_was_fetched_before(self, fetch: Fetch, source: Path, target: Path) -> None:
         fetch()
         (source / "rankings.parquet").write_bytes(b"<html>")
         with pytest.raises(DataUnavailable):
             fetch()
-        assert pl.read_parquet(target / "songs").equals(SONGS)
-        assert pl.read_parquet(target / "rankings").equals(RANKINGS)
+        assert pl.read_parquet(target / "tables" / "songs").equals(SONGS)
+        assert pl.read_parquet(target / "tables" / "rankings").equals(RANKINGS)
 
     def test_a_place_that_cannot_be_written_is_told(self, source: Path, target: Path) -> None:
         (target / "file").touch()
-        uris = str(source / "songs.parquet"), str(source / "rankings.parquet")
-        version = resolve_data_version(*uris)
-        with pytest.raises(DataUnavailable, match=r"cannot be written to .*file/songs .*: Not a directory"):
-            fetch_data(*uris, target / "file" / "songs", target / "rankings", data_version=version)
+        uris = {name: str(source / f"{name}.parquet") for name in ("songs", "rankings")}
+        with pytest.raises(DataUnavailable, match=r"cannot be written to .*file/tables: Not a directory"):
+            fetch_data(MODEL, uris, target / "file" / "tables", data_version=resolve(uris))
         assert left(target) == ["file"]
 
 

@@ -68,7 +68,7 @@ def test_all_settings_are_filled_in(resources: list[Resource]) -> None:
         r'"(CI_IMAGE|REPOSITORY|BRANCH|GIT_HOST|IMAGE|SCHEDULE|S3_SECRET|NAMESPACE)"(?!,? "value)',
         text.replace('"name": "', ""),
     )
-    assert not re.findall(r"'(REPOSITORY|BRANCH|SONGS|RANKINGS|MODEL)'", text)
+    assert not re.findall(r"'(REPOSITORY|BRANCH|DATA|MODEL)'", text)
     for name, step in steps(resources):
         assert step["image"] in ("registry.example.com/jukebox-ci", "$(params.ci-image)"), name
 
