@@ -305,9 +305,8 @@ def publish_model(
         from pipeline.core.report import summary_markdown
         from pipeline.steps.publish_model import publish_model as run
 
-        loaded = load(model)
         result = run(
-            model=loaded,
+            model=load(model),
             store=model_store,
             onnx_file=Path(onnx_model.path),
             preprocessing=Path(examples.path),
@@ -335,4 +334,4 @@ def publish_model(
         )
         write_json(Path(published.path), result.lineage)
         Path(card.path).write_bytes(result.card)
-        Path(summary.path).write_text(summary_markdown(loaded, result.lineage, result.uri))
+        Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))

@@ -173,7 +173,7 @@ def model_in(content: bytes) -> str:
             return str(data["model-name"])
     except (ValueError, yaml.YAMLError, TypeError, KeyError):
         pass
-    raise SettingsInvalid(f"the settings of the commit name no model: expected model-name, {_EXPECTED['model-name'][1]}")
+    raise SettingsInvalid(f"the commit's settings name no model: expected model-name, {_EXPECTED['model-name'][1]}")
 
 
 def secret_in(value: object) -> str:

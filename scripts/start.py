@@ -340,8 +340,8 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings
     data = parameters.get("data", default)
     if not default or not isinstance(data, dict) or data.keys() != default.keys():
         raise SettingsInvalid(
-            f"the parameter data is {to_json(data)}, expected a URI for each of {', '.join(default) or 'no table'}: the "
-            "version says which tables there are; if it names none, compile and apply the pipeline anew"
+            f"the parameter data is {to_json(data)}, expected a URI for each of the version's tables, "
+            f"{', '.join(default) or 'of which it names none: compile and apply the pipeline anew'}"
         )
     for table, uri in data.items():
         if not str(uri).startswith(("https://", "http://", "s3://")) and uri != settings.data.get(table):

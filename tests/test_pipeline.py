@@ -8,8 +8,10 @@ import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from pipeline.core.options import GATE_MODES, Hyperparameters, Thresholds
+from pipeline.core.errors import SettingsInvalid
+from pipeline.core.options import GATE_MODES
 from pipeline.core.trusted_ca import FILE
+from pipeline.models.jukebox import MODEL
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import Settings, read_settings
 from scripts.compile_pipeline import pipeline_resources
@@ -135,8 +137,7 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("gate_mode", "STRING", "enforce"),
         ("champion_version", "STRING", ""),
         ("thresholds", "STRUCT", {}),
-        ("songs_sha256", "STRING", ""),
-        ("rankings_sha256", "STRING", ""),
+        ("sha256", "STRUCT", {}),
         ("commit", "STRING", ""),
         ("cache", "STRING", ""),
         ("commit_time", "STRING", ""),
@@ -148,10 +149,36 @@ def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind
 
 
 def test_data_and_store_are_those_of_the_settings(settings: Settings) -> None:
-    ours = replace(settings, songs="https://host/s.csv", rankings="s3://b/r", model_store="/store")
-    parameters = Compiled(ours).parameters()
-    found = {name: parameters[name]["defaultValue"] for name in ("songs", "rankings", "model_store")}
-    assert found == {"songs": "https://host/s.csv", "rankings": "s3://b/r", "model_store": "/store"}
+    data = {"songs": "https://host/s.csv", "rankings": "s3://b/r"}
+    parameters = Compiled(replace(settings, data=data, model_store="/store")).parameters()
+    assert {name: parameters[name]["defaultValue"] for name in ("data", "model_store")} == {
+        "data": data,
+        "model_store": "/store",
+    }
+
+
+def test_each_step_that_needs_the_model_knows_its_name_for_good(compiled: Compiled) -> None:
+    named = {name: task["inputs"].get("parameters", {}).get("model") for name, task in compiled.tasks.items()}
+    known = {"runtimeValue": {"constant": "jukebox"}}
+    assert named == {**dict.fromkeys(STEPS, known), "convert-model": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_name": "cars"}, "the model is 'cars', and there is no folder pipeline/models/cars; there are jukebox"),
+        ({"data": {"songs": "a"}}, "data in the settings: rankings is missing; expected songs, rankings"),
+        (
+            {"data": {"songs": "a", "rankings": "b", "charts": "c"}},
+            "data in the settings: charts is not a table of the model jukebox; expected songs, rankings",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_told(
+    settings: Settings, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=re.escape(message)):
+        Compiled(replace(settings, **changes))
 
 
 def test_every_parameter_reaches_a_step(compiled: Compiled) -> None:
@@ -175,13 +202,13 @@ def test_the_dashboard_describes_the_pipeline_and_every_parameter(compiled: Comp
 @pytest.mark.parametrize(
     ("parameter", "words"),
     [
-        ("hyperparameters", Hyperparameters.model_fields),
-        ("thresholds", Thresholds.model_fields),
+        ("hyperparameters", type(MODEL.hyperparameters).model_fields),
+        ("thresholds", [check.name for check in MODEL.all_checks]),
         ("gate_mode", GATE_MODES),
     ],
 )
 def test_a_description_names_all_that_may_be_given(compiled: Compiled, parameter: str, words: list[str]) -> None:
-    described = re.findall(r"\w+", compiled.parameters()[parameter]["description"])
+    described = re.findall(r"[\w-]+", compiled.parameters()[parameter]["description"])
     assert set(words) <= set(described)
 
 
@@ -203,14 +230,13 @@ def test_the_dashboard_shows_metrics_plots_pages_and_models(compiled: Compiled) 
         .items()
     }
     assert found == {
-        ("fetch-data", "songs", "Dataset"),
-        ("fetch-data", "rankings", "Dataset"),
+        ("fetch-data", "tables", "Dataset"),
         ("fetch-data", "report", "Artifact"),
         ("validate-data", "report", "Artifact"),
         ("validate-data", "summary", "Markdown"),
         ("validate-data", "metrics", "Metrics"),
         ("preprocess-data", "examples", "Dataset"),
-        ("train-model", "model", "Model"),
+        ("train-model", "keras_model", "Model"),
         ("train-model", "predictions", "Dataset"),
         ("train-model", "report", "Artifact"),
         ("train-model", "metrics", "Metrics"),

@@ -89,8 +89,9 @@ class Parts:
             return
         for file in sorted(folder.glob("*.parquet")):
             with _reading(file):
-                schema = dict(pl.read_parquet_schema(file))
-                rows = pl.scan_parquet(file, glob=False).select(pl.len()).collect().item()
+                stored = pl.scan_parquet(file, glob=False)
+                schema = dict(stored.collect_schema())
+                rows = stored.select(pl.len()).collect().item()
             self._schemas[file] = schema
             self.types = schema | self.types
             most = BATCH // len(contract)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.core.champion import find_champion, read_version
 from pipeline.core.errors import VersionBroken
 from pipeline.core.runtimes import LARGEST_CONSTANT, MOST_NODES, WIDEST, onnxruntime_of, openvino_of, require_plain
-from pipeline.models.jukebox.tables import FEATURE_NAMES, INPUT, OUTPUT
-from tests.serving import model
+from pipeline.models.jukebox.tables import FEATURE_NAMES
+from tests.serving import OUTPUT, model
 from tests.versions import publish_version
 
 FEATURES = len(FEATURE_NAMES)

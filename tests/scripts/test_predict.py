@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import pytest
 from kubernetes.config import kube_config
 
 from pipeline.core.errors import DataInvalid, DataUnavailable, ModelServerRefuses, SettingsInvalid, StoreBroken
-from pipeline.models.jukebox.tables import FEATURE_NAMES, FEATURES, ID, OUTPUT
+from pipeline.models.jukebox.tables import FEATURE_NAMES, FEATURES, ID
 from scripts.clients import pipeline_server as server
 from scripts.predict import command
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.cluster import Cluster
 from tests.kfp.world import NAMESPACE, TOKEN
-from tests.serving import Served, model, serving
+from tests.serving import OUTPUT, Served, model, serving
 from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
@@ -68,7 +69,7 @@ def predict(store: Path, songs: Path, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "120")
 
     def predict(song: str, **options: object) -> list[str]:
-        chosen = {"songs": songs, "model_store": str(store), "version": 0, "top": 5} | options
+        chosen = {"table": songs, "model_store": str(store), "version": 0, "top": 5} | options
         command(song, **chosen)  # type: ignore[arg-type]
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
@@ -81,7 +82,7 @@ def countries(lines: list[str]) -> list[str]:
 
 def test_the_country_where_the_song_charts_stands_first(predict: Predict) -> None:
     lines = predict("Golden River", version=1)
-    assert lines[0] == "Golden River by Bo & Caro (id-river), jukebox version 1"
+    assert lines[0] == "Golden River, Bo & Caro, id-river: jukebox version 1"
     assert countries(lines) == ["JP", "KR", "IS", "BR"]
 
 
@@ -107,57 +108,57 @@ def test_as_many_countries_are_shown_as_asked_for(predict: Predict) -> None:
 
 def test_the_features_of_the_song_decide(predict: Predict) -> None:
     lines = predict("id-quiet", version=1)
-    assert lines[0].startswith("Quiet Moon by Ada")
+    assert lines[0].startswith("Quiet Moon, Ada")
     assert sum("25.0%" in line for line in lines) == 4
 
 
 def test_a_part_of_the_name_in_any_case_will_do(predict: Predict) -> None:
-    assert predict("quiet mo")[0].startswith("Quiet Moon by Ada (id-quiet)")
+    assert predict("quiet mo")[0].startswith("Quiet Moon, Ada, id-quiet: ")
 
 
 def test_that_others_have_such_a_name_is_said(predict: Predict) -> None:
     lines = predict("golden river")
-    assert lines[0].startswith("Golden River by Bo & Caro")
-    assert lines[-1] == "1 more with such a name; give an id to choose"
+    assert lines[0].startswith("Golden River, Bo & Caro")
+    assert lines[-1] == "1 more with such a text; give what no other row has, to choose"
 
 
 def test_an_id_comes_before_names(predict: Predict) -> None:
     lines = predict("Golden")
-    assert lines[0].startswith("Silver by Edda (Golden)")
+    assert lines[0].startswith("Silver, Edda, Golden: ")
     assert "more with" not in lines[-1]
 
 
 def test_brackets_in_a_name_are_shown_as_they_are(predict: Predict) -> None:
-    assert predict("id-rivers")[0].startswith("Golden Rivers [Live] [/b] by Dima")
+    assert predict("id-rivers")[0].startswith("Golden Rivers [Live] [/b], Dima")
 
 
 def test_a_song_without_a_name_is_found_by_its_id(predict: Predict) -> None:
-    assert "(id-nameless)" in predict("id-nameless")[0]
+    assert predict("id-nameless")[0] == "id-nameless: jukebox version 2"
 
 
 def test_a_song_that_nobody_knows_is_told_with_some_that_are_known(predict: Predict) -> None:
-    with pytest.raises(DataUnavailable, match=r"id or the name 'Purple Rain'.*for instance.*\"Quiet Moon\""):
+    with pytest.raises(DataUnavailable, match=r"no row of songs has 'Purple Rain' in spotify_id, .*\"Quiet Moon\""):
         predict("Purple Rain")
 
 
 def test_a_song_that_lacks_a_feature_is_told_with_the_feature(predict: Predict, songs: Path) -> None:
     part = songs / "part-00001.parquet"
     pl.read_parquet(part).with_columns(pl.lit(None, pl.Float64).alias("tempo")).write_parquet(part)
-    with pytest.raises(DataInvalid, match="id-river has no tempo"):
+    with pytest.raises(DataInvalid, match="tempo: a value is missing"):
         predict("id-river")
 
 
 def test_the_songs_may_lie_at_any_path(predict: Predict, songs: Path) -> None:
     folder = songs.rename(songs.with_name("Ada's [songs] *?#"))
-    printed = predict("Golden River", songs=folder)
+    printed = predict("Golden River", table=folder)
     [_, part] = sorted(folder.iterdir())
     odd = part.rename(part.with_name("a[1]*?.parquet"))
-    assert predict("id-river", songs=odd)[0] == printed[0]
+    assert predict("id-river", table=odd)[0] == printed[0]
 
 
 def test_songs_that_are_not_there_are_told(predict: Predict, tmp_path: Path) -> None:
-    with pytest.raises(DataUnavailable, match=r"nowhere does not exist.*jukebox run.*--songs"):
-        predict("Golden River", songs=tmp_path / "nowhere")
+    with pytest.raises(DataUnavailable, match=r"nowhere does not exist.*jukebox run.*--table"):
+        predict("Golden River", table=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", ["text", "other columns", "nothing"])
@@ -168,8 +169,8 @@ def test_what_holds_no_songs_is_told(predict: Predict, tmp_path: Path, content: 
         (folder / "part.parquet").write_text("id,name\n")
     elif content == "other columns":
         pl.DataFrame({"name": ["Golden River"]}).write_parquet(folder / "part.parquet")
-    with pytest.raises(DataUnavailable, match=r"other holds no songs as Parquet: .*; name others"):
-        predict("Golden River", songs=folder)
+    with pytest.raises(DataUnavailable, match=r"other does not hold songs as Parquet: .*; name another"):
+        predict("Golden River", table=folder)
 
 
 def test_a_store_without_a_model_says_how_to_get_one(predict: Predict, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_the_model_gets_the_features_in_its_own_order(predict: Predict, store: P
 
 def test_a_model_that_takes_what_songs_have_not_is_told(predict: Predict, store: Path) -> None:
     publish(store, "more", WEIGHTS, onnx=model(WEIGHTS, [*FEATURE_NAMES, "timbre"]))
-    with pytest.raises(DataInvalid, match="id-river has no timbre"):
+    with pytest.raises(DataInvalid, match="there is no column timbre"):
         predict("Golden River")
 
 
@@ -208,9 +209,11 @@ def test_a_version_whose_files_are_not_those_that_were_published_is_told(predict
 
 # A model server
 
-INFER = "/v2/models/jukebox/infer"
+SERVED = "/v2/models/jukebox"
+INFER = f"{SERVED}/versions/1/infer"
 BOTH = '--model_version_policy={"all": {}}'
-ANSWER = {"name": OUTPUT, "shape": [1, 4], "datatype": "FP32", "data": [0.1, 0.2, 0.3, 0.4]}
+SHARES = (np.exp(WEIGHTS) / np.exp(WEIGHTS).sum()).tolist()  # of version 1, of what has an energy of 1
+ANSWER = {"name": OUTPUT, "shape": [1, 4], "datatype": "FP32", "data": SHARES}
 
 
 @pytest.fixture(autouse=True)
@@ -230,8 +233,14 @@ def served(store: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def http() -> Iterator[HttpServer]:
+    """A server that tells of one version, and answers as a test has it."""
     with serve_http() as running:
+        tell(running)
         yield running
+
+
+def tell(server: HttpServer) -> None:
+    server.serve(SERVED, Answer(b'{"versions": ["1"]}', headers={"Content-Type": "application/json"}))
 
 
 def prediction(version: object = "1", **output: object) -> Answer:
@@ -251,7 +260,7 @@ def test_no_model_server_serves_a_version_that_failed(predict: Predict, store: P
     with serving(store / "jukebox", BOTH) as served:
         served.reaches(4)
         assert served.get("/v2/models/jukebox").json()["versions"] == ["1", "2", "4"]
-        with pytest.raises(ModelServerRefuses, match="404"):
+        with pytest.raises(ModelServerRefuses, match="serves version 1, version 2, version 4, expected version 3"):
             predict("Golden River", endpoint=served.url, version=3)
 
 
@@ -277,47 +286,37 @@ def test_a_version_of_the_same_number_in_another_store_does_not_name_the_countri
     store = tmp_path / "other"
     publish(store, "first", other)
     with pytest.raises(
-        StoreBroken, match=rf"version 1 answers otherwise than the one in {store}.*\n.*--labels"
+        StoreBroken, match=rf"version 1 answers otherwise than the one in {store}.*\n.*--model-store served"
     ) as told:
         predict("Golden River", endpoint=served.url, version=1, model_store=str(store))
-    assert "--labels" in str(told.value)
-    assert "deployment/jukebox-predictor -- cat /mnt/models/1/labels.json" in str(told.value)
+    assert "deployment/jukebox-predictor -- cat /mnt/models/1/$file > served/jukebox/1/$file" in str(told.value)
 
 
-def test_without_the_store_a_file_names_the_countries(predict: Predict, served: Served, tmp_path: Path) -> None:
-    away = str(tmp_path / "away")
-    with pytest.raises(StoreBroken, match=r"version 2 needs its countries' names: .*does not exist.*\n.*--labels"):
-        predict("Golden River", endpoint=served.url, model_store=away)
-    labels = served.folder / "2" / "labels.json"
-    assert predict("Golden River", endpoint=served.url, model_store=away, labels=labels) == predict("Golden River")
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [('["BR"]', "a list of 1"), ("{", "Expecting"), ('"BRIS"', "BRIS"), (None, "No such file")],
-)
-def test_a_file_that_cannot_be_the_served_versions_labels_is_told(
-    predict: Predict, served: Served, tmp_path: Path, content: str | None, found: str
+def test_without_the_store_a_copy_of_the_served_version_will_do(
+    predict: Predict, served: Served, tmp_path: Path
 ) -> None:
-    file = tmp_path / "labels.json"
-    if content:
-        file.write_text(content)
-    with pytest.raises(SettingsInvalid, match=f"labels.json holds no list of 4 countries.*{found}.*served version"):
-        predict("Golden River", endpoint=served.url, labels=file)
-
-
-def test_labels_of_a_version_in_the_store_are_not_asked_for(predict: Predict, tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="--labels is given without --endpoint"):
-        predict("Golden River", labels=tmp_path / "labels.json")
+    away = tmp_path / "away"
+    with pytest.raises(StoreBroken, match=r"served version 2 must be in the store: .*does not exist") as told:
+        predict("Golden River", endpoint=served.url, model_store=str(away))
+    files = re.search(r"for file in (.*?); do", str(told.value))
+    assert files
+    copy = away / "jukebox" / "2"
+    copy.mkdir(parents=True)
+    for file in files[1].split():
+        (copy / file).write_bytes((served.folder / "2" / file).read_bytes())
+    assert predict("Golden River", endpoint=served.url, model_store=str(away)) == predict("Golden River")
 
 
 def test_a_version_that_is_not_served_is_told(predict: Predict, served: Served) -> None:
-    with pytest.raises(ModelServerRefuses) as told:
+    with pytest.raises(ModelServerRefuses, match=f"{SERVED} serves version 1, version 2, expected version 7"):
         predict("Golden River", endpoint=served.url, version=7)
-    model_url = f"{served.url}/v2/models/jukebox"
-    assert f"{model_url}/versions/7/infer answers 404: Model with requested version is not found." in str(told.value)
-    assert f"{model_url} lists the versions that are" in str(told.value)
-    assert served.get("/v2/models/jukebox").json()["versions"] == ["1", "2"]
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{}", b'{"versions": ["a"]}', b"<html>"])
+def test_what_is_no_list_of_versions_is_told(predict: Predict, http: HttpServer, answer: bytes) -> None:
+    http.serve(SERVED, Answer(answer))
+    with pytest.raises(ModelServerRefuses, match="that is no list of versions"):
+        predict("Golden River", endpoint=http.url)
 
 
 def test_a_server_that_has_no_model_yet_is_told(predict: Predict, tmp_path: Path) -> None:
@@ -357,16 +356,15 @@ def test_a_server_that_falls_silent_is_not_waited_for(
             r"text/html that is no prediction.*\n.*login page",
         ),
         (Answer(b"[]"), "no prediction"),
-        (prediction("one"), "no prediction"),
         (prediction(name="other"), "no prediction"),
         (prediction(data=[0.5, 0.5]), "no prediction .*reshape"),
         (prediction(data=["a", "b", "c", "d"]), "no prediction"),
-        (prediction(shape=[4, 1]), r"shape \[4, 1\], expected \[1, countries\]"),
-        (prediction(shape=[4]), r"shape \[4\], expected \[1, countries\]"),
+        (prediction(shape=[4, 1]), r"shape \[4, 1\], expected \[1, labels\]"),
+        (prediction(shape=[4]), r"shape \[4\], expected \[1, labels\]"),
         (prediction(data=[1, 2, 3, 4]), "no probabilities"),
         (prediction(data=[-1, 1, 0, 1]), "no probabilities"),
         (prediction(data=[float("nan")] * 4), "no probabilities"),
-        (prediction(shape=[1, 0], data=[]), "no probabilities"),
+        (prediction(shape=[1, 0], data=[]), r"shape \[1, 0\], expected \[1, labels\]"),
     ],
 )
 def test_what_is_no_prediction_is_told(predict: Predict, http: HttpServer, answer: Answer, message: str) -> None:
@@ -392,12 +390,12 @@ def test_the_kubeconfigs_ca_is_trusted_and_its_token_let_in(
     predict: Predict, served: Served, certificate: Path, kubeconfig: Path
 ) -> None:
     Cluster(NAMESPACE, url="https://api").kubeconfig(kubeconfig, TOKEN, certificate)
-    labels = served.folder / "1" / "labels.json"
     with serve_http(certificate) as safe:
+        tell(safe)
         safe.serve(INFER, prediction())
-        assert countries(predict("Golden River", endpoint=safe.url, labels=labels)) == LABELS[::-1]
-        [(_, headers)] = safe.requests
-    assert headers["Authorization"] == f"Bearer {TOKEN}"
+        assert predict("Golden River", endpoint=safe.url) == predict("Golden River", version=1)
+        sent = [headers for _, headers in safe.requests]
+    assert [headers["Authorization"] for headers in sent] == [f"Bearer {TOKEN}"] * 2
 
 
 def test_the_token_does_not_travel_unencrypted(
@@ -405,6 +403,6 @@ def test_the_token_does_not_travel_unencrypted(
 ) -> None:
     Cluster(NAMESPACE, url="https://api").kubeconfig(kubeconfig, TOKEN, certificate)
     http.serve(INFER, prediction())
-    predict("Golden River", endpoint=http.url, labels=store / "jukebox" / "1" / "labels.json")
-    [(_, headers)] = http.requests
-    assert "Authorization" not in headers
+    predict("Golden River", endpoint=http.url)
+    assert len(http.requests) == 2
+    assert not [headers for _, headers in http.requests if "Authorization" in headers]

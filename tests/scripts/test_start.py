@@ -265,7 +265,7 @@ def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applie
 
 @pytest.mark.parametrize("data", [{"songs": "s3://a/b"}, {**SETTINGS.data, "cars": "s3://a/b"}, "s3://a/b", []])
 def test_the_data_are_the_tables_of_the_version(applied: World, data: object) -> None:
-    with pytest.raises(SettingsInvalid, match="the parameter data is .*, expected a URI for each of .*songs"):
+    with pytest.raises(SettingsInvalid, match="the parameter data is .*, expected a URI for each of the version's tables, .*songs"):
         started(applied, parameters={"data": data})
     assert not applied.posts()
 

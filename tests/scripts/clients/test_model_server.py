@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from pipeline.models.jukebox.tables import INPUT, OUTPUT
-from tests.serving import VECTOR, Served, model, serving
+from pipeline.core.contract import INPUT
+from tests.serving import OUTPUT, VECTOR, Served, model, serving
 
 Serve = Callable[..., Served]
 
