@@ -296,10 +296,10 @@ def publish_model(
     import json
     from pathlib import Path
 
-    from pipeline.core.log import step
+    from pipeline.core.log import require, step
 
-    judged = (validation, evaluation, verdict, parity)
-    with step("publish-model", fetched, onnx_model, examples, predictions, training, *judged):
+    with step("publish-model", fetched, onnx_model, examples, predictions, training):
+        require(validation, evaluation, verdict, parity)
         from pipeline.core.contract import load
         from pipeline.core.documents import write_json
         from pipeline.core.report import summary_markdown

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.champion import find_champion, read_version
+from pipeline.core.contract import INPUT
 from pipeline.core.errors import VersionBroken
 from pipeline.core.runtimes import LARGEST_CONSTANT, MOST_NODES, WIDEST, onnxruntime_of, openvino_of, require_plain
 from pipeline.models.jukebox.tables import FEATURE_NAMES

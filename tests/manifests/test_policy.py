@@ -196,7 +196,7 @@ def test_no_variable_that_the_product_reads_is_gits_to_set_where_a_credential_is
     ]
     [words] = re.findall(r"!e\.name\.matches\('([^']+)'\)", json.dumps(policy))
     reads = re.compile(r"""environ(?:\.get\(|\[)"([A-Z_]+)\"""")
-    code = "".join(path.read_text() for part in ("pipeline", "scripts") for path in (ROOT / part).glob("*.py"))
+    code = "".join(path.read_text() for part in ("pipeline", "scripts") for path in (ROOT / part).rglob("*.py"))
     by_others = {"KUBECONFIG", "KUBERNETES_SERVICE_HOST", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", *S3_KEYS}
     read = by_others | set(reads.findall(code))
     assert {"JUKEBOX_SETTINGS", "KFP_ENDPOINT"} <= read

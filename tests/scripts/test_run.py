@@ -21,11 +21,13 @@ from rich.console import Console
 
 from pipeline.core.report import render_report
 from pipeline.core.store import open_store
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import generate
 from pipeline.models.jukebox.tables import COUNTRY
 from pipeline.settings import SETTINGS_FILE
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.cli import main
+from scripts.data_version import read_data
 from scripts.run import View, _Process, run_pipeline
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.http_server import Answer, serve_http
@@ -62,6 +64,11 @@ def jukebox_run(folder: Path, *options: str) -> Outcome:
     return Outcome(done.returncode, done.stdout + done.stderr, folder)
 
 
+def uris(songs: object, rankings: object) -> tuple[str, ...]:
+    """The options that name both tables."""
+    return f"--data=songs={songs}", f"--data=rankings={rankings}"
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Songs and rankings of twelve countries."""
@@ -94,8 +101,8 @@ def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(fir
 
 
 def test_the_published_model_can_be_tried(first: Outcome) -> None:
-    songs = first.folder / "latest" / "fetch-data" / "songs"
-    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", first.folder / "models", "--songs", songs]
+    songs = first.folder / "latest" / "fetch-data" / "tables" / "songs"
+    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", first.folder / "models", "--table", songs]
     predicted = subprocess.run(predict, capture_output=True, text=True, check=True)
     assert predicted.stdout.count("%") == 5
 
@@ -111,7 +118,7 @@ def test_the_page_of_a_real_run_fits_a_phone_and_a_desktop(first: Outcome, width
 
 def test_real_charts_pass(tmp_path: Path) -> None:
     songs, rankings = real_data(2023)
-    outcome = jukebox_run(tmp_path, "--songs", str(songs), "--rankings", str(rankings))
+    outcome = jukebox_run(tmp_path, *uris(songs, rankings))
     assert outcome.code == 0, outcome.printed
     assert "Published jukebox 0.0.2 as version 1" in outcome.printed
     lineage = outcome.lineage(1)
@@ -131,7 +138,7 @@ def test_the_proxy_of_the_settings_is_not_that_of_this_machine(
     with serve_http() as server:
         server.serve("/songs.parquet", Answer(Path(songs).read_bytes(), etag='"1"'))
         # Songs are no rankings: it ends with the validation.
-        outcome = jukebox_run(tmp_path / "build", "--songs", f"{server.url}/songs.parquet", "--rankings", songs)
+        outcome = jukebox_run(tmp_path / "build", *uris(f"{server.url}/songs.parquet", songs))
     assert "fetch-data: succeeded" in outcome.printed
     assert "validate-data: failed" in outcome.printed
 
@@ -156,14 +163,14 @@ def test_a_table_of_spark_is_read_whole(small: tuple[str, str], tmp_path: Path) 
     for name, table in (("songs", songs), ("rankings", named)):
         spark_csv(table, tmp_path / f"{name}.csv")
     assert (tmp_path / "songs.csv").read_text().count('\\"') >= 30
-    uris = ("--songs", str(tmp_path / "songs.csv"), "--rankings", str(tmp_path / "rankings.csv"))
-    outcome = jukebox_run(tmp_path / "build", *uris, "--epochs", "3")
+    both = uris(tmp_path / "songs.csv", tmp_path / "rankings.csv")
+    outcome = jukebox_run(tmp_path / "build", *both, "--epochs", "3")
     assert outcome.code == 0, outcome.printed
     data: dict[str, dict[str, object]] = outcome.lineage(1)["data"]  # type: ignore[assignment]
     for name, table in (("songs", songs), ("rankings", rankings)):
         assert data[name]["records"] == data[name]["rows"] == len(table)
         assert outcome.report.count(f'<td class="n">{len(table):,}</td>') >= 2
-    fetched = pl.read_parquet(tmp_path / "build" / "latest" / "fetch-data" / "songs")
+    fetched = pl.read_parquet(tmp_path / "build" / "latest" / "fetch-data" / "tables" / "songs")
     assert fetched["name"].to_list() == songs["name"].to_list()
 
 
@@ -172,7 +179,7 @@ def test_a_line_that_cannot_be_read_stops_the_run_and_is_named(small: tuple[str,
     table = pl.read_parquet(rankings).head(3)
     lines = table.write_csv().splitlines()
     (tmp_path / "rankings.csv").write_text("\n".join([*lines[:2], '"' + lines[2], lines[3]]))
-    outcome = jukebox_run(tmp_path / "build", "--songs", songs, "--rankings", str(tmp_path / "rankings.csv"))
+    outcome = jukebox_run(tmp_path / "build", *uris(songs, tmp_path / "rankings.csv"))
     assert outcome.code == 1
     assert "rankings.csv, line 3: a quote is not closed" in outcome.printed
     assert "rankings.csv, line 3: a quote is not closed" in outcome.report
@@ -183,7 +190,7 @@ def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, s
     songs, rankings = small
     renamed = tmp_path / "renamed.parquet"
     pl.read_parquet(rankings).rename({COUNTRY: "land"}).write_parquet(renamed)
-    outcome = jukebox_run(tmp_path / "build", "--songs", songs, "--rankings", str(renamed))
+    outcome = jukebox_run(tmp_path / "build", *uris(songs, renamed))
     assert outcome.code == 1
     assert "validate-data: failed" in outcome.printed
     assert "rankings has no column 'country'" in outcome.printed
@@ -198,8 +205,8 @@ def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, s
 
 def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str], tmp_path: Path) -> None:
     songs, rankings = small
-    options = ("--songs", songs, "--rankings", rankings, "--epochs", "1")
-    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5_floor": 0.999}')
+    options = (*uris(songs, rankings), "--epochs", "1")
+    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5-floor": 0.999}')
     assert outcome.code == 1
     assert "verify-model failed: GateRefused: Not good enough: top5-floor" in outcome.printed
     assert "publish-model" not in outcome.printed
@@ -213,8 +220,8 @@ def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_g
     small: tuple[str, str], tmp_path: Path
 ) -> None:
     songs, rankings = small
-    options = ("--songs", songs, "--rankings", rankings, "--epochs", "1", "--gate-mode", "warn")
-    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5_floor": 0.999}')
+    options = (*uris(songs, rankings), "--epochs", "1", "--gate-mode", "warn")
+    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5-floor": 0.999}')
     assert outcome.code == 0, outcome.printed
     kept = tmp_path / "models" / "jukebox" / ".failed" / "1"
     assert f"Kept jukebox 0.0.2 as version 1 in {kept}, where nobody serves it" in outcome.printed
@@ -230,7 +237,7 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
         s3_environment.client.upload_file(path, bucket, key)
     outcome = jukebox_run(
         tmp_path,
-        *("--songs", f"s3://{bucket}/songs.parquet", "--rankings", f"s3://{bucket}/rankings/*.parquet"),
+        *uris(f"s3://{bucket}/songs.parquet", f"s3://{bucket}/rankings/*.parquet"),
         *("--model-store", f"s3://{bucket}/models", "--epochs", "3", "--prod-flag"),
     )
     assert outcome.code == 0, outcome.printed
@@ -244,18 +251,19 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--hyperparameters", '{"epoch": 3}'), "epoch: found 3, which is no known key"),
+        (("--hyperparameters", '{"epoch": 3}'), "epoch: found 3, which is not a known key"),
         (("--hyperparameters", "epochs=3"), "--hyperparameters is 'epochs=3', which is no JSON"),
-        (("--thresholds", '{"accuracy": 1}'), "accuracy: found 1, which is no known key"),
-        (("--songs", "songs.parquet"), "songs and rankings belong together"),
-        (("--songs", "no.parquet", "--rankings", "no.parquet"), "no.parquet"),
+        (("--thresholds", '{"accuracy": 1}'), "accuracy: found 1, which is not a known check"),
+        (("--data", "songs=songs.parquet"), "--data: rankings is missing; expected songs, rankings"),
+        (("--data", "charts=a.csv"), "the data is 'charts=a.csv', expected TABLE=URI, once for each of the tables"),
+        (uris("no.parquet", "no.parquet"), "no.parquet"),
         (("--epochs", "abc"), "epochs: found 'abc', input should be a valid integer"),
         (("--epochs", "0"), "epochs: found '0', input should be greater than or equal to 1"),
         (("--hyperparameters", '{"learning_rate": NaN}'), "learning_rate: found nan"),
         (("--folder", "README.md/build"), "README.md/build, which cannot be made: Not a directory"),
         (("--gate-mode", "of"), "--gate-mode is 'of'; expected one of enforce, warn, off"),
-        (("--songs", "a\udcff.csv", "--rankings", "b.csv"), r"--songs is 'a\udcff.csv', which is not UTF-8"),
-        (("--songs", "{{$.a}}.csv", "--rankings", "b.csv"), "Kubeflow takes what begins with {{$ for a placeholder"),
+        (uris("a\udcff.csv", "b.csv"), r"--data is 'songs=a\udcff.csv', which is not UTF-8"),
+        (uris("{{$.a}}.csv", "b.csv"), "Kubeflow takes what begins with {{$ for a placeholder"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
@@ -307,7 +315,7 @@ def test_a_training_that_diverges_leaves_a_report_and_says_what_to_change(
 ) -> None:
     songs, rankings = small
     wild = json.dumps({"learning_rate": 1.0, "hidden_layers": [256] * 16})
-    outcome = jukebox_run(tmp_path, "--songs", songs, "--rankings", rankings, "--hyperparameters", wild)
+    outcome = jukebox_run(tmp_path, *uris(songs, rankings), "--hyperparameters", wild)
     assert outcome.code == 1
     assert "train-model failed: NotFinite: the loss in epoch 1 of 2" in outcome.printed
     assert "lower learning_rate (it was 1; try 0.1)" in outcome.printed
@@ -343,7 +351,7 @@ def test_a_run_that_is_interrupted_ends_its_step_and_leaves_a_report(
     small: tuple[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     songs, rankings = small
-    command: list[str | Path] = [JUKEBOX, "run", "--folder", tmp_path, "--songs", songs, "--rankings", rankings]
+    command: list[str | Path] = [JUKEBOX, "run", "--folder", tmp_path, *uris(songs, rankings)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         lines = []
@@ -419,13 +427,14 @@ def test_what_ends_the_runner_itself_takes_no_report_with_it(
 
     monkeypatch.setattr("scripts.run._Process", Broken)
     songs, rankings = small
-    parameters = {"data_version": resolve_data_version(songs, rankings), "songs": songs, "rankings": rankings}
+    data = {"songs": songs, "rankings": rankings}
+    parameters = {"data_version": resolve_data_version(data), "data": data}
     finished = run_pipeline({**parameters, "model_store": ""}, tmp_path, Console(file=io.StringIO()))
     assert finished.run.state == "failed"
     [step] = [step for step in finished.run.steps if step.state == "failed"]
     assert said in step.error
     assert "Traceback" in (finished.folder / "run.log").read_text()
-    assert said in html.unescape(render_report(finished.documents, finished.run))
+    assert said in html.unescape(render_report(MODEL, finished.documents, finished.run))
 
 
 # What a shell, make, a URL, a glob or an option could be read from.
@@ -454,8 +463,10 @@ def test_make_hands_over_a_path_as_it_was_typed(tmp_path: Path, odd: str) -> Non
     jukebox.write_text(f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open('given', 'w'))\n")
     jukebox.chmod(0o755)
     (tmp_path / ".venv" / "ready").touch()
-    subprocess.run(["make", "run", f"SONGS={odd}", f"RANKINGS={odd}", f"EPOCHS={odd}"], cwd=tmp_path, check=True)
-    expected = ["run", f"--songs={odd}", f"--rankings={odd}", f"--epochs={odd}"]
-    assert json.loads((tmp_path / "given").read_text()) == expected
-    subprocess.run(["make", "run"], cwd=tmp_path, env={**os.environ, "SONGS": odd}, check=True)
-    assert json.loads((tmp_path / "given").read_text()) == ["run", f"--songs={odd}"]
+    data = f"songs={odd} rankings={odd}"
+    subprocess.run(["make", "run", f"DATA={data}", f"EPOCHS={odd}"], cwd=tmp_path, check=True)
+    given = json.loads((tmp_path / "given").read_text())
+    assert given == ["run", f"--data={data}", f"--epochs={odd}"]
+    assert read_data([data], MODEL) == {"songs": odd.rstrip(), "rankings": odd}
+    subprocess.run(["make", "run"], cwd=tmp_path, env={**os.environ, "DATA": data}, check=True)
+    assert json.loads((tmp_path / "given").read_text()) == ["run", f"--data={data}"]
