@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Print the digest that names the data.
 
-    Example: `jukebox data-version songs=songs.parquet rankings=s3://bucket/rankings/`
+    Example: `jukebox data-version TABLE=file.parquet OTHER=s3://bucket/other/`
     """
     settings = read_settings()
     model = load(settings.model_name)

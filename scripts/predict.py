@@ -49,9 +49,9 @@ def command(
 ) -> None:
     """Show what a model answers for a row of its table.
 
-    Example: `jukebox predict "Golden River" --top 10`
+    Example: `jukebox predict "part of a name" --top 10`
 
-    Example: `jukebox predict "Golden River" --endpoint https://jukebox-ada.apps.example.com`
+    Example: `jukebox predict ID --endpoint https://jukebox-ada.apps.example.com`
     """
     settings = read_settings()
     model, model_name = load(settings.model_name), settings.model_name

@@ -90,7 +90,7 @@ def command(
 ) -> None:
     """Train, judge, convert, verify and publish a model here, through the pipeline that a cluster runs.
 
-    Example: `jukebox run --data songs=songs.parquet --data rankings=rankings.parquet --epochs 5`
+    Example: `jukebox run --data TABLE=file.parquet --data OTHER=s3://bucket/other/ --epochs 5`
     """
     model = load(read_settings().model_name)
     folder = folder.absolute()

@@ -174,9 +174,7 @@ def test_each_step_that_needs_the_model_knows_its_name_for_good(compiled: Compil
         ),
     ],
 )
-def test_settings_that_do_not_fit_the_model_are_told(
-    settings: Settings, changes: dict[str, Any], message: str
-) -> None:
+def test_settings_that_do_not_fit_the_model_are_told(settings: Settings, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsInvalid, match=re.escape(message)):
         Compiled(replace(settings, **changes))
 

@@ -191,7 +191,7 @@ SQL_TYPES: dict[type[pl.DataType], str] = {
 
 
 def _local(column: str, zone: str | None) -> str:
-    """What the clocks of the time zone showed: a chart's day is the day there."""
+    """What the clocks of the time zone showed: a row's day is the day there."""
     if zone is None:
         return column
     if offset := re.fullmatch(r"([+-])(\d\d):?(\d\d)", zone):

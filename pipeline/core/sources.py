@@ -420,7 +420,7 @@ def _find_local(text: str) -> list[Item]:
     path = Path(text)
     try:
         if text.startswith("~") and not Path(path.parts[0]).exists():
-            # Not every shell does this in `SONGS=~/songs.csv`.
+            # Not every shell does this in `TABLE=~/table.csv`.
             path = Path(os.path.expanduser(text))  # noqa: PTH111 Path's raises for a user that there is not
         if path.is_file():
             return [_local_item(path, path.name)]

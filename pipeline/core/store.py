@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 FAILED = ".failed"
 # Whoever may publish may put anything there, and it is read into memory. A step has 2 GiB, and an ONNX file is held
-# three times when it is loaded; the network of 16 layers that this pipeline could train at most is no model of a song.
+# three times when it is loaded; the network of 16 layers that this pipeline could train at most is no model of a row.
 LARGEST_MODEL = 128 << 20  # bytes
 LARGEST = 16 << 20  # bytes, of any other file
 

@@ -1,4 +1,4 @@
-"""Texts from outside, as they may be shown: of a commit, an alert, a song, a log or a published version."""
+"""Texts from outside, as they may be shown: of a commit, an alert, a table, a log or a published version."""
 
 
 def printable(text: str) -> str:

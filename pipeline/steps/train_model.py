@@ -19,7 +19,7 @@ from pipeline.core.kinds import Kind, Scored
 from pipeline.core.log import log
 from pipeline.core.options import parse
 
-# Up to so many visits an epoch, every chart row is a visit of its own; beyond, rows of a song share one. More visits
+# Up to so many visits an epoch, every row is a visit of its own; beyond, rows of an example share one. More visits
 # cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
 VISITS = 150_000
 # Beyond, a batch of ``batch_size`` rows holds ever fewer visits, 15 at 10 million rows, and each batch costs the same.

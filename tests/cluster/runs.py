@@ -1,5 +1,6 @@
 """Runs of `continuous-training` on the node: how a push or another event starts one, and what is seen of it."""
 
+import base64
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -118,11 +119,14 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
 
 def predicted(project: Project) -> tuple[str, list[str]]:
     """What `jukebox predict` says of a song, asked of the model server from outside, and the countries of version 1."""
-    # What names the countries lies beside the model.
-    file = projects.FOLDER / "labels.json"
-    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--")
-    file.write_text(project.kubectl(*inside, "cat", "/mnt/models/1/labels.json"))
+    # What the numbers mean lies beside the model.
+    store = projects.FOLDER / "served"
+    copy = store / "jukebox" / "1"
+    copy.mkdir(parents=True, exist_ok=True)
+    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--", "base64")
+    for file in ("lineage.json", "labels.json", "model.onnx", "model-card.html"):
+        (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/1/{file}")))
     songs = projects.FOLDER / "data" / "songs.parquet"
     song = pl.read_parquet(songs)[ID][0]
-    where = (f"--songs={songs}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--labels={file}")
-    return project.jukebox("predict", song, *where), json.loads(file.read_text())
+    where = (f"--table={songs}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
+    return project.jukebox("predict", song, *where), json.loads((copy / "labels.json").read_text())

@@ -281,7 +281,7 @@ def test_an_alert_creates_one_run_a_group_and_day(listener: Listener) -> None:
     assert run["metadata"]["name"].startswith("alert-")
     assert run["metadata"]["name"].endswith(f"-{now:%Y%m%d}")
     assert (parameters(run)["reason"], parameters(run)["commit"]) == ("alert", "")
-    assert parameters(run)["message"].startswith("The songs that are asked for differ")
+    assert parameters(run)["message"].startswith("What the model is asked about differs")
     other = build_event(Kind.ALERT, listener.facts(now=now), SECRETS["alert"])
     with listener.creating(1):
         listener.post(Kind.ALERT, changed(other, "", lambda body: body.update(groupKey='{}:{country="DE"}')))

@@ -47,7 +47,7 @@ def tiny(
     data_version: str,
     rows: int = 3,
     commit: str = "",
-    data: dict[str, str] = dict(SETTINGS.data),  # noqa: B006, B008
+    data: dict[str, str] = dict(SETTINGS.data),  # noqa: B006
 ) -> None:
     """Two steps under the name of the product's pipeline."""
     train_step(twice=make_step(rows=rows).output)

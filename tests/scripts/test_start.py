@@ -257,7 +257,9 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
 
 @pytest.mark.parametrize("uri", ["/etc/hostname", "file:///etc/hostname", "../hostname"])
 def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applied: World, uri: str) -> None:
-    with pytest.raises(SettingsInvalid, match=r"the parameter data\.songs is '.*hostname', expected https://… or s3://…"):
+    with pytest.raises(
+        SettingsInvalid, match=r"the parameter data\.songs is '.*hostname', expected https://… or s3://…"
+    ):
         started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}})
     assert not applied.posts()
     started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}, "data_version": DATA_VERSION})
@@ -265,7 +267,7 @@ def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applie
 
 @pytest.mark.parametrize("data", [{"songs": "s3://a/b"}, {**SETTINGS.data, "cars": "s3://a/b"}, "s3://a/b", []])
 def test_the_data_are_the_tables_of_the_version(applied: World, data: object) -> None:
-    with pytest.raises(SettingsInvalid, match="the parameter data is .*, expected a URI for each of the version's tables, .*songs"):
+    with pytest.raises(SettingsInvalid, match=r"the parameter data is .*, expected a URI for each .*, .*songs"):
         started(applied, parameters={"data": data})
     assert not applied.posts()
 

@@ -76,9 +76,7 @@ Fetch = Callable[..., tuple[Fetched, Fetched]]
 def fetch(source: Path, target: Path) -> Fetch:
     """Fetch what is given; the rest comes from ``source``, and the version is what there is now."""
 
-    def call(
-        songs: str = "", rankings: str = "", data_version: str = "", **options: object
-    ) -> tuple[Fetched, Fetched]:
+    def call(songs: str = "", rankings: str = "", data_version: str = "", **options: object) -> tuple[Fetched, Fetched]:
         uris = {
             "songs": songs or str(source / "songs.parquet"),
             "rankings": rankings or str(source / "rankings.parquet"),
@@ -122,7 +120,8 @@ class TestWhatArrives:
         (folder / "2.csv").write_bytes(two.write_csv().encode())
         (folder / "3.csv.gz").write_bytes(gzip.compress(three.write_csv().encode()))
         _, rankings = fetch(rankings=str(folder))
-        assert pl.scan_parquet(target / "tables" / "rankings" / "*.parquet").collect().equals(pl.concat([one, two, three]))
+        fetched = pl.scan_parquet(target / "tables" / "rankings" / "*.parquet").collect()
+        assert fetched.equals(pl.concat([one, two, three]))
         assert (rankings.files, rankings.rows) == (3, 6)
         assert rankings.bytes == sum(path.stat().st_size for path in folder.iterdir())
 
