@@ -43,11 +43,11 @@ def measure(rows: int, console: Console) -> dict[str, Any]:
     possible = (LAST_DAY - FIRST_DAY).days * (len(COUNTRIES) + 1) * CHART_LENGTH
     places = CHART_LENGTH if rows <= possible else CHART_PLACES
     console.print(f"Generating {rows:,} chart rows, {places} a country and day")
-    songs, rankings = map(str, generate(folder, rows=rows, last_day=LAST_DAY, countries=len(COUNTRIES), places=places))
+    made = generate(folder, rows=rows, last_day=LAST_DAY, countries=len(COUNTRIES), places=places)
+    data = {path.stem: str(path) for path in made}
     parameters = {
-        "data_version": resolve_data_version(songs, rankings),
-        "songs": songs,
-        "rankings": rankings,
+        "data_version": resolve_data_version(data),
+        "data": data,
         "model_store": str(folder / "models"),
     }
     began = time.perf_counter()
@@ -66,8 +66,8 @@ def measure(rows: int, console: Console) -> dict[str, Any]:
     training = next(step for step in finished.run.steps if step.name == "train-model")
     shutil.rmtree(folder)
     return {
-        "rows": profile["rankings"],
-        "songs": profile["songs"],
+        "rows": profile["rows"]["rankings"],
+        "songs": profile["rows"]["songs"],
         "seconds": seconds,
         "peak_mib": max(step.peak_memory_mib or 0 for step in finished.run.steps),
         "steps": {
