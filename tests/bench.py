@@ -24,8 +24,8 @@ from rich.table import Table
 from pipeline.core.examples import TEST_SPLITS, read_description, read_split
 from pipeline.core.log import peak_mib
 from pipeline.core.options import Hyperparameters
-from pipeline.models.jukebox.tables import CHART_PLACES, FIRST_DAY
 from pipeline.models.jukebox.sample import CHART_LENGTH, COUNTRIES, generate
+from pipeline.models.jukebox.tables import CHART_PLACES, FIRST_DAY
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.run import run_pipeline
 

@@ -42,7 +42,7 @@ def examples(data: Data) -> Iterator[Splits]:
     )
 
 
-def network(inputs: Inputs, hyperparameters: Any) -> Any:  # noqa: ARG001
+def network(inputs: Inputs, hyperparameters: Any) -> Any:
     """A linear one."""
     import keras
 

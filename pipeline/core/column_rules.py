@@ -85,9 +85,7 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
         "Check that this is the right table. The model's folder has the limits, which keep a step in its memory.",
         "the steps can hold the table in memory" if table.most_rows else "the steps can hold in memory what they need",
     )
-    yield Rule(
-        f"{name}-columns", fault("columns"), "Name the columns as the contract does.", "all columns are there"
-    )
+    yield Rule(f"{name}-columns", fault("columns"), "Name the columns as the contract does.", "all columns are there")
     yield Rule(
         f"{name}-types", fault("types"), "Convert the columns where they are written.", "all columns have their types"
     )
@@ -152,9 +150,7 @@ def _scan(seen: Seen) -> None:
 
 def _count(seen: Seen, frame: pl.DataFrame) -> None:
     columns = [column for column in seen.table.columns if column.name not in seen.unusable]
-    frame = frame.with_columns(
-        pl.sql_expr(column.derived).alias(column.name) for column in columns if column.derived
-    )
+    frame = frame.with_columns(pl.sql_expr(column.derived).alias(column.name) for column in columns if column.derived)
     masks = {("missing", column.name): _is_missing(column) for column in columns if column.missing < 1}
     masks |= {("outside", column.name): ~_is_inside(column) for column in columns if _bounded(column)}
     sums = frame.select(mask.sum().alias("/".join(key)) for key, mask in masks.items()).row(0) if masks else ()

@@ -305,7 +305,9 @@ def test_a_lineage_of_an_older_release_is_read(root: str, schema: int) -> None:
     found = find_champion(root, "jukebox")
     assert found
     assert found.lineage["data"]["profile"]["label_shares"] == {"BR": 1.0}
-    assert [(each["column"], each["encoder"]) for each in found.encoding] == [(name, "Number") for name in FEATURE_NAMES]
+    assert [(each["column"], each["encoder"]) for each in found.encoding] == [
+        (name, "Number") for name in FEATURE_NAMES
+    ]
 
 
 ENCODED = {

@@ -132,7 +132,9 @@ def pages() -> dict[str, str]:
     failed = run(stopped_at="validate-data", error="DataInvalid: rankings has no column 'daily_rank'")
     return {
         "published": whole(),
-        "refused": render_report(MODEL, refused(found), run(stopped_at="verify-model", error="GateRefused: not good enough")),
+        "refused": render_report(
+            MODEL, refused(found), run(stopped_at="verify-model", error="GateRefused: not good enough")
+        ),
         "broken data": render_report(MODEL, broken_data(found), failed),
         "nothing": render_report(MODEL, {}, run(stopped_at="fetch-data", error="DataUnavailable: no such file")),
         "hostile": render_report(MODEL, hostile_documents, hostile_run),
@@ -289,7 +291,10 @@ def test_a_regression_has_the_metrics_figures_and_slices_of_its_kind() -> None:
     page, evaluation = Page(pages()["regression"]), cars()["evaluation"]
     assert [*page.sections][5:-2] == ["evaluation", "residuals", "slices"]
     scores, baseline = evaluation["model"]["test"], evaluation["baseline"]["test"]
-    assert f"On the test split, mean absolute error is {scores['mae']:.3f} (baseline {baseline['mae']:.3f})" in page.text("")
+    assert (
+        f"On the test split, mean absolute error is {scores['mae']:.3f} (baseline {baseline['mae']:.3f})"
+        in page.text("")
+    )
     assert "top-1" not in page.text("").lower()
     low, high = scores["mae_interval"]
     assert page.row("This model") == [
@@ -488,7 +493,9 @@ def test_whatever_is_absent_the_page_is_whole(absent: set[str]) -> None:
     assert page.tags.count("h1") == 1
 
 
-@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"])
+@pytest.mark.parametrize(
+    "name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"]
+)
 def test_a_page_is_self_contained_and_well_formed(name: str) -> None:
     page = Page(pages()[name])
     assert all(load.startswith(("#", "data:image/png;base64,")) for load in page.loads)
@@ -685,7 +692,9 @@ def opened(chromium: Browser, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"])
+@pytest.mark.parametrize(
+    "name", ["published", "refused", "broken data", "nothing", "hostile", "evaluation", "regression"]
+)
 def test_a_page_fits_the_screen_and_loads_nothing(opened: Any, name: str, width: int) -> None:
     page = opened(name, width=width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

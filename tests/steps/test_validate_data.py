@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.errors import DataInvalid
 from pipeline.core.contract import Column
+from pipeline.core.errors import DataInvalid
 from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.rules import RULES
 from pipeline.models.jukebox.sample import COUNTRIES, generate
@@ -607,9 +607,7 @@ def test_markdown_shows_failures_first_and_no_markup_of_the_data(good: Good, tmp
     text = markdown(json.loads((tmp_path / "report" / "validation.json").read_text()))
     assert text.startswith("# Data validation: failed")
     assert (
-        text.index("| songs-in-range | **error**")
-        < text.index("| freshness | **warning**")
-        < text.index("| passed |")
+        text.index("| songs-in-range | **error**") < text.index("| freshness | **warning**") < text.index("| passed |")
     )
     assert "<img" not in text
     assert "![a]" not in text

@@ -169,9 +169,7 @@ def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, 
     It is found for as many charts at once as have BUCKET rows. For each such bucket the batches are read again, but
     only those whose days meet it: once in all if the rows are in the order of their days, as they mostly are.
     """
-    found: dict[str, NDArray[Any]] = {
-        name: np.zeros(len(charts), dtype=np.uint32) for name in ("repeated", "doubled")
-    }
+    found: dict[str, NDArray[Any]] = {name: np.zeros(len(charts), dtype=np.uint32) for name in ("repeated", "doubled")}
     found["last_place"] = np.full(len(charts), -np.inf)
     days = charts[DATE].to_numpy()
     passed = np.cumsum(charts["rows"].to_numpy(), dtype=np.int64)
