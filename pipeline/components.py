@@ -186,10 +186,9 @@ def evaluate_model(
         for who in ("model", "baseline", "champion"):
             for split in result["model"]:
                 scores = (result[who] or {}).get(split) or {}
-                found = {metric.name: scores.get(metric.name) for metric in loaded.all_metrics}
-                log_metrics(
-                    metrics, {f"{who} {split} {name}": each for name, each in found.items() if each is not None}
-                )
+                for metric in loaded.all_metrics:
+                    if scores.get(metric.name) is not None:
+                        log_metrics(metrics, {f"{who} {split} {metric.name}": scores[metric.name]})
         verdict.metadata.update(passed=decision["passed"], mode=decision["mode"], summary=decision["summary"])
 
 

@@ -119,7 +119,7 @@ def command(
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         generate = generator(model.name)
         console.print(f"Generating sample data up to {yesterday}")
-        tables = {path.stem: str(path) for path in _sample(generate, folder / "sample", yesterday)}
+        tables = _sample(generate, folder / "sample", yesterday)
     parameters = {
         "data_version": resolve_data_version(tables),
         "data": tables,
@@ -170,12 +170,12 @@ def _require_plain(value: str, option: str) -> None:
         )
 
 
-def _sample(generate: Callable[..., Sequence[Path]], folder: Path, last_day: date) -> list[Path]:
+def _sample(generate: Callable[..., Mapping[str, Path]], folder: Path, last_day: date) -> dict[str, str]:
     """Generate the sample data in ``folder``; a run that reads what was there goes on reading it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as unfinished:
         made = generate(Path(unfinished), last_day=last_day)
-        return [path.replace(folder / path.name) for path in made]
+        return {table: str(path.replace(folder / path.name)) for table, path in made.items()}
 
 
 def _point(link: Path, folder: Path) -> None:

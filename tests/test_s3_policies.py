@@ -178,7 +178,7 @@ def test_what_somebody_puts_in_the_place_of_a_version_is_not_taken_for_it(
 def test_who_reads_data_fetches_it_and_can_do_nothing_else(
     s3: S3Server, bucket: str, root: str, become: Become, tmp_path: Path
 ) -> None:
-    songs, rankings = generate(tmp_path, rows=300, last_day=date(2026, 5, 31))
+    songs, rankings = generate(tmp_path, rows=300, last_day=date(2026, 5, 31)).values()
     s3.client.upload_file(str(songs), bucket, "songs/a.parquet")
     s3.client.upload_file(str(rankings), bucket, "rankings/b.parquet")
     client, before = become("data"), all_of(s3, bucket)

@@ -233,7 +233,7 @@ def up(kubectl: Kubectl) -> Project:
     project.s3.create_bucket(Bucket=BUCKET)
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    project.upload(*generate(folder, rows=ROWS, last_day=date.today(), countries=20))
+    project.upload(*generate(folder, rows=ROWS, last_day=date.today(), countries=20).values())
     project.git("remote", "set-url", "origin", f"http://{project.address('git')}/acme/jukebox.git")
     project.push("--push-option=ci.skip")
     return project

@@ -41,7 +41,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Good songs and rankings of six countries and 17 days."""
-    songs, rankings = generate(tmp_path_factory.mktemp("good"), rows=6_000, last_day=LAST_DAY, countries=6)
+    songs, rankings = generate(tmp_path_factory.mktemp("good"), rows=6_000, last_day=LAST_DAY, countries=6).values()
     return pl.read_parquet(songs), pl.read_parquet(rankings)
 
 
@@ -112,7 +112,7 @@ def test_corrupt_data_is_refused_by_the_right_check(corruption: Corruption, good
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sample_data_passes_without_a_warning(seed: int, tmp_path: Path) -> None:
-    songs, rankings = generate(tmp_path / "made", rows=4_000, last_day=LAST_DAY, countries=5 + 3 * seed, seed=seed)
+    songs, rankings = generate(tmp_path / "made", rows=4_000, last_day=LAST_DAY, countries=5 + 3 * seed, seed=seed).values()
     report = validate(tmp_path, pl.read_parquet(songs), pl.read_parquet(rankings))
     assert report["passed"]
     assert failed(report) == set()

@@ -16,7 +16,8 @@ DAYS = 12
 
 
 def sample(folder: Path, *, seed: int = 0, rows: int = DAYS * SIZE, countries: int = 10) -> tuple[Path, Path]:
-    return generate(folder, rows=rows, last_day=LAST_DAY, countries=countries, seed=seed)
+    made = generate(folder, rows=rows, last_day=LAST_DAY, countries=countries, seed=seed)
+    return made["songs"], made["rankings"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_each_chart_has_fifty_places_on_each_day(rankings: pl.DataFrame) -> None
 
 
 def test_charts_may_be_longer(tmp_path: Path) -> None:
-    _, path = generate(tmp_path, rows=4_000, last_day=LAST_DAY, countries=9, places=200)
+    path = generate(tmp_path, rows=4_000, last_day=LAST_DAY, countries=9, places=200)["rankings"]
     charts = pl.read_parquet(path).group_by(DATE, COUNTRY).agg(pl.col(RANK).sort(), pl.col(ID).n_unique())
     assert charts[RANK].to_list() == [list(range(1, 201))] * 20
     assert charts[ID].unique().to_list() == [200]
