@@ -8,6 +8,7 @@ column at a time.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.core.contract import Column, Data, Table
-from pipeline.core.parts import READ_AS, Parts, TooMany, Unusable
+from pipeline.core.parts import READ_AS, Parts, Unusable
 from pipeline.core.rules import EXAMPLES, Finding, Rule, told
 
 MOST_COMMON = 0.99  # share of the rows that may have one value of a feature
@@ -51,13 +52,12 @@ def look_at(table: Table, folder: Path, others: Sequence[Table]) -> Seen:
     try:
         seen.parts = Parts(folder, table.schema)
         if table.most_rows is not None and seen.parts.rows > table.most_rows:
-            raise TooMany(f"{seen.parts.rows:,} rows, expected are at most {table.most_rows:,}")
+            text = f"{table.name} has {seen.parts.rows:,} rows, expected are at most {table.most_rows:,}"
+            seen.refuse("size", text)
+            return seen
         _scan(seen)
     except Unusable as error:
         seen.refuse("readable", f"{table.name} cannot be read: {error}")
-        return seen
-    except TooMany as error:
-        seen.refuse("size", f"{table.name} has {error}")
         return seen
     missing = [name for name in seen.parts.faults if name not in seen.parts.types]
     if missing:
@@ -92,14 +92,14 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
     if some := [column for column in usable if column.missing < 1]:
         yield Rule(
             f"{name}-complete",
-            lambda _, some=some: _incomplete(seen, some),
+            partial(_incomplete, seen, some),
             "Fill in what is missing, or leave such rows out.",
             "no value is missing" if not any(column.missing for column in some) else "hardly a value is missing",
         )
     if some := [column for column in usable if _bounded(column)]:
         yield Rule(
             f"{name}-in-range",
-            lambda _, some=some: _outside(seen, some),
+            partial(_outside, seen, some),
             "Correct the values, or leave such rows out.",
             "all values lie in their ranges",
         )
@@ -108,21 +108,21 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
     if some := [column for column in usable if column.unique]:
         yield Rule(
             f"{name}-unique",
-            lambda data, some=some: _repeated(data, table, some),
+            partial(_repeated, table, some),
             f"Keep one row for each {' and '.join(column.name for column in some)}.",
             f"no two rows have one {' or one '.join(column.name for column in some)}",
         )
     if some := [column for column in usable if column.usual]:
         yield Rule(
             f"{name}-usual",
-            lambda data, some=some: _unusual(data, table, some),
+            partial(_unusual, table, some),
             "Convert the column to the unit of the contract.",
             "the medians of the columns are usual in the units of the contract",
         )
     if some := [column for column in usable if column.feature]:
         yield Rule(
             f"{name}-vary",
-            lambda data, some=some: _constant(data, table, some),
+            partial(_constant, table, some),
             "Look where the feature is written: a default may have replaced its values, which teaches nothing.",
             "no feature is nearly constant",
         )
@@ -205,7 +205,7 @@ def _expected(column: Column) -> str:
     return f"{bounds} {column.unit}".strip()
 
 
-def _incomplete(seen: Seen, columns: Iterable[Column]) -> Iterator[Finding]:
+def _incomplete(seen: Seen, columns: Sequence[Column], _: Data) -> Iterator[Finding]:
     for column in columns:
         key = ("missing", column.name)
         count, rows = seen.counts.get(key, 0), seen.parts.rows
@@ -215,7 +215,7 @@ def _incomplete(seen: Seen, columns: Iterable[Column]) -> Iterator[Finding]:
             yield Finding(text, count, seen.examples[key])
 
 
-def _outside(seen: Seen, columns: Iterable[Column]) -> Iterator[Finding]:
+def _outside(seen: Seen, columns: Sequence[Column], _: Data) -> Iterator[Finding]:
     for column in columns:
         key = ("outside", column.name)
         if count := seen.counts.get(key, 0):
@@ -228,7 +228,7 @@ def _values(data: Data, table: Table, column: Column) -> pl.Series:
     return values.set(values == "", None) if column.dtype == pl.String else values
 
 
-def _repeated(data: Data, table: Table, columns: Iterable[Column]) -> Iterator[Finding]:
+def _repeated(table: Table, columns: Sequence[Column], data: Data) -> Iterator[Finding]:
     for column in columns:
         values = _values(data, table, column)
         repeated = ~values.is_first_distinct() & values.is_not_null()
@@ -242,7 +242,7 @@ def _repeated(data: Data, table: Table, columns: Iterable[Column]) -> Iterator[F
             yield Finding(f"{text}, expected is one that no other row has", int(of.sum()), examples)
 
 
-def _unusual(data: Data, table: Table, columns: Iterable[Column]) -> Iterator[Finding]:
+def _unusual(table: Table, columns: Sequence[Column], data: Data) -> Iterator[Finding]:
     rows = []
     for column in columns:
         low, high = column.usual or (None, None)
@@ -255,12 +255,12 @@ def _unusual(data: Data, table: Table, columns: Iterable[Column]) -> Iterator[Fi
         yield Finding(found.text.replace(" ;", ";").strip(), found.count, found.examples)
 
 
-def _constant(data: Data, table: Table, columns: Iterable[Column]) -> Iterator[Finding]:
+def _constant(table: Table, columns: Sequence[Column], data: Data) -> Iterator[Finding]:
     rows = []
     for column in columns:
         values = _values(data, table, column).drop_nulls()
         if len(values):
-            rows.append({"column": column.name, "most_common": values.unique_counts().max() / len(values)})
+            rows.append({"column": column.name, "most_common": values.unique_counts().to_numpy().max() / len(values)})
     said = f"{{most_common:.2%}} of the {table.name} have one {{column}}, expected are at most {MOST_COMMON:.0%}"
     frame = pl.DataFrame(rows, schema={"column": pl.String, "most_common": pl.Float64})
     yield from told(frame, pl.col("most_common") <= MOST_COMMON, said)

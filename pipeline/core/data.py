@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
-from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -27,13 +26,17 @@ def lazy(table: Table, parts: Parts) -> pl.LazyFrame:
     schema = pl.Schema(parts.columns)
 
     def read(
-        columns: Sequence[str] | None, predicate: pl.Expr | None, rows: int | None, _: int | None
+        columns: Sequence[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None
     ) -> Iterator[pl.DataFrame]:
-        empty = pl.DataFrame(schema=schema).select(columns or list(schema))
-        for frame in chain([empty], parts.frames(empty.columns)):
-            found = frame if predicate is None else frame.filter(predicate)
-            yield found if rows is None else found.head(rows)
-            if rows is not None and (rows := rows - len(found)) <= 0:
+        wanted = columns or list(schema)
+        # Polars takes it for granted that the rows are those that it has asked for.
+        asked = [] if predicate is None else predicate.meta.root_names()
+        yield pl.DataFrame(schema=schema).select(wanted)
+        for frame in parts.frames(list(dict.fromkeys([*wanted, *asked]))):
+            found = (frame if predicate is None else frame.filter(predicate)).select(wanted).slice(0, most)
+            yield found
+            most = None if most is None else most - len(found)
+            if most == 0:
                 return
 
     derived = [pl.sql_expr(column.derived).alias(column.name) for column in table.columns if column.derived]

@@ -176,7 +176,7 @@ def _moments(values: NDArray[Any], weights: Floats | None, column: Column | None
     values = values.astype(np.float64)
     weights = np.ones(len(values)) if weights is None else weights
     mean = np.average(values, weights=weights)
-    if column is not None and column.discrete and column.low is not None and column.high is not None:
+    if column and column.discrete and isinstance(column.low, int | float) and isinstance(column.high, int | float):
         edges = np.linspace(column.low, column.high, BINS + 1)
     else:
         order = np.argsort(values)

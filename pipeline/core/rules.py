@@ -76,10 +76,12 @@ def every(
         rows = clocked(data, source)
         total = _sum(rows, weight)
         failing = rows.filter(~pl.sql_expr(condition))
+        words = expected.format(today=data.today, tomorrow=data.today + timedelta(days=1))
         if count := _sum(failing, weight):
-            words = expected.format(today=data.today, tomorrow=data.today + timedelta(days=1))
             text = f"{', '.join(columns)}: {count:,} of {total:,} {of or source}, expected is {words}"
             yield Finding(text, count, _head(failing, [*show, *columns]))
+        else:
+            yield Finding(f"{', '.join(columns)}: all {of or source} have {words}")
 
     return _rule(name, look, remedy, source, columns, others)
 
@@ -135,7 +137,7 @@ def each(name: str, source: str, condition: str, remedy: str, *, said: str, **ot
     def look(data: "Data") -> Iterator[Finding]:
         yield from told(clocked(data, source).collect(), pl.sql_expr(condition), said)
 
-    return _rule(name, look, remedy, source, _columns(condition), others)
+    return _rule(name, look, remedy, source, _columns(condition), {"holds": f"{condition} in {source}"} | others)
 
 
 def fresh(name: str, source: str, column: str, days: int, remedy: str, *, what: str, **others: Any) -> Rule:

@@ -1,4 +1,4 @@
-"""Validate data: does it keep the model's contract, and how far is it from what the champion was trained on?
+"""Validate data: whether it keeps the model's contract, and how far it is from what the champion was trained on.
 
 The rules follow from what the columns of the tables declare, the model adds its own, and the last ones look at the
 examples that the model makes of the data. All that is wrong is named at once; an error stops the pipeline, a warning

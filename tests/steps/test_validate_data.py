@@ -664,6 +664,8 @@ def test_no_damage_of_a_file_is_a_crash(
 def _cells(draw: st.DrawFn) -> tuple[Column, float]:
     feature = draw(st.sampled_from(FEATURES))
     margin = draw(st.floats(1e-3, 1e12))
+    assert isinstance(feature.low, int)
+    assert isinstance(feature.high, int)
     wrong = [feature.low - margin, feature.high + margin]
     if feature.discrete:
         wrong.append(feature.low + 0.5)
