@@ -154,7 +154,7 @@ def _count(seen: Seen, frame: pl.DataFrame) -> None:
     masks = {("missing", column.name): _is_missing(column) for column in columns if column.missing < 1}
     masks |= {("outside", column.name): ~_is_inside(column) for column in columns if _bounded(column)}
     sums = frame.select(mask.sum().alias("/".join(key)) for key, mask in masks.items()).row(0) if masks else ()
-    shown = [column.name for column in seen.table.columns if not column.feature][:SHOWN_COLUMNS]
+    shown = [column.name for column in columns if not column.feature][:SHOWN_COLUMNS]
     for (key, mask), count in zip(masks.items(), sums, strict=True):
         if not count:
             continue

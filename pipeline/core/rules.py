@@ -109,7 +109,8 @@ def few(
         count, total = _sum(rows, broken), _sum(rows, weight)
         most = int(share * total)
         text = f"{count:,} of {total:,} {of or source} {said}, expected are at most {most:,}"
-        worst = rows.sort(pl.sql_expr(broken).cast(pl.Float64), descending=True, maintain_order=True).head(count)
+        number = pl.sql_expr(broken).cast(pl.Float64)
+        worst = rows.filter(number > 0).sort(number, descending=True, maintain_order=True)
         yield Finding(text, count if count > most else 0, _head(worst, [*show, *_columns(broken)]))
 
     return _rule(name, look, remedy, source, _columns(broken), others)

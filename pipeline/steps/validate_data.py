@@ -63,6 +63,7 @@ def validate_data(
     data = _with_views(model, seen, report.parent, today)
     unusable = {f"{name}.{column}" for name, each in seen.items() for column in each.unusable}
     rules = [rule for each in seen.values() for rule in rules_of(each)] + list(model.rules)
+    _require_own_names(rules)
     checks = [check for rule in rules if (check := _checked(rule, data, unusable))]
     learnt, fault = _learnt(model, data, broken=any(_is_error(check) for check in checks))
     profile = {"rows": rows} | data_profile.describe(model, learnt)
@@ -147,6 +148,12 @@ def _with_views(model: Model, seen: Mapping[str, Seen], scratch: Path, today: da
             if not seen[error.table].parts.batches:
                 raise
             seen[error.table].refuse("size", f"{error.table} has {error}")
+
+
+def _require_own_names(rules: Sequence[Rule]) -> None:
+    names = [rule.name for rule in rules]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two rules have the name {', '.join(sorted(twice))}: rename the model's")
 
 
 def _learnt(model: Model, data: Data, *, broken: bool) -> tuple[data_profile.Learnt, str]:

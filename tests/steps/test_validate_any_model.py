@@ -201,3 +201,9 @@ def test_the_summary_shows_checks_features_and_target(tmp_path: Path) -> None:
     assert "| trips-in-range | passed |" in text
     assert "| metres | " in text
     assert "| the target | " in text
+
+
+def test_two_rules_of_one_name_are_a_defect(tmp_path: Path) -> None:
+    model = replace(MODEL, rules=[at_least("trips-vary", "trips", "COUNT(*)", 1, "Give more.")])
+    with pytest.raises(ValueError, match="two rules have the name trips-vary"):
+        report_on(tmp_path, trips(), model=model)
