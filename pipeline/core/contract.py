@@ -48,7 +48,7 @@ class Column:
         usual: bounds of the median over the rows. One outside means another unit, or a lost sign.
         values: the texts that can be; empty: any.
         unique: whether no two rows have one value.
-        missing: largest share of nulls, 0 to 1.
+        missing: largest share of nulls and empty texts, 0 to 1.
         discrete: whether the numbers are few whole ones.
         derived: an expression over the other columns, for a column that the data does not have.
         known_later: whether the value is known only after the moment for which the model predicts.
@@ -87,7 +87,8 @@ class Column:
 class Table:
     """A table as it comes from its source. The settings name its URI by its name.
 
-    ``most_rows`` is how many a step can hold in its memory; None: the steps read it a batch at a time.
+    ``most_rows`` is how many a step can hold in its memory; None: the steps read it a batch at a time, and validation
+    does not look at what all values of a column show: ``unique``, ``usual``, and whether a feature varies.
     """
 
     name: str

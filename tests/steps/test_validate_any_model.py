@@ -30,7 +30,7 @@ TRIPS = Table(
         Column("kind", pl.String, OneHot(), values=("bus", "train", "ferry")),
         Column("day", pl.Datetime, Season()),
         Column("seats", pl.Int64, Number(), low=1, high=5, discrete=True),
-        Column("kilometres", pl.Float64, Number(missing=0), derived="metres / 1000", high=90, missing=1.0),
+        Column("kilometres", pl.Float64, Number(missing=0), derived="metres / 1000", high=90, missing=0.1),
     ],
 )
 
