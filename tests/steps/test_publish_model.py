@@ -16,13 +16,15 @@ import pytest
 from pipeline.core import store as store_module
 from pipeline.core.champion import find_champion
 from pipeline.core.errors import CommitOutdated, GateRefused, ParityBroken, SettingsInvalid
-from pipeline.core.examples import TEST_SPLITS, write_predictions
+from pipeline.core.examples import write_predictions
 from pipeline.core.report import summary_markdown
 from pipeline.core.store import open_store
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps import publish_model as publish_step
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.publish_model import Published, publish_model
+from tests import regression
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.core.test_store import Interruption, preceded, shared_client
 from tests.report_fixture import documents
@@ -53,8 +55,9 @@ def publish(tmp_path: Path, found: dict[str, Any]) -> Publish:
         for name in JSONS:
             (folder / f"{name}.json").write_text(json.dumps(found[name]))
         arguments: dict[str, Any] = {
+            "model": MODEL,
             "store": str(tmp_path / "store"),
-            "model": folder / "model.onnx",
+            "onnx_file": folder / "model.onnx",
             "preprocessing": folder / "examples",
             "predictions": folder / "predictions",
             **{name: folder / f"{name}.json" for name in JSONS},
@@ -114,7 +117,7 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
     golden = found["parity"].pop("golden")
     assert golden
     assert lineage == {
-        "schema": 1,
+        "schema": 2,
         "model": {"name": "jukebox", "version": "0.0.2", "number": 1, "prod_flag": False, "use": "candidate"},
         "run": {
             "id": "1f0c",
@@ -129,6 +132,7 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
             "rankings": {"source": "https://h/r", "sha256": "c" * 64, "rows": 1129882, "bytes": 18774201},
             "profile": found["validation"]["profile"],
         },
+        "encoding": found["preprocessing"]["encoding"],
         "hyperparameters": found["training"]["hyperparameters"],
         "metrics": found["evaluation"]["model"],
         "verdict": found["verdict"],
@@ -256,17 +260,19 @@ def test_the_card_says_what_a_reader_asks(publish: Publish, found: dict[str, Any
     text = words(card(publish()))
 
     for expected in (
-        "jukebox 0.0.2 Given 13 audio features of a song",
-        "each of 72 countries",
+        "jukebox 0.0.2 From 13 audio features of a song to the countries where it charts.",
+        "holds 72 numbers",
+        "It hears no artist",
         "Use and limits",
         f"{100 * unseen['top1']:.1f}%",
         "{:.1f}–{:.1f}".format(*(100 * end for end in unseen["top1_interval"])),
-        f"{evaluation['baseline']['seen']['cross_entropy']:.3f}",
+        f"{evaluation['baseline']['seen']['cross_entropy']:.4g}",
         "s3://b/songs",
         "14,245",
         "1,129,882",
         "2025-05-01",
         "batch_size 512",
+        "loudness dB 1 −60 to 10",
         *(check["name"] for check in found["verdict"]["checks"]),
         *(runtime["runtime"] for runtime in found["parity"]["runtimes"]),
         "commit 0d4f6a8c",
@@ -289,11 +295,11 @@ def test_the_champions_figures_stand_beside_the_models(publish: Publish, found: 
     assert "{:.2f}–{:.2f}".format(*champion["cross_entropy_interval"]) in text
 
 
-def test_the_card_of_a_model_that_met_no_new_song(publish: Publish, found: dict[str, Any]) -> None:
-    """With little data a split may be empty, and a country may have no row."""
+def test_the_card_of_a_model_whose_most_telling_split_is_empty(publish: Publish, found: dict[str, Any]) -> None:
+    """With little data a split may be empty, and a label may have no row."""
     for who in ("model", "baseline"):
         found["evaluation"][who]["unseen"] = None
-    found["evaluation"]["countries"][0].update(rows=0, recall=None, recall_top5=None, precision=None)
+    found["evaluation"]["slices"]["label"][0] = {"value": "AR", "rows": 0, "examples": 0}
     found["preprocessing"]["splits"]["test-unseen"] = {
         "examples": 0,
         "rows": 0,
@@ -303,8 +309,35 @@ def test_the_card_of_a_model_that_met_no_new_song(publish: Publish, found: dict[
 
     text = words(card(publish()))
 
-    assert "First guess right, seen songs" in text
-    assert "expect less of a new song" in text
+    assert "Top-1, seen" in text
+    assert "never met" not in text
+
+
+def test_the_card_of_a_regression_tells_how_columns_become_features_and_the_answer(
+    publish: Publish, found: dict[str, Any], tmp_path: Path
+) -> None:
+    found.update(regression.documents(tmp_path / "cars"))
+    mileage = found["preprocessing"]["encoding"][0]["parameters"]["missing"]
+
+    published = publish(model=regression.MODEL, model_name="used-cars", data={"cars": found["tables"]["cars"]})
+
+    assert published.lineage["encoding"] == found["preprocessing"]["encoding"]
+    text = words(card(published))
+    for expected in (
+        "used-cars 0.0.2 From what an advertisement says of a car to its price.",
+        "It answers with a number in the unit of the target.",
+        "It knows nothing of damage.",
+        f"Mean absolute error, test {found['evaluation']['model']['test']['mae']:.3f} ",
+        f"mileage km if missing: {mileage:.6g}, and then 1 in a second feature 2 0 to 500,000",
+        "fuel 1 in the feature of its value, else 0: diesel, electric, petrol 3 –",
+        "sold years since 2021-01-01 1 from 2020-01-01",
+        "What comes out for the request above price 21.5 k€",
+        "which always answers with the mean of the target in training",
+        "s3://cars/*.csv",
+    ):
+        assert expected in text
+    for unexpected in ("probab", "Label", "top-1"):
+        assert unexpected not in text
 
 
 # Judged again, if the champion is another one by the time that a model is published
@@ -319,8 +352,9 @@ class Candidate:
 
     def publish(self, store: str, **changed: Any) -> Published:
         arguments: dict[str, Any] = {
+            "model": MODEL,
             "store": store,
-            "model": self.folder / "model.onnx",
+            "onnx_file": self.folder / "model.onnx",
             "preprocessing": self.folder / "examples",
             "predictions": self.folder / "predictions",
             **{name: self.folder / f"{name}.json" for name in JSONS},
@@ -345,6 +379,8 @@ class Candidate:
 
 CALLS = ("_taken", "_register", "_staged", "_stage", "_claim", "_move", "_complete")
 TEST_ROWS = {"test-seen": [[48, 2, 4], [2, 41, 3], [1, 1, 30]], "test-unseen": [[38, 2, 2], [2, 40, 4], [0, 2, 20]]}
+# So many examples of each kind that what is worse is so beyond chance.
+TIMES = 30
 THREE = ("AR", "DE", "JP")
 # What a song's energy, tempo and key say: its country.
 SIGNS = {"energy": [1, 0, 0], "tempo": [0, 1, 0], "key": [0, 0, 1]}
@@ -369,18 +405,19 @@ def candidate(tmp_path: Path) -> Candidates:
         examples.mkdir(parents=True)
         found["preprocessing"]["labels"] = [*THREE]
         for split, rows in {"train": [[60, 30, 20]] * 3, **TEST_ROWS}.items():
-            counts = pl.Series("counts", np.array(rows, np.uint32), dtype=pl.Array(pl.UInt32, 3))
-            features = {name: SIGNS.get(name, [0, 0, 0]) for name in FEATURE_NAMES}
+            counts = pl.Series("counts", np.array(rows * TIMES, np.uint32), dtype=pl.Array(pl.UInt32, 3))
+            features = {name: SIGNS.get(name, [0, 0, 0]) * TIMES for name in FEATURE_NAMES}
             table = pl.DataFrame(features, schema=dict.fromkeys(FEATURE_NAMES, pl.Float32)).with_columns(counts)
             table.write_parquet(examples / f"{split}.parquet")
         (examples / "preprocessing.json").write_text(json.dumps(found["preprocessing"]))
         (folder / "model.onnx").write_bytes(three_countries(share))
-        for split in TEST_SPLITS.values():
+        for split in TEST_ROWS:
             answers = np.full((3, 3), (1 - share) / 2, np.float32)
             np.fill_diagonal(answers, share)
-            write_predictions(folder / "predictions", split, answers)
+            write_predictions(folder / "predictions", split, np.tile(answers, (TIMES, 1)))
         asked = judging.get("champion_version", "")
         evaluate_model(
+            MODEL,
             examples,
             folder / "predictions",
             folder / "evaluation.json",
@@ -412,7 +449,7 @@ def test_of_two_runs_that_end_together_the_second_is_judged_against_the_first(
     assert json.loads((worse.folder / "verdict.json").read_text())["passed"], "it is within the tolerance of the first"
 
     assert better.publish(store).number == 2
-    with pytest.raises(GateRefused, match=r"no-worse-than-champion is 0\.\d+.* above version 2"):
+    with pytest.raises(GateRefused, match=r"no-worse-than-champion is 0\.\d+.* of version 2"):
         worse.publish(store)
 
     assert open_store(store, "jukebox").versions() == [1, 2]
@@ -459,7 +496,7 @@ def test_a_gate_that_warns_keeps_the_second_where_nobody_serves_it(candidate: Ca
 def test_the_first_two_runs_of_a_store_are_judged_one_after_the_other(candidate: Candidates, store: str) -> None:
     first, worse = candidate("first", 0.90, store), candidate("worse", 0.76, store)
     first.publish(store)
-    with pytest.raises(GateRefused, match="above version 1"):
+    with pytest.raises(GateRefused, match="of version 1"):
         worse.publish(store)
 
 
@@ -587,7 +624,7 @@ def test_the_card_shows_a_request_that_can_be_sent_and_its_answer(publish: Publi
     body = re.search(r"-d '(\{.*?\})'", text)
     assert body
     assert json.loads(body[1]) == {"inputs": [{**request["inputs"][0], "shape": [1, 13], "data": [0.1, *first[1:]]}]}
-    assert re.search(r"Country Probability MX 75\.0% US 25\.0% ", text)
+    assert re.search(r"Label Probability MX 75\.0% US 25\.0% ", text)
 
 
 def test_what_the_card_shows_is_text_and_no_markup(publish: Publish, found: dict[str, Any]) -> None:
@@ -608,13 +645,16 @@ def test_the_card_needs_nothing_from_elsewhere(publish: Publish) -> None:
 
 
 @pytest.mark.skipif(not CHROMIUM, reason=MISSING)
-def test_the_card_fits_a_phone_and_a_desk(publish: Publish, found: dict[str, Any]) -> None:
+def test_the_card_fits_a_phone_and_a_desk(publish: Publish, found: dict[str, Any], tmp_path: Path) -> None:
     found.update(documents(champion=2))
     found["verdict"]["champion_version"] = "2"
     page = Path(publish(prod_flag=True).uri, "model-card.html")
 
+    found.update(regression.documents(tmp_path / "cars"))
+    cars = publish(model=regression.MODEL, model_name="used-cars", data={"cars": found["tables"]["cars"]})
+
     with browser() as window:
-        for width in (390, 1200):
+        for page, width in product((page, Path(cars.uri, "model-card.html")), (390, 1200)):
             window.open(page, width=width)
             assert window.evaluate("document.documentElement.scrollWidth") == width
             assert window.evaluate("document.querySelector('h1').getBoundingClientRect().height > 0")

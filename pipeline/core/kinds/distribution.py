@@ -77,7 +77,7 @@ def calibration_error(parts: Floats, rows: Floats) -> float | None:
     return float(away / int(rows.sum()))
 
 
-CROSS_ENTROPY = Metric("cross_entropy", "lower", surprise, title="cross entropy, nats")
+CROSS_ENTROPY = Metric("cross_entropy", "lower", surprise, title="cross entropy (nats)")
 TOP1 = top(1)
 CALIBRATION_ERROR = Metric("calibration_error", "lower", confidence, calibration_error, "calibration error")
 
