@@ -15,12 +15,13 @@ from pipeline.core.champion import Champion
 from pipeline.core.errors import HyperparametersInvalid, SettingsInvalid
 from pipeline.core.encoders import fit
 from pipeline.core.examples import Reader, read_description, write_predictions
-from pipeline.core.kinds import interval
+from pipeline.core.kinds import Check, interval
 from pipeline.core.report import evaluation_html, render_report
 from pipeline.core.runtimes import Answer, onnxruntime_of
 from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model
+from tests import regression
 from tests.report_fixture import run
 from tests.serving import model
 from tests.steps.conftest import Trained
@@ -353,3 +354,55 @@ def test_evaluation_needs_no_tensorflow(examples: Path, trained: Trained, tmp_pa
         [sys.executable, "-c", program, examples, trained.predictions, tmp_path / "e.json", tmp_path / "v.json"],
         check=True,
     )
+
+
+def tested_on(folder: Path, counts: list[list[int]], answers: list[list[float]]) -> tuple[Path, Path]:
+    """Test rows of one split, with their predictions."""
+    examples = hand_made(folder, {"train": [[6, 3, 1]], "test-seen": counts, "test-unseen": []})
+    write_predictions(folder / "p", "test-seen", np.array(answers, np.float32))
+    write_predictions(folder / "p", "test-unseen", np.zeros((0, 3), np.float32))
+    return examples, folder / "p"
+
+
+@pytest.mark.parametrize(("min_rows", "worst", "passed"), [(10, "label JP", False), (11, "label AR", True)])
+def test_a_model_may_be_refused_for_its_worst_slice_that_has_enough_rows(
+    tmp_path: Path, min_rows: int, worst: str, passed: bool
+) -> None:
+    per_label = Check("top1-of-each-label", "top1", at_least=0.3, slice="label", min_rows=min_rows)
+    strict = replace(MODEL, checks=[*MODEL.checks, per_label])
+    examples, predictions = tested_on(
+        tmp_path, [[40, 0, 2], [0, 6, 8], [8, 8, 0]], [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]
+    )
+    _, verdict = evaluate_model(strict, examples, predictions, tmp_path / "e.json", tmp_path / "v.json")
+    check = next(check for check in verdict["checks"] if check["name"] == "top1-of-each-label")
+    assert (check["where"], check["passed"]) == (worst, passed)
+
+
+@pytest.mark.parametrize(("times", "passed"), [(1, True), (100, False)])
+def test_a_model_that_is_worse_by_chance_is_not_refused(tmp_path: Path, times: int, passed: bool) -> None:
+    """The mean is worse by the same; of a few examples that may be chance."""
+    answers = [[0.98, 0.01, 0.01], [0.05, 0.9, 0.05], [0.1, 0.45, 0.45]]
+    examples, predictions = tested_on(tmp_path, [[9, 1, 0], [1, 9, 0], [9, 1, 0]] * times, answers * times)
+    table = pl.read_parquet(examples / "test-seen.parquet")
+    table.with_columns(pl.Series("energy", [2.0, -2.0, 2.0] * times, pl.Float32)).write_parquet(
+        examples / "test-seen.parquet"
+    )
+    _, verdict = judge(examples, predictions, tmp_path, champion=KNOWS_TWO)
+    check = next(check for check in verdict["checks"] if check["name"] == "no-worse-than-champion")
+    assert check["value"] > 0.2
+    assert check["passed"] is passed
+
+
+def test_a_regression_is_measured_on_each_of_its_slices(tmp_path: Path) -> None:
+    evaluation = regression.documents(tmp_path)["evaluation"]
+    reader = Reader(tmp_path / "examples", regression.MODEL)
+    test = reader.read("test")
+    error = np.abs((test.target * 1.1 - 1).astype(np.float32) - test.target)[:, 0]
+    assert evaluation["labels"] == ["price"]
+    assert evaluation["model"]["test"]["mae"] == pytest.approx(error.mean())
+    assert evaluation["model"]["test"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    found = {each["value"]: (each["rows"], each["mae"]) for each in evaluation["slices"]["fuel"]}
+    for fuel in ("diesel", "electric", "petrol", None):
+        some = test.frame["fuel"].eq_missing(fuel).to_numpy()
+        assert found[fuel or "none"] == (some.sum(), pytest.approx(error[some].mean()))
+    assert sum(each["examples"] for each in evaluation["figures"]["residuals"]) == len(error)
