@@ -180,7 +180,9 @@ def test_a_champion_that_takes_what_the_examples_lack_is_not_compared_and_the_ot
     labels = read_description(examples)["labels"]
     champion = Champion(7, model(weights(labels), [*FEATURE_NAMES, "timbre"]), labels, {})
     evaluation, verdict = judge(examples, trained.predictions, tmp_path, champion=champion)
-    reason = "version 7 cannot be compared with it: it takes other columns than the examples have: there is no column timbre"
+    reason = (
+        "version 7 cannot be compared with it: it takes other columns than the examples have: there is no column timbre"
+    )
     assert evaluation["champion"] is None
     assert evaluation["not_compared"].startswith(reason)
     assert reason in verdict["summary"]
@@ -339,7 +341,10 @@ def test_an_empty_split_is_null_and_the_other_decides(tmp_path: Path) -> None:
 
 
 def test_an_unknown_threshold_or_mode_is_refused_by_name(examples: Path, trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(HyperparametersInvalid, match=r"thresholds: accuracy: found 0.9, which is not a known check \(known: gain-over-baseline"):
+    with pytest.raises(
+        HyperparametersInvalid,
+        match=r"thresholds: accuracy: found 0.9, which is not a known check \(known: gain-over-baseline",
+    ):
         judge(examples, trained.predictions, tmp_path, thresholds={"accuracy": 0.9})
     with pytest.raises(SettingsInvalid, match="gate_mode is 'maybe'; expected one of enforce, warn, off"):
         judge(examples, trained.predictions, tmp_path, mode="maybe")
