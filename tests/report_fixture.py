@@ -292,9 +292,8 @@ def _validation(rng: np.random.Generator, labels: list[str]) -> dict[str, Any]:
     )  # fmt: skip
     features = {}
     for feature in FEATURES:
-        low, high = {"duration_ms": (60_000, 420_000), "tempo": (50, 210)}.get(
-            feature.name, (feature.low, feature.high)
-        )
+        bounds: Any = feature.low, feature.high
+        low, high = {"duration_ms": (60_000, 420_000), "tempo": (50, 210)}.get(feature.name, bounds)
         values = low + (high - low) * rng.beta(rng.uniform(0.6, 5), rng.uniform(0.6, 5), size=4000)
         if feature.dtype in (pl.Boolean, pl.Int64):
             values = values.round()

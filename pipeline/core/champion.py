@@ -20,8 +20,8 @@ from pipeline.core.log import log
 from pipeline.core.runtimes import onnx_properties, onnxruntime_of
 from pipeline.core.store import MODEL, ModelStore, open_store
 
-# Of lineage.json. 1 has no encoding, and calls the shares of the labels by another name. 0, which lacks the field, has no
-# time of the commit either, and its verdict may say "passed" of a model that nobody has judged.
+# Of lineage.json. 1 has no encoding, and calls the shares of the labels by another name. 0, which lacks the field, has
+# no time of the commit either, and its verdict may say "passed" of a model that nobody has judged.
 SCHEMA = 2
 NONE = "none"
 LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"

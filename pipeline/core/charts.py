@@ -8,7 +8,7 @@ matplotlib costs half a second to import, so it is imported where something is d
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -131,7 +131,7 @@ def training_curves(kind: Kind, training: Mapping[str, Any]) -> list[tuple[str, 
     return pictures
 
 
-def intervals(evaluation: Mapping[str, Any], metric: Metric, splits: Sequence[str]) -> Markup:
+def intervals(evaluation: Mapping[str, Any], metric: Metric, splits: Collection[str]) -> Markup:
     """A metric with its 95 % interval for the model, the champion and the baseline, on each of these splits."""
     champion = evaluation["champion"] or {}
     who = [

@@ -1,8 +1,8 @@
-"""JSON as the steps and the commands write it, whole and without NaN and infinity; and what the steps' documents hold."""
+"""The documents of the steps: what they hold, and JSON as it is written, whole and without NaN and infinity."""
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -68,7 +68,7 @@ class Evaluation(TypedDict):
     champion: Mapping[str, Any] | None
     not_compared: str
     damaged: list[str]
-    slices: Mapping[str, list[Scores]]
+    slices: Mapping[str, Sequence[Scores]]
     figures: Mapping[str, Any]
 
 

@@ -180,7 +180,7 @@ def encode(frame: pl.DataFrame, encoding: Sequence[Mapping[str, Any]]) -> NDArra
     encoded = frame.with_columns(derived).select(numbers)
     array = np.ascontiguousarray(encoded.to_numpy(), dtype=np.float32)
     if not np.isfinite(array).all():
-        wrong = [name for name, whole in zip(encoded.columns, np.isfinite(array).all(axis=0), strict=True) if not whole]
+        wrong = [name for name, values in zip(encoded.columns, array.T, strict=True) if not np.isfinite(values).all()]
         raise DataInvalid(
             f"{', '.join(wrong)}: a value is missing or not finite, and its encoder has none in its stead; "
             "give its column an encoder with missing=, or correct the data"

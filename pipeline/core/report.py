@@ -315,7 +315,7 @@ def _pictures(model: Model, evaluation: Evaluation) -> dict[str, Any]:
 
 def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """The strongest ones first."""
-    found = (
+    found: Iterable[dict[str, Any]] = (
         {"true": true, "predicted": predicted, "rows": rows, "share": rows / sum(of_label)}
         for true, of_label in zip(labels, matrix, strict=True)
         for predicted, rows in zip(labels, of_label, strict=True)

@@ -15,7 +15,7 @@ import polars as pl
 
 from pipeline.core.champion import NONE, Champion
 from pipeline.core.contract import TRAIN, Model
-from pipeline.core.documents import write_json
+from pipeline.core.documents import CheckResult, Evaluation, Verdict, write_json
 from pipeline.core.encoders import encode
 from pipeline.core.errors import DataInvalid, SettingsInvalid
 from pipeline.core.examples import Reader
@@ -39,7 +39,7 @@ def evaluate_model(
     damaged: Sequence[str] = (),
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Evaluation, Verdict]:
     """Compare the predictions that train_model wrote with what happened; write and return evaluation and verdict.
 
     See ``judge`` for what they are made of and what it raises.
@@ -70,7 +70,7 @@ def judge(
     damaged: Sequence[str] = (),
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Evaluation, Verdict]:
     """Return evaluation and verdict.
 
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
@@ -93,10 +93,18 @@ def judge(
         scored = Scored(predicted, test.target, test.rows)
         ours.add(split, scored, test.frame)
         theirs.add(split, Scored(np.broadcast_to(always, predicted.shape), test.target, test.rows), test.frame)
-    result: dict[str, Any] = {"labels": [*labels], "champion": None, "not_compared": "", "damaged": [*damaged]}
+    result: Evaluation = {
+        "labels": [*labels],
+        "model": ours.by_split(),
+        "baseline": theirs.by_split(),
+        "champion": None,
+        "not_compared": "",
+        "damaged": [*damaged],
+        "slices": ours.by_slice(),
+        "figures": ours.figures(),
+    }
     if champion_version == NONE:
         result["not_compared"] = "it was compared with no other version, as champion_version says"
-    result["model"], result["baseline"] = ours.by_split(), theirs.by_split()
     both = None
     if champion:
         found = _beside(model, champion, reader, predictions)
@@ -110,12 +118,17 @@ def judge(
                 "is_best": champion.is_best,
                 **both.describe(ours.rows(ALL)),
             }
-    result["slices"] = ours.by_slice()
-    result["figures"] = ours.figures()
-    decision = {
-        **_decide(model, checks, ours, theirs, both, result, mode),
-        "champion": champion
-        and {"version": champion.version, "is_best": champion.is_best, "compared": both is not None},
+    asked = [] if mode == "off" else [check for check in checks if check.against != "champion" or both]
+    results = [each for check in asked for each in _asked(model, check, ours, theirs, both)]
+    decision: Verdict = {
+        # Of no checks all pass, and nothing was judged.
+        "passed": bool(results) and all(each["passed"] for each in results),
+        "mode": mode,
+        "checks": results,
+        "summary": _in_words(model, results, result, mode),
+        "champion": {"version": champion.version, "is_best": champion.is_best, "compared": both is not None}
+        if champion
+        else None,
         "champion_version": champion_version,
         "thresholds": {check.name: check.threshold for check in checks},
     }
@@ -270,29 +283,7 @@ def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path)
     return answers if answers.model.splits else "no test row is of a label that both know"
 
 
-def _decide(
-    model: Model,
-    checks: Sequence[Check],
-    ours: _Answers,
-    baseline: _Answers,
-    both: _Both | None,
-    result: Mapping[str, Any],
-    mode: str,
-) -> dict[str, Any]:
-    asked = [] if mode == "off" else [check for check in checks if check.against != "champion" or both]
-    found = [each for check in asked for each in _asked(model, check, ours, baseline, both)]
-    return {
-        # Of no checks all pass, and nothing was judged.
-        "passed": bool(found) and all(each["passed"] for each in found),
-        "mode": mode,
-        "checks": found,
-        "summary": _in_words(model, found, result, mode),
-    }
-
-
-def _asked(
-    model: Model, check: Check, ours: _Answers, baseline: _Answers, both: _Both | None
-) -> Iterator[dict[str, Any]]:
+def _asked(model: Model, check: Check, ours: _Answers, baseline: _Answers, both: _Both | None) -> Iterator[CheckResult]:
     """What came of a check; nothing if no value of its slice has enough rows."""
     metric = next(each for each in model.all_metrics if each.name == check.metric)
     mine, other = ours, baseline if check.against == "baseline" else None
@@ -315,7 +306,7 @@ def _asked(
         yield max(results, key=lambda each: (not each["passed"], _excess(check, each)))
 
 
-def _excess(check: Check, result: Mapping[str, Any]) -> float:
+def _excess(check: Check, result: CheckResult) -> float:
     """By how much a result is on the wrong side of its threshold."""
     if result["value"] is None:
         return float("inf")
@@ -323,7 +314,7 @@ def _excess(check: Check, result: Mapping[str, Any]) -> float:
     return away if check.at_least is None else -away
 
 
-def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Parts | None) -> dict[str, Any]:
+def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Parts | None) -> CheckResult:
     value, interval = parts.value(metric), metric.interval(parts.of(metric), parts.rows)
     if other:
         # How much better where at least something is asked for, how much worse where at most.
@@ -351,11 +342,11 @@ def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Par
     }
 
 
-def _in_words(model: Model, checks: Sequence[Mapping[str, Any]], result: Mapping[str, Any], mode: str) -> str:
+def _in_words(model: Model, checks: Sequence[CheckResult], result: Evaluation, mode: str) -> str:
     if mode == "off":
         return "The gate is off: nothing was judged."
     failed = [check for check in checks if not check["passed"]]
-    found, champion = result["model"][ALL], result["champion"]
+    found, champion = result["model"][ALL] or {}, result["champion"]
     if champion:
         primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
         against = (

@@ -106,8 +106,8 @@ def _require_finite(found: Any, what: str, options: Hyperparameters) -> None:
     if bad.size:
         raise NotFinite(
             f"{what} is {bad.flat[0]}, expected was a finite number: the training has diverged. Start a run with a "
-            f"lower learning_rate (it was {options.learning_rate:g}; try {options.learning_rate / 10:g}), with fewer "
-            f"hidden_layers ({len(options.hidden_layers)}) or with a larger batch_size ({options.batch_size})"
+            f"lower learning_rate (it was {options.learning_rate:g}; try {options.learning_rate / 10:g}) or with a "
+            f"larger batch_size ({options.batch_size})"
         )
 
 

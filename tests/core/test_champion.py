@@ -310,7 +310,7 @@ def test_a_lineage_of_an_older_release_is_read(root: str, schema: int) -> None:
     ]
 
 
-ENCODED = {
+ENCODED: dict[str, Any] = {
     "column": "fuel", "unit": "", "derived": "", "encoder": "OneHot", "parameters": {"values": ["diesel", "petrol"]},
     "features": ["fuel: diesel", "fuel: petrol"],
 }  # fmt: skip

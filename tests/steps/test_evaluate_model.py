@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.core.champion import Champion
-from pipeline.core.errors import HyperparametersInvalid, SettingsInvalid
 from pipeline.core.encoders import fit
+from pipeline.core.errors import HyperparametersInvalid, SettingsInvalid
 from pipeline.core.examples import Reader, read_description, write_predictions
 from pipeline.core.kinds import Check, interval
 from pipeline.core.report import evaluation_html, render_report
@@ -26,11 +26,10 @@ from tests.report_fixture import run
 from tests.serving import model
 from tests.steps.conftest import Trained
 
-
 TESTS = ("test-seen", "test-unseen")
 
 
-def judge(examples: Path, predictions: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def judge(examples: Path, predictions: Path, folder: Path, **options: Any) -> tuple[Any, Any]:
     folder.mkdir(exist_ok=True)
     return evaluate_model(MODEL, examples, predictions, folder / "evaluation.json", folder / "verdict.json", **options)
 
@@ -50,7 +49,7 @@ def hand_made(folder: Path, counts: dict[str, list[list[int]]]) -> Path:
     description = {
         "labels": labels,
         "encoding": fit(MODEL.features, pl.scan_parquet(folder / "train.parquet")),
-        "splits": dict.fromkeys(counts, {}),
+        "splits": {split: {} for split in counts},
     }
     (folder / "preprocessing.json").write_text(json.dumps(description))
     return folder
@@ -352,7 +351,8 @@ def test_an_unknown_threshold_or_mode_is_refused_by_name(examples: Path, trained
 
 def test_evaluation_needs_no_tensorflow(examples: Path, trained: Trained, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from pipeline.models.jukebox import MODEL; from pipeline.steps.evaluate_model import evaluate_model; "
+        "import sys; from pathlib import Path; from pipeline.models.jukebox import MODEL; "
+        "from pipeline.steps.evaluate_model import evaluate_model; "
         "evaluate_model(MODEL, *map(Path, sys.argv[1:])); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run(
@@ -361,7 +361,7 @@ def test_evaluation_needs_no_tensorflow(examples: Path, trained: Trained, tmp_pa
     )
 
 
-def tested_on(folder: Path, counts: list[list[int]], answers: list[list[float]]) -> tuple[Path, Path]:
+def of_one_split(folder: Path, counts: list[list[int]], answers: list[list[float]]) -> tuple[Path, Path]:
     """Test rows of one split, with their predictions."""
     examples = hand_made(folder, {"train": [[6, 3, 1]], "test-seen": counts, "test-unseen": []})
     write_predictions(folder / "p", "test-seen", np.array(answers, np.float32))
@@ -375,7 +375,7 @@ def test_a_model_may_be_refused_for_its_worst_slice_that_has_enough_rows(
 ) -> None:
     per_label = Check("top1-of-each-label", "top1", at_least=0.3, slice="label", min_rows=min_rows)
     strict = replace(MODEL, checks=[*MODEL.checks, per_label])
-    examples, predictions = tested_on(
+    examples, predictions = of_one_split(
         tmp_path, [[40, 0, 2], [0, 6, 8], [8, 8, 0]], [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]
     )
     _, verdict = evaluate_model(strict, examples, predictions, tmp_path / "e.json", tmp_path / "v.json")
@@ -387,7 +387,7 @@ def test_a_model_may_be_refused_for_its_worst_slice_that_has_enough_rows(
 def test_a_model_that_is_worse_by_chance_is_not_refused(tmp_path: Path, times: int, passed: bool) -> None:
     """The mean is worse by the same; of a few examples that may be chance."""
     answers = [[0.98, 0.01, 0.01], [0.05, 0.9, 0.05], [0.1, 0.45, 0.45]]
-    examples, predictions = tested_on(tmp_path, [[9, 1, 0], [1, 9, 0], [9, 1, 0]] * times, answers * times)
+    examples, predictions = of_one_split(tmp_path, [[9, 1, 0], [1, 9, 0], [9, 1, 0]] * times, answers * times)
     table = pl.read_parquet(examples / "test-seen.parquet")
     table.with_columns(pl.Series("energy", [2.0, -2.0, 2.0] * times, pl.Float32)).write_parquet(
         examples / "test-seen.parquet"

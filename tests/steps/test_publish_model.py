@@ -653,8 +653,9 @@ def test_the_card_fits_a_phone_and_a_desk(publish: Publish, found: dict[str, Any
     found.update(regression.documents(tmp_path / "cars"))
     cars = publish(model=regression.MODEL, model_name="used-cars", data={"cars": found["tables"]["cars"]})
 
+    pages = page, Path(cars.uri, "model-card.html")
     with browser() as window:
-        for page, width in product((page, Path(cars.uri, "model-card.html")), (390, 1200)):
+        for page, width in product(pages, (390, 1200)):
             window.open(page, width=width)
             assert window.evaluate("document.documentElement.scrollWidth") == width
             assert window.evaluate("document.querySelector('h1').getBoundingClientRect().height > 0")

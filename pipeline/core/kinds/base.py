@@ -115,7 +115,7 @@ class Check:
 
     def with_threshold(self, value: float) -> "Check":
         """The same check with another threshold."""
-        return replace(self, **{"at_most" if self.at_least is None else "at_least": value})
+        return replace(self, at_most=value) if self.at_least is None else replace(self, at_least=value)
 
 
 class Figures(Protocol):
@@ -160,7 +160,7 @@ class Kind(ABC):
         """``target`` and ``rows`` of ``Scored``."""
 
     @abstractmethod
-    def baseline(self, target: Floats, rows: Floats) -> Floats:
+    def baseline(self, target: Floats, rows: float) -> Floats:
         """What a model without features answers, float64[outputs], from sums over the training examples.
 
         ``target`` is float64[outputs] and ``rows`` float64, both summed.

@@ -130,7 +130,7 @@ class _Distribution(Kind):
     answers = "a probability for each label; they sum to 1"
     slices = ("label",)
 
-    def baseline(self, target: Floats, rows: Floats) -> Floats:
+    def baseline(self, target: Floats, rows: float) -> Floats:
         """The frequencies, with one row more for each label (Laplace's rule), so that none is impossible."""
         found: Floats = (target + 1) / (rows + len(target))
         return found

@@ -99,7 +99,7 @@ class Regression(Kind):
         target = frame[self.target].cast(pl.Float64).to_numpy()
         return np.nan_to_num(target)[:, None], np.isfinite(target).astype(np.float64)
 
-    def baseline(self, target: Floats, rows: Floats) -> Floats:
+    def baseline(self, target: Floats, rows: float) -> Floats:
         """The mean."""
         found: Floats = target / rows
         return found
