@@ -203,7 +203,7 @@ def _uris(text: object) -> dict[str, str]:
 def _secret(key: str, value: object) -> str:
     if key in ("http-proxy", "https-proxy") and "@" in str(value):
         return "holds credentials, which do not belong into Git: name a proxy that asks for none"
-    values = (key == "data" and [*_uris(value).values()]) or [value]
+    values: list[object] = [*(_uris(value).values() if key == "data" else ())] or [value]
     if secret := next(filter(None, map(secret_in, values)), ""):
         return (
             f"{secret}, and Git keeps it for ever: name it without, and put what lets you in into a Secret; the one "

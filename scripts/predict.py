@@ -19,6 +19,7 @@ from pipeline.core.documents import to_json
 from pipeline.core.encoders import encode
 from pipeline.core.errors import DataUnavailable, SettingsInvalid, StoreBroken
 from pipeline.core.parts import Parts, Unusable
+from pipeline.core.runtimes import onnxruntime_of
 from pipeline.core.texts import one_line
 from pipeline.settings import read_settings
 from scripts.clients.model_server import find_served, infer
@@ -67,7 +68,7 @@ def command(
         if in_store is None:
             raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
         published = in_store
-        answer = published.probabilities(encode(found, published.encoding))
+        answer = onnxruntime_of(published.onnx)(encode(found, published.encoding))
     console = Console(highlight=False)
     title = f"{', '.join(_names(found, model))}: {model_name} version {published.version}"
     # What a table holds may have brackets, which are no markup.
@@ -112,7 +113,7 @@ def _require_same(
 
     The number alone does not say that it is the served one: a laptop's store counts from 1, and so does a cluster's.
     """
-    expected = version.probabilities(vectors)
+    expected = onnxruntime_of(version.onnx)(vectors)
     if expected.shape != answer.shape or not np.allclose(expected, answer, rtol=SAME, atol=SAME):
         raise StoreBroken(
             f"The served version {version.version} answers otherwise than the one in {model_store}.\n"

@@ -6,10 +6,8 @@ ask for is not.
 """
 
 import hashlib
-import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -159,6 +157,13 @@ def _exactly(*allowed: Any) -> Rule:
         lambda value: isinstance(value, str | bool | int) and (type(value), value) in same,
         " or ".join(repr(each) for each in sorted(allowed)),
     )
+
+
+def _same(value: str | Mapping[str, str]) -> Rule:
+    """A text, or names with texts, and no other."""
+    if isinstance(value, str):
+        return _exactly(value)
+    return _fields(" ".join(value), **{name: _exactly(each) for name, each in value.items()})
 
 
 def _matching(pattern: str, expected: str) -> Rule:
@@ -327,8 +332,7 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
 
 def _root_parameters(parameter: Mapping[str, Rule], settings: Settings) -> Rule:
     """The parameters of a run; those that name a place of the project do so as the settings do."""
-    values = {name: getattr(settings, name) for name in PLACES}
-    default = {name: _if(partial(operator.eq, value), repr(value)) for name, value in values.items()}
+    default = {name: _same(getattr(settings, name)) for name in PLACES}
 
     def check(value: Any, path: str) -> Iterator[str]:
         yield from _map(_anything)(value, path)

@@ -34,15 +34,28 @@ def model(weights: list[float], features: Sequence[str] = FEATURE_NAMES) -> byte
 
 def model_of(weights: Mapping[str, list[float]], features: Sequence[str] = FEATURE_NAMES) -> bytes:
     """An ONNX model: what 1 of each of these features adds to the labels' scores; it takes ``features``."""
-    labels = len(next(iter(weights.values())))
-    matrix = np.zeros((len(features), labels), dtype=np.float32)
+    matrix = np.zeros((len(features), len(next(iter(weights.values())))), dtype=np.float32)
     for name, row in weights.items():
         matrix[features.index(name)] = row
+    nodes = [
+        helper.make_node("MatMul", [INPUT, "weights"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], [OUTPUT]),
+    ]
+    return _built(nodes, OUTPUT, matrix, features)
+
+
+def number_of(weights: list[float], features: Sequence[str]) -> bytes:
+    """An ONNX model of one number: the sum of what 1 of each of ``features`` adds."""
+    node = helper.make_node("MatMul", [INPUT, "weights"], ["prediction"])
+    return _built([node], "prediction", np.array(weights, dtype=np.float32)[:, None], features)
+
+
+def _built(nodes: list[onnx.NodeProto], output: str, matrix: np.ndarray, features: Sequence[str]) -> bytes:
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [INPUT, "weights"], ["scores"]), helper.make_node("Softmax", ["scores"], [OUTPUT])],
+        nodes,
         "energy",
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", len(features)])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", labels])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", matrix.shape[1]])],
         [numpy_helper.from_array(matrix, "weights")],
     )
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

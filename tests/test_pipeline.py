@@ -477,7 +477,12 @@ def test_no_credential_of_who_compiles_gets_into_the_pipeline(
 
 @pytest.mark.parametrize("store", ["/models", "s3://bucket/models"])
 def test_the_server_knows_every_field_of_the_spec(settings: Settings, store: str) -> None:
-    company = {"pull_secret": "mine", "nodes": "a=b", "taint": "c", "https_proxy": "http://proxy.example.com"}
+    company: dict[str, Any] = {
+        "pull_secret": "mine",
+        "nodes": "a=b",
+        "taint": "c",
+        "https_proxy": "http://proxy.example.com",
+    }
     compiled = Compiled(replace(settings, model_store=store, train_gpus="1", **company))
     json_format.ParseDict(compiled.spec, pipeline_spec_pb2.PipelineSpec())
     json_format.ParseDict(compiled.platform, pipeline_spec_pb2.PlatformSpec())

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.models.jukebox.tables import FEATURE_NAMES, INPUT
+from pipeline.core.contract import INPUT
+from pipeline.models.jukebox.tables import FEATURE_NAMES
 from tests.cluster import build, images, node
 from tests.cluster import model_server as model_server_program
 from tests.cluster.build import CACHE, kept, run

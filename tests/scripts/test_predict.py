@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import polars as pl
 import pytest
 from kubernetes.config import kube_config
 
+from pipeline.core.contract import Column, Table
+from pipeline.core.encoders import Number, OneHot
 from pipeline.core.errors import DataInvalid, DataUnavailable, ModelServerRefuses, SettingsInvalid, StoreBroken
+from pipeline.core.kinds import Regression
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES, FEATURES, ID
 from scripts.clients import pipeline_server as server
 from scripts.predict import command
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.cluster import Cluster
 from tests.kfp.world import NAMESPACE, TOKEN
-from tests.serving import OUTPUT, Served, model, serving
+from tests.serving import OUTPUT, Served, model, number_of, serving
 from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
@@ -406,3 +411,47 @@ def test_the_token_does_not_travel_unencrypted(
     predict("Golden River", endpoint=http.url)
     assert len(http.requests) == 2
     assert not [headers for _, headers in http.requests if "Authorization" in headers]
+
+
+# Another model
+
+CARS = replace(
+    MODEL,
+    name="cars",
+    kind=Regression("mpg"),
+    tables=[
+        Table(
+            "cars",
+            (
+                Column("number", pl.Int64, unique=True),
+                Column("maker", pl.String, OneHot()),
+                Column("weight", pl.Float64, Number(missing=2.0), unit="t"),
+                Column("mpg", pl.Float64, unit="miles per gallon"),
+            ),
+        )
+    ],
+    metrics=(),
+    checks=(),
+)
+ENCODING = [
+    {"derived": "", "unit": "", "column": "maker", "encoder": "OneHot", "parameters": {"values": ["Saab"]}},
+    {"derived": "", "unit": "", "column": "weight", "encoder": "Number", "parameters": {"missing": 2.0}},
+]
+FEATURES_OF = [["maker: Saab"], ["weight", "weight: missing"]]
+
+
+@pytest.mark.parametrize(("row", "shown"), [("7", "Saab, 7.0: jukebox version 1"), ("volv", "Volvo, 8.0: jukebox ")])
+def test_a_number_is_shown_with_its_unit_of_what_the_versions_own_encoding_makes_of_a_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str, shown: str
+) -> None:
+    monkeypatch.setattr("scripts.predict.load", lambda _: CARS)
+    table = pl.DataFrame({"number": [7, 8], "maker": ["Saab", "Volvo"], "weight": [1.5, None], "mpg": [0.0, 0.0]})
+    table.write_parquet(tmp_path / "cars.parquet")
+    names = [name for features in FEATURES_OF for name in features]
+    onnx = number_of([30.0, -4.0, 1.0], names)
+    encoding = [{**entry, "features": features} for entry, features in zip(ENCODING, FEATURES_OF, strict=True)]
+    publish_version(str(tmp_path), "one", onnx=onnx, labels=("mpg",), encoding=encoding)
+    command(row, tmp_path / "cars.parquet", str(tmp_path), 0, "", 5)
+    title, _, answer = capsys.readouterr().out.splitlines()
+    assert title.startswith(shown)
+    assert answer.split() == ["mpg", {"7": "24", "volv": "-7"}[row], "miles", "per", "gallon"]

@@ -282,7 +282,11 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
     ),
     "other data": (
         at("pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.songs", "https://elsewhere.example.com/"),
-        "pipelineSpec.root.inputDefinitions.parameters.data.defaultValue is {",
+        "pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.songs is 'https://elsewhere.example.com/'",
+    ),
+    "data of another table": (
+        at("pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.cars", "s3://bucket/cars"),
+        "pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.cars is 's3://bucket/cars', allowed there",
     ),
     "labels of the pod": (
         step("train-model", podMetadata={"labels": {"app.kubernetes.io/name": "listener"}}),
