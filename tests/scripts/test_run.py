@@ -72,7 +72,9 @@ def uris(songs: object, rankings: object) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Songs and rankings of twelve countries."""
-    songs, rankings = generate(tmp_path_factory.mktemp("data"), rows=20_000, last_day=date(2026, 5, 31), countries=12).values()
+    songs, rankings = generate(
+        tmp_path_factory.mktemp("data"), rows=20_000, last_day=date(2026, 5, 31), countries=12
+    ).values()
     return str(songs), str(rankings)
 
 

@@ -112,7 +112,9 @@ def test_corrupt_data_is_refused_by_the_right_check(corruption: Corruption, good
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sample_data_passes_without_a_warning(seed: int, tmp_path: Path) -> None:
-    songs, rankings = generate(tmp_path / "made", rows=4_000, last_day=LAST_DAY, countries=5 + 3 * seed, seed=seed).values()
+    songs, rankings = generate(
+        tmp_path / "made", rows=4_000, last_day=LAST_DAY, countries=5 + 3 * seed, seed=seed
+    ).values()
     report = validate(tmp_path, pl.read_parquet(songs), pl.read_parquet(rankings))
     assert report["passed"]
     assert failed(report) == set()
