@@ -86,7 +86,7 @@ BIG = {
     ids=["the settings' defaults", "what a company sets", "Kubeflow"],
 )
 def test_the_oldest_supported_server_understands_all_that_is_compiled(
-    pool: DescriptorPool, changes: dict[str, str]
+    pool: DescriptorPool, changes: dict[str, Any]
 ) -> None:
     settings: Settings = replace(read_settings(), **changes)
     assert problems(pool, spec_of(build_pipeline(settings))) == []
