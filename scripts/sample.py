@@ -1,6 +1,6 @@
 """``jukebox sample``: invented tables in the schema of the model's real ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,15 +25,15 @@ def command(
     """
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     chosen = {"rows": rows} if rows else {}
-    for path in generator(read_settings().model_name)(folder, last_day=yesterday, seed=seed, **chosen):
+    for path in generator(read_settings().model_name)(folder, last_day=yesterday, seed=seed, **chosen).values():
         print(path)
 
 
-def generator(name: str) -> Callable[..., Sequence[Path]]:
+def generator(name: str) -> Callable[..., Mapping[str, Path]]:
     """Return what writes a model's sample: ``generate`` in its folder's ``sample.py``, which the image does not need.
 
     It takes the folder, and ``last_day``, ``seed`` and ``rows`` by name, of which the latter two have defaults, and
-    returns a file for each table, named by it. Raises SettingsInvalid if there is none.
+    returns the files by the names of the tables. Raises SettingsInvalid if there is none.
     """
     load(name)
     module = f"pipeline.models.{folder_of(name)}.sample"
@@ -42,5 +42,5 @@ def generator(name: str) -> Callable[..., Sequence[Path]]:
             f"the model {name} has no sample: name its tables with --data, or write `generate` in "
             f"pipeline/models/{folder_of(name)}/sample.py"
         )
-    generate: Callable[..., Sequence[Path]] = import_module(module).generate
+    generate: Callable[..., Mapping[str, Path]] = import_module(module).generate
     return generate

@@ -21,9 +21,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.core.examples import TEST_SPLITS, read_description, read_split
+from pipeline.core.contract import TRAIN
+from pipeline.core.examples import Reader
 from pipeline.core.log import peak_mib
-from pipeline.core.options import Hyperparameters
+from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import CHART_LENGTH, COUNTRIES, generate
 from pipeline.models.jukebox.tables import CHART_PLACES, FIRST_DAY
 from pipeline.steps.fetch_data import resolve_data_version
@@ -44,7 +45,7 @@ def measure(rows: int, console: Console) -> dict[str, Any]:
     places = CHART_LENGTH if rows <= possible else CHART_PLACES
     console.print(f"Generating {rows:,} chart rows, {places} a country and day")
     made = generate(folder, rows=rows, last_day=LAST_DAY, countries=len(COUNTRIES), places=places)
-    data = {path.stem: str(path) for path in made}
+    data = {table: str(path) for table, path in made.items()}
     parameters = {
         "data_version": resolve_data_version(data),
         "data": data,
@@ -87,19 +88,16 @@ def row_by_row(examples: Path) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    from pipeline.models.jukebox.network import build_network
-    from pipeline.steps.train_model import predict, scores
+    from pipeline.steps.train_model import inputs_of, predict, scores
 
-    options = Hyperparameters()
+    options = MODEL.hyperparameters
     keras.utils.set_random_seed(options.seed)
-    description = read_description(examples)
-    train = read_split(examples, "train")
-    example, country = np.nonzero(train.counts)
-    times = train.counts[example, country]
+    reader = Reader(examples, MODEL)
+    train = reader.read(TRAIN)
+    example, country = np.nonzero(train.target)
+    times = train.target[example, country]
     example, country = np.repeat(example, times), np.repeat(country, times).astype(np.int32)
-    network = build_network(
-        description["mean"], description["variance"], len(description["labels"]), options.hidden_layers, options.dropout
-    )
+    network = MODEL.network(inputs_of(MODEL, reader.description), options)
     steps = -(-len(example) // options.batch_size) * options.epochs
     network.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(options.learning_rate, steps)),
@@ -107,14 +105,13 @@ def row_by_row(examples: Path) -> dict[str, Any]:
         steps_per_execution=32,
     )
     network.fit(train.vectors[example], country, batch_size=options.batch_size, epochs=options.epochs, verbose=0)
-    tests = [read_split(examples, split) for split in TEST_SPLITS.values()]
-    each = [(scores(predict(network, test), test), test.rows.sum()) for test in tests]
+    tests = [reader.read(split) for split in reader.tests]
+    each = [(scores(MODEL.kind, predict(network, test), test), test.rows.sum()) for test in tests]
     total = sum(rows for _, rows in each)
     return {
         "seconds": time.perf_counter() - began,
         "peak_mib": peak_mib(),
-        "cross_entropy": float(sum(loss * rows for (loss, _), rows in each) / total),
-        "top1": float(sum(top1 * rows for (_, top1), rows in each) / total),
+        **{name: float(sum(found[name] * rows for found, rows in each) / total) for name in ("cross_entropy", "top1")},
     }
 
 

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pipeline.core.contract import Check, Model, Options
+from pipeline.core.contract import Model, Options
 from pipeline.core.errors import HyperparametersInvalid
+from pipeline.core.kinds import Check
 
 # A verdict that says no: stops the run, is only said, is not even sought.
 GATE_MODES = ("enforce", "warn", "off")

@@ -35,7 +35,8 @@ def convert_model(
 
     ``model``, ``training`` are what train_model wrote, ``examples`` the folder of preprocess_data. The model has one
     input, float32[batch, features] raw features in the order of the property ``features``, and one output,
-    float32[batch, labels], in the order of the property ``labels``. The same weights give the same bytes: nothing of the run (time, id) is in them; that is in lineage.json beside the published model.
+    float32[batch, labels], in the order of the property ``labels``. The same weights give the same bytes: nothing of
+    the run (time, id) is in them; that is in lineage.json beside the published model.
 
     Raises ParityBroken if the file of Keras holds code, if the graph does not have exactly this input and output, or if
     it is not a plain network.

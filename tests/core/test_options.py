@@ -1,4 +1,6 @@
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -6,16 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import HyperparametersInvalid
-from pipeline.core.options import Hyperparameters, Thresholds, parse
+from pipeline.core.options import parse, parse_thresholds
+from pipeline.models.jukebox import MODEL
+
+DEFAULTS = MODEL.hyperparameters
 
 
 def test_nothing_given_is_two_epochs_of_the_usual() -> None:
-    assert parse(Hyperparameters, {}) == Hyperparameters()
-    assert Hyperparameters().epochs == 2
+    assert parse(DEFAULTS, {}) == DEFAULTS
+    assert DEFAULTS.epochs == 2
 
 
 def test_whole_numbers_may_come_as_floats_as_kubeflow_hands_them_over() -> None:
-    found = parse(Hyperparameters, {"epochs": 2.0, "hidden_layers": [64.0, 32.0], "seed": 7.0})
+    found = parse(DEFAULTS, {"epochs": 2.0, "hidden_layers": [64.0, 32.0], "seed": 7.0})
     assert (found.epochs, found.hidden_layers, found.seed) == (2, [64, 32], 7)
     assert isinstance(found.epochs, int)
 
@@ -45,31 +50,39 @@ def test_whole_numbers_may_come_as_floats_as_kubeflow_hands_them_over() -> None:
 )
 def test_a_value_outside_its_range_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(HyperparametersInvalid, match=re.escape(f"hyperparameters: {message}")):
-        parse(Hyperparameters, values)
+        parse(DEFAULTS, values)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "high", None, True], ids=str)
+def test_a_threshold_that_is_not_a_number_is_named(value: Any) -> None:
+    with pytest.raises(HyperparametersInvalid, match=r"thresholds: top5-floor: found .*, expected a finite number"):
+        parse_thresholds(MODEL, {"top5-floor": value})
+
+
+def test_a_threshold_takes_the_place_of_the_models() -> None:
+    found = {check.name: check.threshold for check in parse_thresholds(MODEL, {"top5-floor": 1})}
+    assert found == {check.name: check.threshold for check in MODEL.all_checks} | {"top5-floor": 1.0}
 
 
 @pytest.mark.parametrize(
-    "values",
-    [{"gain_over_baseline": -0.1}, {"champion_tolerance": float("inf")}, {"top5_floor": 1.1}, {"top5_floor": "high"}],
-    ids=str,
+    ("call", "known"),
+    [
+        (partial(parse, DEFAULTS), [*type(DEFAULTS).model_fields]),
+        (partial(parse_thresholds, MODEL), [check.name for check in MODEL.all_checks]),
+    ],
+    ids=["hyperparameters", "thresholds"],
 )
-def test_a_threshold_that_is_none_is_named(values: dict[str, Any]) -> None:
-    with pytest.raises(HyperparametersInvalid, match=f"thresholds: {next(iter(values))}: found "):
-        parse(Thresholds, values)
-
-
-@pytest.mark.parametrize("options", [Hyperparameters, Thresholds])
-def test_an_unknown_key_is_named_with_the_known_ones(options: type[Hyperparameters | Thresholds]) -> None:
+def test_an_unknown_key_is_named_with_the_known_ones(call: Callable[[dict[str, Any]], Any], known: list[str]) -> None:
     with pytest.raises(HyperparametersInvalid) as raised:
-        parse(options, {"epoch": 2})
-    assert "epoch: found 2, which is no known key" in str(raised.value)
-    for name in options.model_fields:
+        call({"epoch": 2})
+    assert "epoch: found 2, which is not a known" in str(raised.value)
+    for name in known:
         assert name in str(raised.value)
 
 
 def test_all_wrong_keys_are_named_at_once() -> None:
     with pytest.raises(HyperparametersInvalid) as raised:
-        parse(Hyperparameters, {"epochs": 0, "dropout": 2, "optimizer": "sgd", "seed": 3})
+        parse(DEFAULTS, {"epochs": 0, "dropout": 2, "optimizer": "sgd", "seed": 3})
     message = str(raised.value)
     assert "epochs: found 0" in message
     assert "dropout: found 2" in message
@@ -93,4 +106,4 @@ def test_all_wrong_keys_are_named_at_once() -> None:
     )
 )
 def test_what_is_in_range_is_taken_as_it_is(values: dict[str, Any]) -> None:
-    assert parse(Hyperparameters, values).model_dump() == Hyperparameters().model_dump() | values
+    assert parse(DEFAULTS, values).model_dump() == Hyperparameters().model_dump() | values

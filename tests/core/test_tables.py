@@ -19,9 +19,10 @@ from polars.testing import assert_frame_equal
 from pipeline.core import casts, tables
 from pipeline.core.errors import DataInvalid, DataUnavailable
 from pipeline.core.tables import to_parquet, unpack
-from pipeline.models.jukebox.tables import RANKINGS, SONGS
+from pipeline.models.jukebox import tables as jukebox
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
+SONGS, RANKINGS = jukebox.SONGS.schema, jukebox.RANKINGS.schema
 
 
 def convert(folder: Path, *contents: bytes, schema: dict[str, type[pl.DataType]] = RANKINGS) -> pl.DataFrame:

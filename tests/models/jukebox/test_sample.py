@@ -48,7 +48,7 @@ def test_another_seed_gives_other_songs_and_charts(tmp_path: Path) -> None:
 
 
 def test_the_tables_have_the_columns_of_the_contract(songs: pl.DataFrame, rankings: pl.DataFrame) -> None:
-    for table, contract in ((songs, SONGS), (rankings, RANKINGS)):
+    for table, contract in ((songs, SONGS.schema), (rankings, RANKINGS.schema)):
         for column, dtype in contract.items():
             assert table.schema[column] == dtype, column
 
