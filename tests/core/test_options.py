@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pipeline.core.errors import HyperparametersInvalid
 from pipeline.core.options import parse, parse_thresholds
 from pipeline.models.jukebox import MODEL
+from pipeline.models.jukebox.network import JukeboxHyperparameters
 
-DEFAULTS = MODEL.hyperparameters
+DEFAULTS = JukeboxHyperparameters()
 
 
 def test_nothing_given_is_two_epochs_of_the_usual() -> None:
@@ -106,4 +107,4 @@ def test_all_wrong_keys_are_named_at_once() -> None:
     )
 )
 def test_what_is_in_range_is_taken_as_it_is(values: dict[str, Any]) -> None:
-    assert parse(DEFAULTS, values).model_dump() == Hyperparameters().model_dump() | values
+    assert parse(DEFAULTS, values).model_dump() == DEFAULTS.model_dump() | values
