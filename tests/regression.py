@@ -104,7 +104,14 @@ def documents(folder: Path) -> dict[str, Any]:
         "edges": [25_000.0 * n for n in range(11)], "shares": [0.1] * 10,
     }  # fmt: skip
     found["validation"] |= {
-        "profile": {"rows": {"cars": 1500}, "features": {"mileage": mileage}, "first_day": None, "last_day": None},
+        "profile": {
+            "rows": {"cars": 1500},
+            "features": {"mileage": mileage},
+            "categories": {"fuel": {"diesel": 0.6, "petrol": 0.4}},
+            "target": mileage,
+            "first_day": None,
+            "last_day": None,
+        },
         "shift": None,
     }
     for entry in found["training"]["history"]:

@@ -313,7 +313,9 @@ class _Feature(_Shape):
 
 class _Profile(_Shape):
     features: dict[str, _Feature]
+    categories: dict[str, dict[str, float]] = {}
     label_shares: dict[str, float] = {}
+    target: _Feature | None = None
 
     @model_validator(mode="before")
     @classmethod

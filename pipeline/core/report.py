@@ -118,7 +118,7 @@ def render_report(model: Model, documents: Mapping[str, Any], run: Run) -> str:
         graph=charts.layout({s.name: [d for d in s.depends_on if d in known] for s in run.steps}) if known else None,
         box=charts.BOX,
         curves=charts.training_curves(model.kind, training) if training else (),
-        units={column.name: column.unit for column in model.features},
+        units={column.name: column.unit for table in model.tables for column in table.columns},
         reproduce=_reproduce(lineage, run),
     )  # fmt: skip
 

@@ -194,7 +194,7 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
     data = page.text("data")
     assert "1,129,882" in data
     assert "Last day 2026-03-08 the first is 2025-05-01" in data
-    assert "PSI of the labels: 0.00" in data
+    assert "PSI of labels: 0.00" in data
     assert "warning shift 1 of 14 quantities has moved" in data
     assert "PSI 0.31, −0.49 sd" in data
     assert page.row("test-unseen")[1:3] == ["2,711", "104,000"]
@@ -309,6 +309,8 @@ def test_a_regression_has_the_metrics_figures_and_slices_of_its_kind() -> None:
     diesel = next(entry for entry in evaluation["slices"]["fuel"] if entry["value"] == "diesel")
     assert page.row("diesel")[1:3] == [str(diesel["rows"]), f"{diesel['mae']:.3f}"]
     assert "below 100,000 km" in page.text("slices")
+    assert page.row("fuel") == ["fuel", "diesel 60.0%, petrol 40.0%"]
+    assert page.row("price")[0] == "price k€ target"
 
 
 def published(**changed: Any) -> tuple[dict[str, Any], Run]:
