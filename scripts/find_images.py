@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -128,7 +128,7 @@ class Commit:
 
         As git has it: an archive would be what the commit's attributes make of it.
         """
-        for entry in self._entries("-l", str(source)):
+        for entry in self._entries([str(source)], "-l"):
             about, _, path = entry.partition(b"\t")
             mode, kind, blob, size = about.decode().split()
             if kind == "blob" and int(size) > LIMIT:
@@ -136,9 +136,9 @@ class Commit:
             content = git(self.folder, "cat-file", "blob", blob) if kind == "blob" else b""
             yield PurePosixPath(os.fsdecode(path)), mode, content
 
-    def _entries(self, *arguments: str) -> list[bytes]:
+    def _entries(self, paths: Sequence[str], *options: str) -> list[bytes]:
         """What git lists of paths; without what makes a model's sample, which no run needs."""
-        found = git(self.folder, "ls-tree", "-r", "-z", "--full-tree", self.name, *arguments)
+        found = git(self.folder, "ls-tree", "-r", *options, "-z", "--full-tree", self.name, "--", *paths)
         sample = f"\tpipeline/models/{self.model}/sample.py".encode()
         return [entry for entry in found.split(b"\0") if entry and not entry.endswith(sample)]
 
@@ -163,7 +163,7 @@ class Commit:
     def image_key(self, base: str) -> str:
         """The hash of what the training image is made of: packages, and what the Containerfile says and copies."""
         sources = [str(source) for source, _ in self.containerfile.copies]
-        return _hash(self.packages_key(base).encode(), *self._entries("Containerfile", *sources))
+        return _hash(self.packages_key(base).encode(), *self._entries(["Containerfile", *sources]))
 
     def lock_key(self, ci_image: str) -> str:
         """The hash of what the tasks' image of this lock is made of."""
