@@ -9,7 +9,7 @@ override DATA := $(value DATA)
 override EPOCHS := $(value EPOCHS)
 export DATA EPOCHS
 .DEFAULT_GOAL := help
-.PHONY: help run test test-cluster soak cluster cluster-down lint compile bootstrap teardown bench bench-cluster lock refresh clean
+.PHONY: help run test test-cluster soak cluster cluster-down lint docs compile bootstrap teardown bench bench-cluster lock refresh clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lint: .venv/ready ## Check style, types and the Containerfile
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Containerfile
+
+docs: .venv/ready ## Build the documentation into build/site, with its links checked
+	@$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 compile: .venv/ready ## Write Pipeline and PipelineVersion to build/pipeline.yaml
 	@$(BIN)/jukebox compile

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from polars.io.plugins import register_io_source
@@ -26,17 +27,16 @@ def lazy(table: Table, parts: Parts) -> pl.LazyFrame:
     schema = pl.Schema(parts.columns)
 
     def read(
-        columns: Sequence[str] | None, predicate: pl.Expr | None, most: int | None, _: int | None
+        columns: Sequence[str] | None, predicate: pl.Expr | None, most: int | None, _: Any
     ) -> Iterator[pl.DataFrame]:
         wanted = columns or list(schema)
-        # Polars takes it for granted that the rows are those that it has asked for.
-        asked = [] if predicate is None else predicate.meta.root_names()
         yield pl.DataFrame(schema=schema).select(wanted)
-        for frame in parts.frames(list(dict.fromkeys([*wanted, *asked]))):
-            found = (frame if predicate is None else frame.filter(predicate)).select(wanted).slice(0, most)
-            yield found
-            most = None if most is None else most - len(found)
-            if most == 0:
+        left = parts.rows if most is None else most
+        for frame in parts.frames(wanted):
+            some = frame.head(left)
+            left -= len(some)
+            yield some if predicate is None else some.filter(predicate)
+            if not left:
                 return
 
     derived = [pl.sql_expr(column.derived).alias(column.name) for column in table.columns if column.derived]
