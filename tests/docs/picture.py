@@ -1,4 +1,4 @@
-"""The picture of a report in docs/images: ``python -m tests.docs.picture`` makes it from the newest run of `make run`."""
+"""The picture of a report: ``python -m tests.docs.picture`` makes docs/images/report.png from the newest `make run`."""
 
 import io
 from pathlib import Path

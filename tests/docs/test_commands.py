@@ -15,7 +15,8 @@ MARKS = {"needs a cluster", "needs minutes"}
 
 # The comment before a block, if there is one, and the block; it may be indented as part of a list.
 BLOCK = re.compile(
-    r"(?:^ *<!-- (?P<mark>.*?) -->\n)?^(?P<indent> *)```console\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
+    r"(?:^ *<!-- (?P<mark>.*?) -->\n)?^(?P<indent> *)```console\n(?P<text>.*?)^(?P=indent)```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
@@ -30,6 +31,10 @@ def blocks() -> list[tuple[str, str, list[str]]]:
             place = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, block.start('indent')) + 1}"
             found.append((place, block["mark"] or "", commands))
     return found
+
+
+# What acts on a cluster or a cloud, so never without a mark.
+REMOTE = re.compile(r"\b(kubectl|aws|buildah|git push|make (bootstrap|teardown)|jukebox (doctor|secrets|status))\b")
 
 
 UNMARKED = [(place, commands) for place, mark, commands in blocks() if not mark]
@@ -51,19 +56,29 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_each_block_is_run_or_says_why_not() -> None:
+    # The fences are counted apart from the pattern: a block that it does not match would be neither run nor marked.
+    assert len(blocks()) == sum(len(re.findall(r"^ *```console", page.read_text(), re.MULTILINE)) for page in PAGES)
     assert {mark for _, mark, _ in blocks()} - {""} <= MARKS
     assert [place for place, _, commands in blocks() if not commands] == []
+    assert [place for place, commands in UNMARKED if REMOTE.search("\n".join(commands))] == []
 
 
 @pytest.mark.parametrize(("place", "commands"), UNMARKED, ids=[place for place, _ in UNMARKED])
 def test_the_commands_run(place: str, commands: list[str], copy: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    path = f"{copy / '.venv' / 'bin'}:{kept['PATH']}"
+    # Nothing of the caller's environment but the programs: a block that lacks its mark must not find a kubeconfig, a
+    # token or keys, and act on a real cluster.
+    alone = {
+        "PATH": f"{copy / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(copy),
+        "PYTHONPATH": str(copy),
+        "KUBECONFIG": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     script = "set -euo pipefail\n" + "\n".join(commands)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=copy,
-        env=kept | {"PATH": path, "PYTHONPATH": str(copy)},
+        env=alone,
         capture_output=True,
         text=True,
         check=False,

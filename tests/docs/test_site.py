@@ -40,7 +40,7 @@ class Page(HTMLParser):
 def build(docs: Path, into: Path) -> "subprocess.CompletedProcess[str]":
     shutil.copytree(docs, into / "docs")
     shutil.copy(ROOT / "mkdocs.yml", into)
-    command = [ZENSICAL, "build", "--strict", "--config-file", "mkdocs.yml"]
+    command = [str(ZENSICAL), "build", "--strict", "--config-file", "mkdocs.yml"]
     return subprocess.run(command, cwd=into, capture_output=True, text=True, check=False, env={**os.environ, "CI": "1"})
 
 
@@ -64,7 +64,9 @@ def dangling(folder: Path) -> list[str]:
             elif url.fragment and other in pages and unquote(url.fragment) not in pages[other].anchors | {"__top"}:
                 wrong.append(f"{file.name} names {target}, and there is no such anchor")
     styles = [(file, file.read_text()) for file in folder.rglob("*.css")]
-    wrong += [f"{file.name} loads {url}" for file, text in styles for url in re.findall(r"url\(['\"]?(https?:[^)]*)", text)]
+    wrong += [
+        f"{file.name} loads {url}" for file, text in styles for url in re.findall(r"url\(['\"]?(https?:[^)]*)", text)
+    ]
     return wrong
 
 
