@@ -70,24 +70,24 @@ class Batch:
 
 
 class Parts:
-    """The parts of ``table``, which has the columns of ``contract``.
+    """The parts of a table, which has the columns of ``contract``: the files of a folder, or one file.
 
     ``types``: the columns as they are stored, in the first part that has them. ``faults``: the columns of the contract
-    that cannot be used and why; they are read as null throughout. ``batches``: all rows, in order. Without a folder it
-    is a table without rows.
+    that cannot be used and why; they are read as null throughout. ``batches``: all rows, in order. Without a place
+    it is a table without rows.
 
-    Raises Unusable where there is no part, or one is damaged.
+    Raises Unusable if there is no part, or one is damaged.
     """
 
-    def __init__(self, folder: Path | None, contract: Mapping[str, type[pl.DataType]]) -> None:
+    def __init__(self, place: Path | None, contract: Mapping[str, type[pl.DataType]]) -> None:
         self.columns = {name: READ_AS[dtype] for name, dtype in contract.items()}
         self.types: dict[str, pl.DataType] = {}
         self.faults: dict[str, Unusable] = {}
         self.batches: list[Batch] = []
         self._schemas: dict[Path, dict[str, pl.DataType]] = {}
-        if folder is None:
+        if place is None:
             return
-        for file in sorted(folder.glob("*.parquet")):
+        for file in [place] if place.is_file() else sorted(place.glob("*.parquet")):
             with _reading(file):
                 stored = pl.scan_parquet(file, glob=False)
                 schema = dict(stored.collect_schema())

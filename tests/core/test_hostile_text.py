@@ -100,7 +100,7 @@ def test_a_song_and_a_country_are_shown_as_text(tmp_path: Path) -> None:
     publish_version(str(tmp_path / "models"), "a", labels=("[/red]", HOSTILE, "JP", "KR"))
     song = {"spotify_id": ["1"], "name": [HOSTILE], "artists": ["[/bold]"], **{name: [0.5] for name in FEATURE_NAMES}}
     pl.DataFrame(song).write_parquet(tmp_path / "songs.parquet")
-    words = ["predict", "1", "--songs", str(tmp_path / "songs.parquet"), "--model-store", str(tmp_path / "models")]
+    words = ["predict", "1", "--table", str(tmp_path / "songs.parquet"), "--model-store", str(tmp_path / "models")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert not CONTROL.search(result.output)

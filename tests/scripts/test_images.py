@@ -568,10 +568,14 @@ def test_a_push_of_code_sends_one_small_layer_and_a_push_of_nothing_nothing(
 def test_the_image_of_the_tasks_is_the_one_of_the_settings_if_the_lock_is_that_of_the_product(
     checkout: Path, registry: str, tmp_path: Path
 ) -> None:
-    run = Run("push-1", checkout, registry, tmp_path)
-    assert missing(run) == {"dependencies", "image"}
-    assert (run.found["ci-image"], run.found["ci-image-tag"]) == (f"{registry}/tasks:1", "")
-    assert run.found["ci-image-stale"] == "scripts/__init__.py, scripts/apply.py, scripts/bootstrap.py and more"
+    same = Run("push-1", checkout, registry, tmp_path)
+    assert missing(same) == {"dependencies", "image"}
+    assert (same.found["ci-image"], same.found["ci-image-tag"]) == (f"{registry}/tasks:1", "")
+    assert same.found["ci-image-stale"] == ""
+    for command in ("apply", "doctor", "start", "wait"):
+        change(checkout, f"scripts/{command}.py")
+    other = Run("push-2", checkout, registry, tmp_path)
+    assert other.found["ci-image-stale"] == "scripts/apply.py, scripts/doctor.py, scripts/start.py and more"
 
 
 @needs_registry

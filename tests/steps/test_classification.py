@@ -36,7 +36,7 @@ SPECIES = ["adelie", "chinstrap", "gentoo"]
 BILLS = [30.0, 42.0, 54.0]
 
 
-def network(inputs: Inputs, options: Hyperparameters) -> "keras.Model":  # noqa: ARG001
+def network(inputs: Inputs, options: Hyperparameters) -> "keras.Model":
     import keras
 
     features = keras.Input((len(inputs.features),), name=INPUT)
