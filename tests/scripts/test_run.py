@@ -31,7 +31,7 @@ from scripts.data_version import read_data
 from scripts.run import View, _Process, run_pipeline
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.http_server import Answer, serve_http
-from tests.real_data import real_data
+from tests.models.jukebox.real_data import real_data
 from tests.s3_server import S3Server
 from tests.test_pipeline import STEPS
 

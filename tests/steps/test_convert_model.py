@@ -14,7 +14,9 @@ from pipeline.core.runtimes import onnxruntime_of
 from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.convert_model import _check_signature, convert_model
-from tests.steps.conftest import Trained
+from tests.models.jukebox.outputs import Trained
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 
 def test_there_is_one_input_of_raw_features_and_one_output(onnx_file: Path, examples: Path) -> None:

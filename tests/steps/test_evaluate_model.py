@@ -22,9 +22,11 @@ from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES
 from pipeline.steps.evaluate_model import evaluate_model
 from tests import regression
+from tests.models.jukebox.outputs import Trained
 from tests.report_fixture import run
 from tests.serving import model
-from tests.steps.conftest import Trained
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 TESTS = ("test-seen", "test-unseen")
 

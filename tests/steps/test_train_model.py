@@ -25,7 +25,9 @@ from pipeline.steps.train_model import (
     train_model,
     weights_sha256,
 )
-from tests.steps.conftest import Trained
+from tests.models.jukebox.outputs import Trained
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 TESTS = ("test-seen", "test-unseen")
 

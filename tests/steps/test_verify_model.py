@@ -16,7 +16,9 @@ from pipeline.core.examples import DESCRIPTION, SLICE, Reader, read_predictions,
 from pipeline.core.runtimes import onnxruntime_of
 from pipeline.models.jukebox import MODEL
 from pipeline.steps.verify_model import ABSOLUTE, verify_model
-from tests.steps.conftest import Trained
+from tests.models.jukebox.outputs import Trained
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 TESTS = ("test-seen", "test-unseen")
 verify = partial(verify_model, MODEL, model_name="jukebox")

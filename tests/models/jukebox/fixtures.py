@@ -1,39 +1,14 @@
-"""A small run of the steps, made once for the tests that look at parts of it."""
+"""A small run of the steps, made once; a test module that looks at it names this file in ``pytest_plugins``."""
 
-import json
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import generate
 from pipeline.steps.preprocess_data import preprocess_data
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The folders of fetched songs and rankings."""
-
-    songs: Path
-    rankings: Path
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What train_model wrote."""
-
-    model: Path
-    predictions: Path
-    report: Path
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """training.json."""
-        found: dict[str, Any] = json.loads(self.report.read_text())
-        return found
+from tests.models.jukebox.outputs import Tables, Trained
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,8 @@ from pipeline.models.jukebox.splits import SPLITS
 from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, FEATURES, ID, RANK, RANKINGS, SONGS
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.validate_data import markdown, validate_data
-from tests.corruptions import CORRUPTIONS, LAST_DAY, TODAY, Corruption, write
-from tests.real_data import real_data
+from tests.models.jukebox.corruptions import CORRUPTIONS, LAST_DAY, TODAY, Corruption, write
+from tests.models.jukebox.real_data import real_data
 
 UNCORRUPTED = Corruption("none", "", "")
 OF_TABLE = ("readable", "size", "columns", "types", "complete", "in-range")

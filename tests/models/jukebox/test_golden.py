@@ -1,7 +1,7 @@
 """What the jukebox's steps make of one sample, byte for byte as it was recorded in golden.json.
 
 A change that only moves code leaves all of it as it is. After a change that means to change it, record anew with
-`GOLDEN=1 pytest tests/steps/test_golden.py`, and look at the difference.
+`GOLDEN=1 pytest tests/models/jukebox/test_golden.py`, and look at the difference.
 
 Trained weights differ between kinds of processors, which add in another order. The record says on which one it was made
 (``probe``); on another one the figures are compared within what such orders change, and the ONNX file without weights.
@@ -28,7 +28,9 @@ from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.train_model import train_model
 from pipeline.steps.validate_data import validate_data
 from pipeline.steps.verify_model import verify_model
-from tests.steps.conftest import Tables
+from tests.models.jukebox.outputs import Tables
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 GOLDEN = Path(__file__).with_name("golden.json")
 VERSION = "d" * 64

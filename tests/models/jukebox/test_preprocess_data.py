@@ -17,7 +17,9 @@ from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.splits import SPLITS
 from pipeline.models.jukebox.tables import COUNTRY, DATE, FEATURE_NAMES, ID, RANK
 from pipeline.steps.preprocess_data import preprocess_data
-from tests.steps.conftest import Tables
+from tests.models.jukebox.outputs import Tables
+
+pytest_plugins = ("tests.models.jukebox.fixtures",)
 
 FIRST_DAY = date(2026, 1, 1)
 COUNTRIES = ["AR", "DE", "JP", None]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data"
+FOLDER = Path(__file__).parents[4] / "shared" / "data"
 
 
 def real_data(year: int) -> tuple[Path, Path]:
