@@ -54,7 +54,7 @@ teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1 ARGS
 	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox teardown $(if $(YES),--yes) $(ARGS)
 
 bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='1130000 100000000']
-	@$(BIN)/python -m tests.bench $(ROWS)
+	@$(BIN)/python -m tests.models.jukebox.bench $(ROWS)
 
 bench-cluster: .venv/ready ## Measure on such a node what a push costs, task by task
 	@$(BIN)/python -m tests.cluster pushes

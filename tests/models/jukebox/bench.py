@@ -1,6 +1,6 @@
 """``make bench``: what the pipeline costs as the data grows, and whether its way of training loses anything.
 
-    python -m tests.bench [ROWS ...]
+    python -m tests.models.jukebox.bench [ROWS ...]
 
 Every size is generated, run through the compiled pipeline, and, up to ``ROW_BY_ROW`` rows, trained a second time the
 ordinary way, row by row: the same network, hyperparameters and test rows. Figures of one table come from one run on one
@@ -61,7 +61,7 @@ def measure(rows: int, console: Console) -> dict[str, Any]:
     ordinary = None
     if rows <= ROW_BY_ROW:
         examples = str(finished.folder / "preprocess-data" / "examples")
-        program = [sys.executable, "-m", "tests.bench", "--row-by-row", examples]
+        program = [sys.executable, "-m", "tests.models.jukebox.bench", "--row-by-row", examples]
         ended = subprocess.run(program, check=True, capture_output=True, text=True)
         ordinary = json.loads(ended.stdout.splitlines()[-1])
     training = next(step for step in finished.run.steps if step.name == "train-model")
