@@ -98,7 +98,7 @@ def documents(folder: Path) -> dict[str, Any]:
     evaluation, verdict = evaluate_model(
         MODEL, folder / "examples", folder / "predictions", folder / "evaluation.json", folder / "verdict.json"
     )
-    found = report_fixture.documents(countries=3)
+    found = report_fixture.documents(labels=3)
     mileage = {
         "mean": 125_000.0, "std": 70_000.0, "min": 0.0, "max": 250_000.0,
         "edges": [25_000.0 * n for n in range(11)], "shares": [0.1] * 10,
@@ -120,7 +120,9 @@ def documents(folder: Path) -> dict[str, Any]:
     golden = found["parity"]["golden"]
     golden["request"]["inputs"][0] |= {"shape": [1, len(first)], "data": first.tolist()}
     golden["response"]["outputs"][0] |= {"name": MODEL.kind.output, "shape": [1, 1], "data": [21.5]}
-    tables = {"cars": {**found["tables"]["songs"], "source": "s3://cars/*.csv", "rows": 1500, "records": 1500}}
+    tables = {
+        "cars": {**found["tables"][report_fixture.FIRST], "source": "s3://cars/*.csv", "rows": 1500, "records": 1500}
+    }
     return found | {
         "preprocessing": preprocessing,
         "evaluation": evaluation,

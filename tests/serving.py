@@ -28,7 +28,7 @@ until = retry(stop=stop_after_delay(30), wait=wait_fixed(0.02), reraise=True)
 
 
 def model(weights: list[float], features: Sequence[str] = FEATURE_NAMES) -> bytes:
-    """An ONNX model that sees a song's energy alone, among ``features``."""
+    """An ONNX model that sees the energy alone, among ``features``."""
     return model_of({"energy": weights}, features)
 
 
@@ -78,7 +78,7 @@ class Served:
         return self.http.get(f"{self.url}{path}", timeout=10)
 
     def infer(self, path: str = "/v2/models/jukebox/infer", **tensor: Any) -> requests.Response:
-        """Ask about two songs, or about what ``tensor`` makes of them."""
+        """Ask about two rows, or about what ``tensor`` makes of them."""
         whole = {"name": INPUT, "shape": [2, len(VECTOR)], "datatype": "FP32", "data": VECTOR * 2, **tensor}
         return self.http.post(f"{self.url}{path}", json={"id": "7", "inputs": [whole]}, timeout=10)
 

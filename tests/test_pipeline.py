@@ -15,6 +15,7 @@ from pipeline.models.jukebox import MODEL
 from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import Settings, read_settings
 from scripts.compile_pipeline import pipeline_resources
+from tests.active_model import TABLES
 
 Spec = dict[str, Any]
 IMAGE = "registry.example.com/jukebox-training:1.0@sha256:0123"
@@ -149,7 +150,7 @@ def test_a_run_without_arguments_takes_these(compiled: Compiled, name: str, kind
 
 
 def test_data_and_store_are_those_of_the_settings(settings: Settings) -> None:
-    data = {"songs": "https://host/s.csv", "rankings": "s3://b/r"}
+    data = dict(zip(TABLES, ("https://host/s.csv", "s3://b/r"), strict=True))
     parameters = Compiled(replace(settings, data=data, model_store="/store")).parameters()
     assert {name: parameters[name]["defaultValue"] for name in ("data", "model_store")} == {
         "data": data,
@@ -167,10 +168,10 @@ def test_each_step_that_needs_the_model_knows_its_name_for_good(compiled: Compil
     ("changes", "message"),
     [
         ({"model_name": "cars"}, "the model is 'cars', and there is no folder pipeline/models/cars; there are jukebox"),
-        ({"data": {"songs": "a"}}, "data in the settings: rankings is missing; expected songs, rankings"),
+        ({"data": {TABLES[0]: "a"}}, f"data in the settings: {TABLES[1]} is missing; expected {', '.join(TABLES)}"),
         (
-            {"data": {"songs": "a", "rankings": "b", "charts": "c"}},
-            "data in the settings: charts is not a table of the model jukebox; expected songs, rankings",
+            {"data": {**dict.fromkeys(TABLES, "a"), "cars": "c"}},
+            f"data in the settings: cars is not a table of the model jukebox; expected {', '.join(TABLES)}",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from pipeline.core.store import open_store
 from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.sample import generate
 from pipeline.steps.fetch_data import fetch_data, resolve_data_version
+from tests.active_model import TABLES
 from tests.core.test_store import (
     PUBLISHERS,
     killed_at_each_write,
@@ -178,18 +179,18 @@ def test_what_somebody_puts_in_the_place_of_a_version_is_not_taken_for_it(
 def test_who_reads_data_fetches_it_and_can_do_nothing_else(
     s3: S3Server, bucket: str, root: str, become: Become, tmp_path: Path
 ) -> None:
-    songs, rankings = generate(tmp_path, rows=300, last_day=date(2026, 5, 31)).values()
-    s3.client.upload_file(str(songs), bucket, "songs/a.parquet")
-    s3.client.upload_file(str(rankings), bucket, "rankings/b.parquet")
+    made = generate(tmp_path, rows=300, last_day=date(2026, 5, 31))
+    for name, file in made.items():
+        s3.client.upload_file(str(file), bucket, f"{name}/a.parquet")
     client, before = become("data"), all_of(s3, bucket)
     forms = [
-        {"songs": f"s3://{bucket}/songs/*.parquet", "rankings": f"s3://{bucket}/rankings/*.parquet"},
-        {"songs": f"s3://{bucket}/songs", "rankings": f"s3://{bucket}/rankings/b.parquet"},
+        {name: f"s3://{bucket}/{name}/*.parquet" for name in TABLES},
+        {name: f"s3://{bucket}/{name}{part}" for name, part in zip(TABLES, ("", "/a.parquet"), strict=True)},
     ]
     for uris in forms:
         found = fetch_data(MODEL, uris, tmp_path / "tables", data_version=resolve_data_version(uris))
-        assert found["rankings"].rows > 0
-    for key in ("songs/a.parquet", "songs/new.parquet", f"{STORE}/1/model.onnx", f"{STORE}/9/model.onnx"):
+        assert all(table.rows > 0 for table in found.values())
+    for key in (f"{TABLES[0]}/a.parquet", f"{TABLES[0]}/new.parquet", f"{STORE}/1/model.onnx", f"{STORE}/9/model.onnx"):
         refused(client.put_object, Bucket=bucket, Key=key, Body=b"mine", IfNoneMatch="*")
         refused(client.delete_object, Bucket=bucket, Key=key)
     refused(client.get_object, Bucket=bucket, Key=f"{STORE}/1/model.onnx")
@@ -202,9 +203,9 @@ def test_who_reads_data_fetches_it_and_can_do_nothing_else(
 
 def test_who_publishes_reads_no_data_and_nothing_of_another_model(bucket: str, root: str, become: Become) -> None:
     client = become("store")
-    for key in ("songs/a.parquet", "models/other/1/model.onnx"):
+    for key in (f"{TABLES[0]}/a.parquet", "models/other/1/model.onnx"):
         refused(client.get_object, Bucket=bucket, Key=key)
-    for prefix in ("", "songs/", "models/", "models/other/"):
+    for prefix in ("", f"{TABLES[0]}/", "models/", "models/other/"):
         refused(client.list_objects_v2, Bucket=bucket, Prefix=prefix)
 
 

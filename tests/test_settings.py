@@ -174,7 +174,7 @@ def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
     ],
 )
 def test_what_only_looks_like_a_secret_is_taken(write: Write, value: str) -> None:
-    tables = {"cars": "https://host:8443/a", "songs": value}
+    tables = {"cars": "https://host:8443/a", "bikes": value}
     assert read_settings(write(data=yaml.safe_dump(tables))).data == tables
 
 

@@ -191,7 +191,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         replaced(
             data={
                 "profile": {
-                    "features": {"tempo": {"mean": 1.0, "std": 1.0, "edges": [0], "shares": [1]}},
+                    "features": {"energy": {"mean": 1.0, "std": 1.0, "edges": [0], "shares": [1]}},
                     "label_shares": {},
                 }
             }
@@ -230,7 +230,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a champion that is no number": (replaced(champion=[1]), "champion, Input should be a valid integer"),
     "an encoding of other features": (
         replaced(encoding=[encoded("Season")]),
-        "its model takes is_explicit, .*, and its lineage.json makes x: sine of the year",
+        f"its model takes {FEATURE_NAMES[0]}, .*, and its lineage.json makes x: sine of the year",
     ),
     "an unknown encoder": (
         replaced(encoding=[encoded("Hash")]),
@@ -295,7 +295,7 @@ def test_a_store_that_fails_for_a_moment_is_not_one_without_a_champion(
 
 @pytest.mark.parametrize("schema", [0, 1])
 def test_a_lineage_of_an_older_release_is_read(root: str, schema: int) -> None:
-    old = {"profile": {"features": {}, "country_shares": {"BR": 1.0}}}
+    old = {"profile": {"features": {}, "region_shares": {"BR": 1.0}}}
     publish_version(root, "a", schema=schema, data=old)
     path = Path(root, "jukebox", "1", "lineage.json")
     lineage = json.loads(path.read_text())

@@ -32,9 +32,9 @@ def test_a_number_that_is_not_finite_is_refused_by_its_place(value: Any, place: 
 
 def test_a_document_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "new" / "report"
-    write_json(file, {"loss": 1.5, "song": "Señorita"})
+    write_json(file, {"loss": 1.5, "name": "Señorita"})
     before = file.read_bytes()
-    assert json.loads(before) == {"loss": 1.5, "song": "Señorita"}
+    assert json.loads(before) == {"loss": 1.5, "name": "Señorita"}
     assert before.isascii(), "whatever encoding a reader takes"
     with pytest.raises(NotFinite, match=r"^report: loss is nan"):
         write_json(file, {"loss": float("nan")})
@@ -50,8 +50,8 @@ def test_no_metric_that_is_not_finite_reaches_kubeflow() -> None:
     log_metrics(artifact, {"loss": 1.5, "epoch": 2})
     assert logged == {"loss": 1.5, "epoch": 2}
     with pytest.raises(NotFinite, match="top1 is nan"):
-        log_metrics(artifact, {"top5": 0.9, "top1": float("nan")})
-    assert "top5" not in logged
+        log_metrics(artifact, {"r2": 0.9, "top1": float("nan")})
+    assert "r2" not in logged
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=str)

@@ -1,4 +1,4 @@
-"""Text from outside (a commit, an alert, a song, a log) in each place that shows it: as text, and as nothing else."""
+"""Text from outside (a commit, an alert, a row, a log) in each place that shows it: as text, and as nothing else."""
 
 import re
 from pathlib import Path
@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 from pipeline.core.report import environment, summary_markdown
 from pipeline.core.texts import one_line, printable
-from pipeline.models.jukebox.tables import FEATURE_NAMES
 from scripts.causes import cleaned
 from scripts.cli import app
 from scripts.commit_status import Host, build_request
 from scripts.outcome import State
 from scripts.output import console
 from scripts.status import _table, find_models
+from tests.active_model import MODEL, TABLES
 from tests.report_fixture import documents
 from tests.scripts.test_commit_status import host
 from tests.settings_file import use_settings
@@ -69,9 +69,9 @@ def test_a_log_that_is_shown_again_moves_no_cursor() -> None:
 
 
 def test_the_dashboards_summary_is_text() -> None:
-    lineage = documents(countries=5)["lineage"]
+    lineage = documents(labels=5)["lineage"]
     lineage["run"]["name"] = lineage["verdict"]["summary"] = lineage["model"]["name"] = HOSTILE
-    lineage["data"]["songs"]["sha256"] = HOSTILE
+    lineage["data"][TABLES[0]]["sha256"] = HOSTILE
     text = summary_markdown(lineage, HOSTILE)
     assert not re.search(r"(?<!\\)[<>\[\]!`]", text)
     assert not CONTROL.search(text)
@@ -96,11 +96,12 @@ def test_the_models_of_a_store_are_shown_as_text(tmp_path: Path, capsys: pytest.
     assert "[/red]" in shown
 
 
-def test_a_song_and_a_country_are_shown_as_text(tmp_path: Path) -> None:
+def test_a_row_and_a_label_are_shown_as_text(tmp_path: Path) -> None:
     publish_version(str(tmp_path / "models"), "a", labels=("[/red]", HOSTILE, "JP", "KR"))
-    song = {"spotify_id": ["1"], "name": [HOSTILE], "artists": ["[/bold]"], **{name: [0.5] for name in FEATURE_NAMES}}
-    pl.DataFrame(song).write_parquet(tmp_path / "songs.parquet")
-    words = ["predict", "1", "--table", str(tmp_path / "songs.parquet"), "--model-store", str(tmp_path / "models")]
+    texts = [column.name for column in MODEL.tables[0].columns if column.dtype is pl.String]
+    row = dict(zip(texts, ("1", HOSTILE, "[/bold]"), strict=True)) | {column.name: 0.5 for column in MODEL.features}
+    pl.DataFrame([row]).write_parquet(tmp_path / "table.parquet")
+    words = ["predict", "1", "--table", str(tmp_path / "table.parquet"), "--model-store", str(tmp_path / "models")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert not CONTROL.search(result.output)

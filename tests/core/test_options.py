@@ -13,6 +13,7 @@ from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.network import JukeboxHyperparameters
 
 DEFAULTS = JukeboxHyperparameters()
+CHECK = MODEL.checks[0].name
 
 
 def test_nothing_given_is_two_epochs_of_the_usual() -> None:
@@ -56,13 +57,13 @@ def test_a_value_outside_its_range_is_named(values: dict[str, Any], message: str
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "high", None, True], ids=str)
 def test_a_threshold_that_is_not_a_number_is_named(value: Any) -> None:
-    with pytest.raises(HyperparametersInvalid, match=r"thresholds: top5-floor: found .*, expected a finite number"):
-        parse_thresholds(MODEL, {"top5-floor": value})
+    with pytest.raises(HyperparametersInvalid, match=f"thresholds: {CHECK}: found .*, expected a finite number"):
+        parse_thresholds(MODEL, {CHECK: value})
 
 
 def test_a_threshold_takes_the_place_of_the_models() -> None:
-    found = {check.name: check.threshold for check in parse_thresholds(MODEL, {"top5-floor": 1})}
-    assert found == {check.name: check.threshold for check in MODEL.all_checks} | {"top5-floor": 1.0}
+    found = {check.name: check.threshold for check in parse_thresholds(MODEL, {CHECK: 1})}
+    assert found == {check.name: check.threshold for check in MODEL.all_checks} | {CHECK: 1.0}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from pipeline.core.report import (
 from pipeline.models.jukebox import MODEL
 from tests import regression
 from tests.browser import CHROMIUM, MISSING, Browser, browser
-from tests.report_fixture import broken_data, documents, refused, run
+from tests.report_fixture import FIRST, LAST, OWN, broken_data, documents, refused, run
 
 REPOSITORY = Path(__file__).parents[2]
 VOID = {"meta", "br"}
@@ -127,9 +127,9 @@ def cars() -> dict[str, Any]:
 @cache
 def pages() -> dict[str, str]:
     """Pages that differ in what there is to show."""
-    found = documents(countries=40)
+    found = documents(labels=40)
     hostile_run, hostile_documents = hostile()
-    failed = run(stopped_at="validate-data", error="DataInvalid: rankings has no column 'daily_rank'")
+    failed = run(stopped_at="validate-data", error=f"DataInvalid: {LAST} has no column 'day'")
     return {
         "published": whole(),
         "refused": render_report(
@@ -150,7 +150,7 @@ ENDLESS = "x" * 3000
 
 def hostile() -> tuple[Run, dict[str, Any]]:
     """A run whose texts want to be markup, or to burst the page."""
-    found = documents(countries=12)
+    found = documents(labels=12)
     evaluation = found["evaluation"]
     labels = [SCRIPT, ENDLESS, UNICODE, r"$\no$", *evaluation["labels"][4:]]
     evaluation["labels"] = labels
@@ -160,7 +160,7 @@ def hostile() -> tuple[Run, dict[str, Any]]:
         {
             "name": f"check {SCRIPT}", "severity": "error", "passed": False, "count": 1,
             "message": f"{UNICODE} {ENDLESS}",
-            "examples": [{"name": SCRIPT, "artists": UNICODE, ENDLESS: None}],
+            "examples": [{"name": SCRIPT, "text": UNICODE, ENDLESS: None}],
         }
     )  # fmt: skip
     found["verdict"]["checks"][0] |= {"name": ENDLESS, "description": SCRIPT}
@@ -183,7 +183,7 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
     ]  # fmt: skip
     head = page.text("")
     assert "Version 3 is published" in head
-    assert f"On songs never met in training, top-1 is {model['unseen']['top1']:.1%} (baseline" in head
+    assert f"On {MODEL.tests['unseen']}, top-1 is {model['unseen']['top1']:.1%} (baseline" in head
     assert f"version 2, the champion ({champion['unseen']['top1']:.1%})" in head
     for check in found["verdict"]["checks"]:
         sign = {">=": "≥", "<=": "≤"}[check["comparison"]]
@@ -216,7 +216,7 @@ def test_a_run_that_went_through_shows_every_section_with_its_numbers() -> None:
         found["lineage"]["run"]["image"],
         found["lineage"]["run"]["commit"],
         found["lineage"]["data"]["version"],
-        found["lineage"]["data"]["rankings"]["sha256"],
+        found["lineage"]["data"][LAST]["sha256"],
         found["lineage"]["sha256"]["model.onnx"],
         "s3://models/candidates",
         "parameters.version 0.0.2",
@@ -237,7 +237,7 @@ def test_each_label_has_a_row_with_all_metrics_and_those_with_most_rows_come_fir
         f"{first['top1']:.1%}",
         f"{first['cross_entropy']:.3f}",
         f"{first['calibration_error']:.3f}",
-        f"{first['top5']:.1%}",
+        f"{first[OWN]:.1%}",
         f"{matrix[n, n] / matrix[:, n].sum():.1%}",
     ]
 
@@ -261,7 +261,7 @@ def test_the_picture_of_all_confusions_has_a_pixel_for_each_pair() -> None:
 
 
 def test_a_label_that_never_occurs_and_is_never_predicted_has_dashes() -> None:
-    found = documents(countries=4)
+    found = documents(labels=4)
     evaluation = found["evaluation"]
     evaluation["slices"]["label"][0] = {"value": "BR", "rows": 0, "examples": 0}
     evaluation["labels"][0] = "BR"
@@ -272,17 +272,17 @@ def test_a_label_that_never_occurs_and_is_never_predicted_has_dashes() -> None:
 
 
 def test_a_model_that_makes_no_mistake_has_no_confusions() -> None:
-    found = documents(countries=3)
+    found = documents(labels=3)
     found["evaluation"]["figures"]["confusion"] = [[5, 0, 0], [0, 6, 0], [0, 0, 7]]
     assert "Each row was predicted right." in Page(render_report(MODEL, found, run())).text("confusion")
 
 
 def test_without_the_most_telling_split_the_page_speaks_of_the_next() -> None:
-    found = documents(countries=5)
+    found = documents(labels=5)
     for who in ("model", "baseline", "champion"):
         found["evaluation"][who]["unseen"] = None
     page = Page(render_report(MODEL, found, run()))
-    assert "On later days of songs that it knows, top-1 is" in page.text("")
+    assert f"On {MODEL.tests['seen']}, top-1 is" in page.text("")
     assert "Top-1, seen" in page.text("")
     assert "never met" not in page.text("evaluation")
 
@@ -315,7 +315,7 @@ def test_a_regression_has_the_metrics_figures_and_slices_of_its_kind() -> None:
 
 def published(**changed: Any) -> tuple[dict[str, Any], Run]:
     """A run that published: changes of its verdict, its model's record and its champion's score."""
-    found = documents(countries=5)
+    found = documents(labels=5)
     found["verdict"] |= changed.get("verdict", {})
     found["lineage"]["model"] |= changed.get("model", {})
     found["evaluation"]["champion"] |= changed.get("champion", {})
@@ -326,10 +326,10 @@ def published(**changed: Any) -> tuple[dict[str, Any], Run]:
 
 
 def without(*names: str) -> dict[str, Any]:
-    return {name: value for name, value in documents(countries=5).items() if name not in names}
+    return {name: value for name, value in documents(labels=5).items() if name not in names}
 
 
-FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
+FAILING = [{**documents(labels=5)["verdict"]["checks"][0], "passed": False}]
 
 
 @pytest.mark.parametrize(
@@ -370,16 +370,16 @@ FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
             "Version 3 is published",
             "published, but publish-model failed after that",
         ),
-        ((documents(countries=5, champion=None), run()), "Version 1 is published", "there is no champion yet"),
+        ((documents(labels=5, champion=None), run()), "Version 1 is published", "there is no champion yet"),
         (
-            (refused(documents(countries=5)), run(stopped_at="verify-model")),
+            (refused(documents(labels=5)), run(stopped_at="verify-model")),
             "The model was refused",
             "It failed 1 of 4 checks: gain-over-baseline (",
         ),
         (
-            (broken_data(documents(countries=5)), run(stopped_at="validate-data")),
+            (broken_data(documents(labels=5)), run(stopped_at="validate-data")),
             "The run stopped at validate-data",
-            "The data broke 2 of 11 checks of its contract: rankings-columns and tempo-range. Nothing was published",
+            f"The data broke 2 of 11 checks of its contract: {LAST}-columns and weight-range. Nothing was published",
         ),
         (
             (without("parity", "lineage"), run(stopped_at="verify-model")),
@@ -390,7 +390,7 @@ FAILING = [{**documents(countries=5)["verdict"]["checks"][0], "passed": False}]
             (
                 {
                     **without("parity", "lineage"),
-                    "verdict": refused(documents(countries=5))["verdict"] | {"mode": "warn"},
+                    "verdict": refused(documents(labels=5))["verdict"] | {"mode": "warn"},
                 },
                 run(stopped_at="verify-model"),
             ),
@@ -472,7 +472,7 @@ LEFT_BY = {
 
 @pytest.mark.parametrize("step", LEFT_BY)
 def test_a_run_that_stopped_says_where_and_why_and_shows_what_there_is(step: str) -> None:
-    found = documents(countries=5)
+    found = documents(labels=5)
     left = {name: found[name] for name in LEFT_BY[step]}
     page = Page(render_without_pictures(left, run(stopped_at=step, error="the disk is full")))
     assert f"The run stopped at {step}" in page.text("")
@@ -489,7 +489,7 @@ def test_a_run_that_stopped_says_where_and_why_and_shows_what_there_is(step: str
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(st.sets(st.sampled_from(DOCUMENTS)))
 def test_whatever_is_absent_the_page_is_whole(absent: set[str]) -> None:
-    found = documents(countries=3)
+    found = documents(labels=3)
     page = Page(render_without_pictures({name: found[name] for name in DOCUMENTS if name not in absent}, run()))
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
     assert page.tags.count("h1") == 1
@@ -527,8 +527,8 @@ def test_all_of_a_long_error_is_not_needed_but_its_begin_and_end_are() -> None:
     "secret", ["https://user:hunter2@example.org/x?X-Amz-Signature=hunter2&b=1", "s3://key:hunter2@b/k"]
 )
 def test_credentials_are_shown_nowhere(secret: str) -> None:
-    found = documents(countries=4)
-    found["lineage"]["data"]["songs"]["source"] = secret
+    found = documents(labels=4)
+    found["lineage"]["data"][FIRST]["source"] = secret
     found["validation"]["checks"][0] |= {"passed": False, "message": f"see {secret}", "examples": [{"source": secret}]}
     found["verdict"]["summary"] = found["lineage"]["verdict"]["summary"] = f"of {secret}."
     about = run(stopped_at="publish-model", error=f"GET {secret} failed", store=secret, parameters={"data": [secret]})
@@ -570,39 +570,39 @@ def test_the_dashboard_sees_a_whole_page_of_the_evaluation() -> None:
     page = Page(pages()["evaluation"])
     assert list(page.sections) == ["", "verdict", "evaluation", "calibration", "confusion", "slices"]
     assert "The model passed the gate" in page.text("")
-    found = documents(countries=5)
+    found = documents(labels=5)
     found["verdict"]["passed"] = False
     assert "The model did not pass the gate" in evaluation_html(MODEL, found["evaluation"], found["verdict"])
 
 
 def test_where_the_gate_is_off_the_dashboard_does_not_say_that_it_was_passed() -> None:
-    found = documents(countries=5)
+    found = documents(labels=5)
     verdict = found["verdict"] | {"mode": "off", "checks": [], "summary": "Nothing was judged."}
     assert "passed" not in Page(evaluation_html(MODEL, found["evaluation"], verdict)).text("").lower()
 
 
 def test_the_summary_says_what_was_published_where_and_how_good_it_is() -> None:
-    lineage = documents(countries=5)["lineage"]
+    lineage = documents(labels=5)["lineage"]
     lineage["run"]["name"] = "<run>"
     assert summary_markdown(lineage, "s3://models/jukebox/3") == (
         "**jukebox 0.0.2, version 3** · \\<run\\>\n\nPublished: s3://models/jukebox/3\n\nPassed: all 4 checks hold.\n\n"
-        f"songs: 14,245 records read, 14,245 rows written, 1,204,118 bytes, sha256 {'3' * 64}\n\n"
-        f"rankings: 1,129,882 records read, 1,129,882 rows written, 18,774,201 bytes, sha256 {'c' * 64}\n"
+        f"{FIRST}: 14,245 records read, 14,245 rows written, 1,204,118 bytes, sha256 {'3' * 64}\n\n"
+        f"{LAST}: 1,129,882 records read, 1,129,882 rows written, 18,774,201 bytes, sha256 {'c' * 64}\n"
     )
 
 
 def test_the_page_tells_how_many_records_were_read_and_how_many_rows_were_written() -> None:
-    found = documents(countries=3)
-    found["tables"]["rankings"]["records"] += 1
+    found = documents(labels=3)
+    found["tables"][LAST]["records"] += 1
     page = Page(render_without_pictures(found, run()))
-    assert [cell.strip() for cell in page.row("rankings")[1:]] == ["1", "18,774,201", "1,129,883", "1,129,882"]
+    assert [cell.strip() for cell in page.row(LAST)[1:]] == ["1", "18,774,201", "1,129,883", "1,129,882"]
     assert "3" * 64 in page.text("data")
 
 
 def test_a_version_from_before_records_were_counted_has_a_summary() -> None:
-    lineage = documents(countries=3)["lineage"]
-    del lineage["data"]["songs"]["records"]
-    assert "songs: 14,245 records read" in summary_markdown(lineage, "s3://models/jukebox/3")
+    lineage = documents(labels=3)["lineage"]
+    del lineage["data"][FIRST]["records"]
+    assert f"{FIRST}: 14,245 records read" in summary_markdown(lineage, "s3://models/jukebox/3")
 
 
 @pytest.mark.parametrize(

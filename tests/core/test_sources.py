@@ -483,8 +483,8 @@ class TestS3:
     ) -> None:
         monkeypatch.delenv("AWS_S3_ENDPOINT")
         monkeypatch.setenv(variable, "http://minio.storage.svc:9000")
-        asked = s3_client().generate_presigned_url("get_object", Params={"Bucket": "songs", "Key": "a"})
-        assert asked.startswith("http://minio.storage.svc:9000/songs/a?")
+        asked = s3_client().generate_presigned_url("get_object", Params={"Bucket": "data", "Key": "a"})
+        assert asked.startswith("http://minio.storage.svc:9000/data/a?")
 
     def test_the_endpoint_may_have_the_name_that_other_tools_use(
         self, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch

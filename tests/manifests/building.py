@@ -34,7 +34,7 @@ FILLED = {
     "<GATEWAY_NAMESPACE>": "edge",
     "<REGISTRY>": "registry.example.com",
     "<DIGEST>": "0123456789abcdef" * 4,
-    "<BUCKET>": "songs",
+    "<BUCKET>": "cars",
     "<STORAGE_CLASS>": "shared",
     "<S3_HOST>": "s3.example.com",
     "<DATABASE_HOST>": "mysql.example.com",

@@ -109,12 +109,12 @@ def test_a_profile_makes_the_namespace_of_the_runs_on_kubeflow_and_the_other_is_
 
 
 def test_the_settings_as_they_are_become_what_the_tasks_rely_on(jukebox: Jukebox) -> None:
-    made = printed(jukebox("bootstrap", "--print", "--part=tenant", data="songs: s3://nest/*.parquet"))[
+    made = printed(jukebox("bootstrap", "--print", "--part=tenant", data="cars: s3://nest/*.parquet"))[
         "ConfigMap/jukebox-settings"
     ]
     assert made["metadata"]["namespace"] == "ada-jukebox-ci"
     assert made["data"] == {"settings.yaml": Path(os.environ["JUKEBOX_SETTINGS"]).read_text()}
-    assert yaml.safe_load(made["data"]["settings.yaml"])["data"]["data"] == "songs: s3://nest/*.parquet"
+    assert yaml.safe_load(made["data"]["settings.yaml"])["data"]["data"] == "cars: s3://nest/*.parquet"
     assert "ConfigMap/jukebox-settings" not in printed(jukebox("bootstrap", "--print", "--part=platform"))
 
 

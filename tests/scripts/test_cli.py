@@ -13,6 +13,9 @@ from pipeline.models.jukebox.tables import DATE
 from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import cli, data_version
+from tests.active_model import TABLES, write_tables
+
+FIRST, *_, LAST = TABLES
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = cli.Commands()
@@ -125,10 +128,8 @@ def test_without_a_command_the_help_is_shown(
 
 @pytest.fixture
 def tables(tmp_path: Path) -> dict[str, str]:
-    """The URIs of two tables."""
-    for name in ("songs", "rankings"):
-        (tmp_path / f"{name}.parquet").write_text(name)
-    return {name: str(tmp_path / f"{name}.parquet") for name in ("songs", "rankings")}
+    """The URIs of the tables."""
+    return write_tables(tmp_path)
 
 
 def test_the_data_version_is_printed_alone_and_follows_the_content(
@@ -140,7 +141,7 @@ def test_the_data_version_is_printed_alone_and_follows_the_content(
     assert before == resolve_data_version(tables) + "\n"
     assert jukebox(monkeypatch, "data-version", *given[::-1]) == 0
     assert capsys.readouterr().out == before
-    Path(tables["rankings"]).write_bytes(b"other rankings")
+    Path(tables[LAST]).write_bytes(b"others")
     assert jukebox(monkeypatch, "data-version", *given) == 0
     assert capsys.readouterr().out != before
 
@@ -157,19 +158,28 @@ def test_the_data_of_the_settings_is_taken_where_none_is_named(
 
 
 @pytest.mark.parametrize(
-    "given", [["cars=a.csv"], ["songs.csv"], ["songs=a", "songs=b"], ["songs=a songs=b"], ["songs="], ["x songs=a"]]
+    "given",
+    [
+        ["cars=a.csv"],
+        [f"{FIRST}.csv"],
+        [f"{FIRST}=a", f"{FIRST}=b"],
+        [f"{FIRST}=a {FIRST}=b"],
+        [f"{FIRST}="],
+        [f"x {FIRST}=a"],
+    ],
 )
 def test_what_is_no_table_with_its_uri_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str]
 ) -> None:
     assert jukebox(monkeypatch, "data-version", *given) == 1
-    assert "expected TABLE=URI, once for each of the tables songs, rankings" in capsys.readouterr().err
+    assert f"expected TABLE=URI, once for each of the tables {', '.join(TABLES)}" in capsys.readouterr().err
 
 
 def test_data_that_is_not_there_has_no_version(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, tables: dict[str, str]
 ) -> None:
-    assert jukebox(monkeypatch, "data-version", f"songs={tables['songs']} rankings={tmp_path}/nowhere.parquet") == 1
+    given = " ".join(f"{name}={uri}" for name, uri in {**tables, LAST: f"{tmp_path}/nowhere.parquet"}.items())
+    assert jukebox(monkeypatch, "data-version", given) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "nowhere.parquet" in printed.err
@@ -180,7 +190,7 @@ def test_a_sample_ends_yesterday_and_its_files_are_named(
 ) -> None:
     before = datetime.now(UTC).date()
     assert jukebox(monkeypatch, "sample", tmp_path, "--rows", "1000", "--seed", "5") == 0
-    songs, rankings = map(Path, capsys.readouterr().out.splitlines())
-    assert (songs.name, rankings.name) == ("songs.parquet", "rankings.parquet")
-    last = pl.read_parquet(rankings)[DATE].dt.date().max()
+    files = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert [file.name for file in files] == [f"{name}.parquet" for name in TABLES]
+    last = pl.read_parquet(files[-1])[DATE].dt.date().max()
     assert last in {day - timedelta(days=1) for day in (before, datetime.now(UTC).date())}

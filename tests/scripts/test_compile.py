@@ -16,6 +16,7 @@ from pipeline.checkout import head
 from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import SETTINGS_FILE, Settings, read_settings
 from scripts.compile_pipeline import command, pipeline_resources
+from tests.active_model import TABLES
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT.parent / "shared" / "crds"
@@ -70,7 +71,7 @@ def test_who_compiled_which_commit_makes_no_new_version(settings: Settings) -> N
         {"step_cpu": "2"},
         {"train_memory": "9Gi"},
         {"train_gpus": "1"},
-        {"data": {"songs": "s3://other/songs", "rankings": "s3://other/rankings"}},
+        {"data": {name: f"s3://other/{name}" for name in TABLES}},
         {"model_storage_pvc": "another-claim"},
     ],
     ids=lambda change: next(iter(change)),

@@ -233,7 +233,7 @@ def link(folder: Path) -> None:
 
 
 def data(folder: Path) -> None:
-    (folder / "pipeline" / "core" / "songs.parquet").write_bytes(bytes(LIMIT))
+    (folder / "pipeline" / "core" / "cars.parquet").write_bytes(bytes(LIMIT))
 
 
 def nothing(folder: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.models.jukebox import MODEL
 from pipeline.models.jukebox.tables import FEATURE_NAMES, FEATURES, ID
 from scripts.clients import pipeline_server as server
 from scripts.predict import command
+from tests.active_model import TABLES
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.cluster import Cluster
 from tests.kfp.world import NAMESPACE, TOKEN
@@ -26,8 +27,9 @@ from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
 
+TEXTS = [column.name for column in MODEL.tables[0].columns if column.dtype is pl.String]
 LABELS = ["BR", "IS", "JP", "KR"]
-WEIGHTS = [0.1, 0.2, 3.0, 1.0]  # what an energy of 1 adds to a country's score
+WEIGHTS = [0.1, 0.2, 3.0, 1.0]  # what an energy of 1 adds to a label's score
 
 
 def publish(root: Path, run: str, weights: list[float], **changed: Any) -> int:
@@ -38,18 +40,18 @@ def publish(root: Path, run: str, weights: list[float], **changed: Any) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store with two versions: the first sees Japan, the second Brazil."""
+    """A store with two versions: the first sees JP, the second BR."""
     publish(tmp_path / "models", "first", WEIGHTS)
     publish(tmp_path / "models", "second", WEIGHTS[::-1])
     return tmp_path / "models"
 
 
 @pytest.fixture
-def songs(tmp_path: Path) -> Path:
-    """Songs that differ in their names and in their energy, as two parts of a fetched folder."""
-    folder = tmp_path / "songs"
+def rows(tmp_path: Path) -> Path:
+    """Rows that differ in their names and in their energy, as two parts of a fetched folder."""
+    folder = tmp_path / TABLES[0]
     folder.mkdir()
-    rows = [
+    found = [
         ("id-quiet", "Quiet Moon", "Ada", 0.0),
         ("id-nameless", None, None, 1.0),
         ("id-river", "Golden River", "Bo & Caro", 1.0),
@@ -57,7 +59,7 @@ def songs(tmp_path: Path) -> Path:
         ("Golden", "Silver", "Edda", 1.0),
     ]
     columns = {feature.name: pl.lit(0).cast(feature.dtype) for feature in FEATURES}
-    table = pl.DataFrame(rows, [ID, "name", "artists", "energy"], orient="row").with_columns(
+    table = pl.DataFrame(found, [*TEXTS, "energy"], orient="row").with_columns(
         **{name: value for name, value in columns.items() if name != "energy"}
     )
     table[:2].write_parquet(folder / "part-00000.parquet")
@@ -69,26 +71,26 @@ Predict = Callable[..., list[str]]
 
 
 @pytest.fixture
-def predict(store: Path, songs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
+def predict(store: Path, rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Predict:
     """Return the lines that the command prints."""
     monkeypatch.setenv("COLUMNS", "120")
 
-    def predict(song: str, **options: object) -> list[str]:
-        chosen = {"table": songs, "model_store": str(store), "version": 0, "top": 5} | options
-        command(song, **chosen)  # type: ignore[arg-type]
+    def predict(row: str, **options: object) -> list[str]:
+        chosen = {"table": rows, "model_store": str(store), "version": 0, "top": 5} | options
+        command(row, **chosen)  # type: ignore[arg-type]
         return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
     return predict
 
 
-def countries(lines: list[str]) -> list[str]:
+def shown(lines: list[str]) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()[:2] in LABELS]
 
 
-def test_the_country_where_the_song_charts_stands_first(predict: Predict) -> None:
+def test_the_likeliest_label_stands_first(predict: Predict) -> None:
     lines = predict("Golden River", version=1)
     assert lines[0] == "Golden River, Bo & Caro, id-river: jukebox version 1"
-    assert countries(lines) == ["JP", "KR", "IS", "BR"]
+    assert shown(lines) == ["JP", "KR", "IS", "BR"]
 
 
 def test_the_probabilities_are_the_models_and_the_longest_bar_is_the_first(predict: Predict) -> None:
@@ -103,15 +105,15 @@ def test_the_probabilities_are_the_models_and_the_longest_bar_is_the_first(predi
 
 
 def test_the_newest_version_answers_unless_another_is_named(predict: Predict) -> None:
-    assert countries(predict("Golden River"))[0] == "IS"
+    assert shown(predict("Golden River"))[0] == "IS"
     assert predict("Golden River")[0].endswith("jukebox version 2")
 
 
-def test_as_many_countries_are_shown_as_asked_for(predict: Predict) -> None:
-    assert countries(predict("Golden River", version=1, top=2)) == ["JP", "KR"]
+def test_as_many_labels_are_shown_as_asked_for(predict: Predict) -> None:
+    assert shown(predict("Golden River", version=1, top=2)) == ["JP", "KR"]
 
 
-def test_the_features_of_the_song_decide(predict: Predict) -> None:
+def test_the_features_of_the_row_decide(predict: Predict) -> None:
     lines = predict("id-quiet", version=1)
     assert lines[0].startswith("Quiet Moon, Ada")
     assert sum("25.0%" in line for line in lines) == 4
@@ -137,44 +139,44 @@ def test_brackets_in_a_name_are_shown_as_they_are(predict: Predict) -> None:
     assert predict("id-rivers")[0].startswith("Golden Rivers [Live] [/b], Dima")
 
 
-def test_a_song_without_a_name_is_found_by_its_id(predict: Predict) -> None:
+def test_a_row_without_a_name_is_found_by_its_id(predict: Predict) -> None:
     assert predict("id-nameless")[0] == "id-nameless: jukebox version 2"
 
 
-def test_a_song_that_nobody_knows_is_told_with_some_that_are_known(predict: Predict) -> None:
-    with pytest.raises(DataUnavailable, match=r"no row of songs has 'Purple Rain' in spotify_id, .*\"Quiet Moon\""):
+def test_a_row_that_nobody_knows_is_told_with_some_that_are_known(predict: Predict) -> None:
+    with pytest.raises(DataUnavailable, match=rf"no row of {TABLES[0]} has 'Purple Rain' in {ID}, .*\"Quiet Moon\""):
         predict("Purple Rain")
 
 
-def test_a_song_that_lacks_a_feature_is_told_with_the_feature(predict: Predict, songs: Path) -> None:
-    part = songs / "part-00001.parquet"
-    pl.read_parquet(part).with_columns(pl.lit(None, pl.Float64).alias("tempo")).write_parquet(part)
-    with pytest.raises(DataInvalid, match="tempo: a value is missing"):
+def test_a_row_that_lacks_a_feature_is_told_with_the_feature(predict: Predict, rows: Path) -> None:
+    part = rows / "part-00001.parquet"
+    pl.read_parquet(part).with_columns(pl.lit(None, pl.Float64).alias(FEATURE_NAMES[-1])).write_parquet(part)
+    with pytest.raises(DataInvalid, match=f"{FEATURE_NAMES[-1]}: a value is missing"):
         predict("id-river")
 
 
-def test_the_songs_may_lie_at_any_path(predict: Predict, songs: Path) -> None:
-    folder = songs.rename(songs.with_name("Ada's [songs] *?#"))
+def test_the_rows_may_lie_at_any_path(predict: Predict, rows: Path) -> None:
+    folder = rows.rename(rows.with_name("Ada's [rows] *?#"))
     printed = predict("Golden River", table=folder)
     [_, part] = sorted(folder.iterdir())
     odd = part.rename(part.with_name("a[1]*?.parquet"))
     assert predict("id-river", table=odd)[0] == printed[0]
 
 
-def test_songs_that_are_not_there_are_told(predict: Predict, tmp_path: Path) -> None:
+def test_rows_that_are_not_there_are_told(predict: Predict, tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable, match=r"nowhere does not exist.*jukebox run.*--table"):
         predict("Golden River", table=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", ["text", "other columns", "nothing"])
-def test_what_holds_no_songs_is_told(predict: Predict, tmp_path: Path, content: str) -> None:
+def test_what_holds_no_rows_is_told(predict: Predict, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "other"
     folder.mkdir()
     if content == "text":
         (folder / "part.parquet").write_text("id,name\n")
     elif content == "other columns":
         pl.DataFrame({"name": ["Golden River"]}).write_parquet(folder / "part.parquet")
-    with pytest.raises(DataUnavailable, match=r"other does not hold songs as Parquet: .*; name another"):
+    with pytest.raises(DataUnavailable, match=rf"other does not hold {TABLES[0]} as Parquet: .*; name another"):
         predict("Golden River", table=folder)
 
 
@@ -191,7 +193,7 @@ def test_a_version_that_does_not_exist_is_told(predict: Predict, store: Path) ->
 def test_a_version_that_failed_is_tried_if_it_is_named(predict: Predict, store: Path) -> None:
     publish(store, "failed", WEIGHTS, passed=False, apart=True)
     assert predict("Golden River")[0].endswith("jukebox version 2")
-    assert countries(predict("Golden River", version=3))[0] == "JP"
+    assert shown(predict("Golden River", version=3))[0] == "JP"
 
 
 def test_the_model_gets_the_features_in_its_own_order(predict: Predict, store: Path) -> None:
@@ -199,7 +201,7 @@ def test_the_model_gets_the_features_in_its_own_order(predict: Predict, store: P
     assert predict("Golden River", version=3)[1:] == predict("Golden River", version=1)[1:]
 
 
-def test_a_model_that_takes_what_songs_have_not_is_told(predict: Predict, store: Path) -> None:
+def test_a_model_that_takes_what_rows_have_not_is_told(predict: Predict, store: Path) -> None:
     publish(store, "more", WEIGHTS, onnx=model(WEIGHTS, [*FEATURE_NAMES, "timbre"]))
     with pytest.raises(DataInvalid, match="there is no column timbre"):
         predict("Golden River")
@@ -209,7 +211,7 @@ def test_a_version_whose_files_are_not_those_that_were_published_is_told(predict
     (store / "jukebox" / "2" / "model.onnx").write_bytes(model(WEIGHTS))
     with pytest.raises(StoreBroken, match=r"Version 2 .*is damaged: the sha256 of its model\.onnx.*delete-version 2"):
         predict("Golden River")
-    assert countries(predict("Golden River", version=1))[0] == "JP"
+    assert shown(predict("Golden River", version=1))[0] == "JP"
 
 
 # A model server
@@ -281,11 +283,11 @@ def test_the_version_that_is_served_is_shown_also_where_the_store_has_a_newer(pr
     with serving(store / "jukebox", '--model_version_policy={"specific": {"versions": [1]}}') as pinned:
         lines = predict("Golden River", endpoint=pinned.url)
     assert lines[0].endswith("jukebox version 1")
-    assert countries(lines)[0] == "JP"
+    assert shown(lines)[0] == "JP"
 
 
-@pytest.mark.parametrize("other", [[1.0, 0.3, 2.0, 3.0], [1.0, 2.0]], ids=["of another training", "of two countries"])
-def test_a_version_of_the_same_number_in_another_store_does_not_name_the_countries(
+@pytest.mark.parametrize("other", [[1.0, 0.3, 2.0, 3.0], [1.0, 2.0]], ids=["of another training", "of two labels"])
+def test_a_version_of_the_same_number_in_another_store_does_not_name_the_labels(
     predict: Predict, served: Served, tmp_path: Path, other: list[float]
 ) -> None:
     store = tmp_path / "other"

@@ -129,7 +129,7 @@ def test_a_header_of_a_cloudevent_is_plain_ascii(secret_file: Path) -> None:
         "replay",
         "data-cloudevent",
         "--data",
-        "s3://data/songs/Müller 🎵.parquet",
+        "s3://data/cars/Müller 🎵.parquet",
         "--secret-file",
         str(secret_file),
     ]
@@ -137,8 +137,8 @@ def test_a_header_of_a_cloudevent_is_plain_ascii(secret_file: Path) -> None:
         result = CliRunner().invoke(app, [*words, "--url", url])
     assert result.exit_code == 0, result.output
     [event] = events
-    assert event.headers["Ce-Subject"] == "data/songs/M%C3%BCller%20%F0%9F%8E%B5.parquet"
-    assert json.loads(event.body)["key"] == "songs/Müller 🎵.parquet"
+    assert event.headers["Ce-Subject"] == "data/cars/M%C3%BCller%20%F0%9F%8E%B5.parquet"
+    assert json.loads(event.body)["key"] == "cars/Müller 🎵.parquet"
 
 
 def test_without_a_secret_nothing_is_sent(tmp_path: Path) -> None:
@@ -192,10 +192,10 @@ def test_an_alert_asks_for_training_by_its_label() -> None:
 
 
 def test_a_key_of_an_object_is_encoded_as_its_sender_does() -> None:
-    found = body(Kind.DATA, bucket="data", key="songs/May 2026+ü.parquet")
+    found = body(Kind.DATA, bucket="data", key="cars/May 2026+ü.parquet")
     encoded = found["Records"][0]["s3"]["object"]["key"]
     assert "/" not in encoded
-    assert unquote(encoded) == "songs/May 2026+ü.parquet"
+    assert unquote(encoded) == "cars/May 2026+ü.parquet"
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,20 +22,21 @@ from rich.console import Console
 
 from pipeline.core.report import render_report
 from pipeline.core.store import open_store
-from pipeline.models.jukebox import MODEL
-from pipeline.models.jukebox.sample import generate
-from pipeline.models.jukebox.tables import COUNTRY
 from pipeline.settings import SETTINGS_FILE
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.cli import main
 from scripts.data_version import read_data
 from scripts.run import View, _Process, run_pipeline
+from tests.active_model import MODEL, TABLES
 from tests.browser import CHROMIUM, MISSING, browser
 from tests.http_server import Answer, serve_http
-from tests.models.jukebox.real_data import real_data
+from tests.models.jukebox.small import generate
 from tests.s3_server import S3Server
 from tests.test_pipeline import STEPS
 
+FIRST, *_, LAST = TABLES
+FLOOR = MODEL.checks[-1].name
+STRICT = json.dumps({FLOOR: 0.999})
 JUKEBOX = Path(sys.executable).with_name("jukebox")
 
 
@@ -64,18 +66,16 @@ def jukebox_run(folder: Path, *options: str) -> Outcome:
     return Outcome(done.returncode, done.stdout + done.stderr, folder)
 
 
-def uris(songs: object, rankings: object) -> tuple[str, ...]:
-    """The options that name both tables."""
-    return f"--data=songs={songs}", f"--data=rankings={rankings}"
+def uris(tables: Mapping[str, object]) -> list[str]:
+    """The options that name the tables."""
+    return [f"--data={name}={place}" for name, place in tables.items()]
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Songs and rankings of twelve countries."""
-    songs, rankings = generate(
-        tmp_path_factory.mktemp("data"), rows=20_000, last_day=date(2026, 5, 31), countries=12
-    ).values()
-    return str(songs), str(rankings)
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Tables with a dozen labels."""
+    made = generate(tmp_path_factory.mktemp("data"), rows=20_000, last_day=date(2026, 5, 31))
+    return {name: str(file) for name, file in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(fir
 
 
 def test_the_published_model_can_be_tried(first: Outcome) -> None:
-    songs = first.folder / "latest" / "fetch-data" / "tables" / "songs"
-    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", first.folder / "models", "--table", songs]
+    table = first.folder / "latest" / "fetch-data" / "tables" / FIRST
+    predict: list[str | Path] = [JUKEBOX, "predict", "a", "--model-store", first.folder / "models", "--table", table]
     predicted = subprocess.run(predict, capture_output=True, text=True, check=True)
     assert predicted.stdout.count("%") == 5
 
@@ -118,100 +118,56 @@ def test_the_page_of_a_real_run_fits_a_phone_and_a_desktop(first: Outcome, width
         assert chromium.complaints == []
 
 
-def test_real_charts_pass(tmp_path: Path) -> None:
-    songs, rankings = real_data(2023)
-    outcome = jukebox_run(tmp_path, *uris(songs, rankings))
-    assert outcome.code == 0, outcome.printed
-    assert "Published jukebox 0.0.2 as version 1" in outcome.printed
-    lineage = outcome.lineage(1)
-    assert lineage["data"]["rankings"]["rows"] == 87_266  # type: ignore[index]
-    assert len(json.loads((tmp_path / "models" / "jukebox" / "1" / "labels.json").read_text())) == 72
-
-
 def test_the_proxy_of_the_settings_is_not_that_of_this_machine(
-    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = yaml.safe_load(SETTINGS_FILE.read_text())
     nowhere = {"http-proxy": "http://127.0.0.1:1", "https-proxy": "http://127.0.0.1:1"}
     document["data"] |= {**nowhere, "no-proxy": "$(KUBERNETES_SERVICE_HOST),.svc,.cluster.local"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(tmp_path / "settings.yaml"))
-    songs, _ = small
     with serve_http() as server:
-        server.serve("/songs.parquet", Answer(Path(songs).read_bytes(), etag='"1"'))
-        # Songs are no rankings: it ends with the validation.
-        outcome = jukebox_run(tmp_path / "build", *uris(f"{server.url}/songs.parquet", songs))
+        server.serve("/a.parquet", Answer(Path(small[FIRST]).read_bytes(), etag='"1"'))
+        # One table is not the other: it ends with the validation.
+        outcome = jukebox_run(tmp_path / "build", *uris({FIRST: f"{server.url}/a.parquet", LAST: small[FIRST]}))
     assert "fetch-data: succeeded" in outcome.printed
     assert "validate-data: failed" in outcome.printed
 
 
-def spark_csv(table: pl.DataFrame, path: Path) -> None:
-    """Write CSV as Spark does by default: a quote in a quoted field is escaped by a backslash."""
-
-    def field(value: object) -> str:
-        text = "" if value is None else str(value)
-        return '"' + text.replace('"', '\\"') + '"' if any(mark in text for mark in '",\n') else text
-
-    lines = [table.columns, *table.iter_rows()]
-    path.write_text("".join(",".join(map(field, line)) + "\n" for line in lines))
-
-
-def test_a_table_of_spark_is_read_whole(small: tuple[str, str], tmp_path: Path) -> None:
-    """Given names with quotes in them, then each record of the CSV files is trained on, and the page says so."""
-    songs, rankings = map(pl.read_parquet, small)
-    inches = pl.int_range(pl.len()) % (len(songs) // 30) == 5
-    songs = songs.with_columns(name=pl.when(inches).then(pl.format('{} (7" Mix)', "name")).otherwise("name"))
-    named = rankings.join(songs.select("spotify_id", "name"), on="spotify_id", how="left", maintain_order="left")
-    for name, table in (("songs", songs), ("rankings", named)):
-        spark_csv(table, tmp_path / f"{name}.csv")
-    assert (tmp_path / "songs.csv").read_text().count('\\"') >= 30
-    both = uris(tmp_path / "songs.csv", tmp_path / "rankings.csv")
-    outcome = jukebox_run(tmp_path / "build", *both, "--epochs", "3")
-    assert outcome.code == 0, outcome.printed
-    data: dict[str, dict[str, object]] = outcome.lineage(1)["data"]  # type: ignore[assignment]
-    for name, table in (("songs", songs), ("rankings", rankings)):
-        assert data[name]["records"] == data[name]["rows"] == len(table)
-        assert outcome.report.count(f'<td class="n">{len(table):,}</td>') >= 2
-    fetched = pl.read_parquet(tmp_path / "build" / "latest" / "fetch-data" / "tables" / "songs")
-    assert fetched["name"].to_list() == songs["name"].to_list()
-
-
-def test_a_line_that_cannot_be_read_stops_the_run_and_is_named(small: tuple[str, str], tmp_path: Path) -> None:
-    songs, rankings = small
-    table = pl.read_parquet(rankings).head(3)
+def test_a_line_that_cannot_be_read_stops_the_run_and_is_named(small: dict[str, str], tmp_path: Path) -> None:
+    table = pl.read_parquet(small[LAST]).head(3)
     lines = table.write_csv().splitlines()
-    (tmp_path / "rankings.csv").write_text("\n".join([*lines[:2], '"' + lines[2], lines[3]]))
-    outcome = jukebox_run(tmp_path / "build", *uris(songs, tmp_path / "rankings.csv"))
+    (tmp_path / "last.csv").write_text("\n".join([*lines[:2], '"' + lines[2], lines[3]]))
+    outcome = jukebox_run(tmp_path / "build", *uris({**small, LAST: tmp_path / "last.csv"}))
     assert outcome.code == 1
-    assert "rankings.csv, line 3: a quote is not closed" in outcome.printed
-    assert "rankings.csv, line 3: a quote is not closed" in outcome.report
+    assert "last.csv, line 3: a quote is not closed" in outcome.printed
+    assert "last.csv, line 3: a quote is not closed" in outcome.report
     assert "Traceback" not in outcome.printed
 
 
-def test_a_renamed_column_stops_at_validation_which_names_it(small: tuple[str, str], tmp_path: Path) -> None:
-    songs, rankings = small
+def test_a_renamed_column_stops_at_validation_which_names_it(small: dict[str, str], tmp_path: Path) -> None:
+    column = MODEL.tables[-1].columns[1].name
     renamed = tmp_path / "renamed.parquet"
-    pl.read_parquet(rankings).rename({COUNTRY: "land"}).write_parquet(renamed)
-    outcome = jukebox_run(tmp_path / "build", *uris(songs, renamed))
+    pl.read_parquet(small[LAST]).rename({column: "another"}).write_parquet(renamed)
+    outcome = jukebox_run(tmp_path / "build", *uris({**small, LAST: renamed}))
     assert outcome.code == 1
     assert "validate-data: failed" in outcome.printed
-    assert "rankings has no column 'country'" in outcome.printed
+    assert f"{LAST} has no column {column!r}" in outcome.printed
     assert "preprocess-data" not in outcome.printed
     assert "train-model" not in outcome.printed
     assert "Nothing was published" in outcome.printed
     assert not (tmp_path / "build" / "models").exists()
     assert "Traceback" not in outcome.printed
-    assert "rankings-columns" in outcome.report
+    assert f"{LAST}-columns" in outcome.report
     assert "The run stopped at validate-data" in outcome.report
 
 
-def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str], tmp_path: Path) -> None:
-    songs, rankings = small
-    options = (*uris(songs, rankings), "--epochs", "1")
-    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5-floor": 0.999}')
+def test_a_model_that_is_not_good_enough_is_not_published(small: dict[str, str], tmp_path: Path) -> None:
+    options = (*uris(small), "--epochs", "1")
+    outcome = jukebox_run(tmp_path, *options, "--thresholds", STRICT)
     assert outcome.code == 1
     assert "verify-model failed: GateRefused: Not good enough: " in outcome.printed
-    assert "top5-floor is " in outcome.printed
+    assert f"{FLOOR} is " in outcome.printed
     assert "publish-model" not in outcome.printed
     assert not (tmp_path / "models").exists()
     assert "The model was refused" in outcome.report
@@ -220,11 +176,10 @@ def test_a_model_that_is_not_good_enough_is_not_published(small: tuple[str, str]
 
 
 def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_gate_only_warns(
-    small: tuple[str, str], tmp_path: Path
+    small: dict[str, str], tmp_path: Path
 ) -> None:
-    songs, rankings = small
-    options = (*uris(songs, rankings), "--epochs", "1", "--gate-mode", "warn")
-    outcome = jukebox_run(tmp_path, *options, "--thresholds", '{"top5-floor": 0.999}')
+    options = (*uris(small), "--epochs", "1", "--gate-mode", "warn")
+    outcome = jukebox_run(tmp_path, *options, "--thresholds", STRICT)
     assert outcome.code == 0, outcome.printed
     kept = tmp_path / "models" / "jukebox" / ".failed" / "1"
     assert f"Kept jukebox 0.0.2 as version 1 in {kept}, where nobody serves it" in outcome.printed
@@ -234,13 +189,13 @@ def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_g
     assert (store.versions(), store.failed()) == ([], [1])
 
 
-def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, tmp_path: Path) -> None:
+def test_data_and_store_on_s3(small: dict[str, str], s3_environment: S3Server, tmp_path: Path) -> None:
     bucket = s3_environment.bucket()
-    for path, key in zip(small, ("songs.parquet", "rankings/day.parquet"), strict=True):
+    for key, path in zip(("first.parquet", "last/day.parquet"), small.values(), strict=True):
         s3_environment.client.upload_file(path, bucket, key)
     outcome = jukebox_run(
         tmp_path,
-        *uris(f"s3://{bucket}/songs.parquet", f"s3://{bucket}/rankings/*.parquet"),
+        *uris({FIRST: f"s3://{bucket}/first.parquet", LAST: f"s3://{bucket}/last/*.parquet"}),
         *("--model-store", f"s3://{bucket}/models", "--epochs", "3", "--prod-flag"),
     )
     assert outcome.code == 0, outcome.printed
@@ -257,23 +212,23 @@ def test_data_and_store_on_s3(small: tuple[str, str], s3_environment: S3Server, 
         (("--hyperparameters", '{"epoch": 3}'), "epoch: found 3, which is not a known key"),
         (("--hyperparameters", "epochs=3"), "--hyperparameters is 'epochs=3', which is no JSON"),
         (("--thresholds", '{"accuracy": 1}'), "accuracy: found 1, which is not a known check"),
-        (("--data", "songs=songs.parquet"), "--data: rankings is missing; expected songs, rankings"),
-        (("--data", "charts=a.csv"), "the data is 'charts=a.csv', expected TABLE=URI, once for each of the tables"),
-        (uris("no.parquet", "no.parquet"), "no.parquet"),
+        (("--data", f"{FIRST}=a.parquet"), f"--data: {LAST} is missing; expected {FIRST}, {LAST}"),
+        (("--data", "cars=a.csv"), "the data is 'cars=a.csv', expected TABLE=URI, once for each of the tables"),
+        (uris(dict.fromkeys(TABLES, "no.parquet")), "no.parquet"),
         (("--epochs", "abc"), "epochs: found 'abc', input should be a valid integer"),
         (("--epochs", "0"), "epochs: found '0', input should be greater than or equal to 1"),
         (("--hyperparameters", '{"learning_rate": NaN}'), "learning_rate: found nan"),
         (("--folder", "README.md/build"), "README.md/build, which cannot be made: Not a directory"),
         (("--gate-mode", "of"), "--gate-mode is 'of'; expected one of enforce, warn, off"),
-        (uris("a\udcff.csv", "b.csv"), r"--data is 'songs=a\udcff.csv', which is not UTF-8"),
-        (uris("{{$.a}}.csv", "b.csv"), "Kubeflow takes what begins with {{$ for a placeholder"),
+        (uris({FIRST: "a\udcff.csv", LAST: "b.csv"}), rf"--data is '{FIRST}=a\udcff.csv', which is not UTF-8"),
+        (uris({FIRST: "{{$.a}}.csv", LAST: "b.csv"}), "Kubeflow takes what begins with {{$ for a placeholder"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    options: tuple[str, ...],
+    options: Sequence[str],
     message: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["jukebox", "run", "--folder", str(tmp_path / "build"), *options])
@@ -314,11 +269,10 @@ def test_the_table_on_a_terminal_shows_states_times_and_last_words() -> None:
 
 
 def test_a_training_that_diverges_leaves_a_report_and_says_what_to_change(
-    small: tuple[str, str], tmp_path: Path
+    small: dict[str, str], tmp_path: Path
 ) -> None:
-    songs, rankings = small
     wild = json.dumps({"learning_rate": 1.0, "hidden_layers": [256] * 16})
-    outcome = jukebox_run(tmp_path, *uris(songs, rankings), "--hyperparameters", wild)
+    outcome = jukebox_run(tmp_path, *uris(small), "--hyperparameters", wild)
     assert outcome.code == 1
     assert "train-model failed: NotFinite: the loss in epoch 1 of 2" in outcome.printed
     assert "lower learning_rate (it was 1; try 0.1)" in outcome.printed
@@ -346,15 +300,14 @@ def test_two_runs_at_once_do_not_interfere(tmp_path: Path) -> None:
         assert f"in {folder / 'models'}" in text
     assert (folder / "latest").resolve() in runs.values()
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "models", "runs", "sample"]
-    assert sorted(path.name for path in (folder / "sample").iterdir()) == ["rankings.parquet", "songs.parquet"]
+    assert sorted(path.name for path in (folder / "sample").iterdir()) == sorted(f"{name}.parquet" for name in TABLES)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_ends_its_step_and_leaves_a_report(
-    small: tuple[str, str], tmp_path: Path, number: signal.Signals
+    small: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
-    songs, rankings = small
-    command: list[str | Path] = [JUKEBOX, "run", "--folder", tmp_path, *uris(songs, rankings)]
+    command: list[str | Path] = [JUKEBOX, "run", "--folder", tmp_path, *uris(small)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         lines = []
@@ -403,12 +356,12 @@ def test_a_step_that_was_killed_says_by_what_and_with_how_much_memory(script: st
 
 def test_a_step_gets_its_arguments_as_they_are_and_tells_no_credentials() -> None:
     view, log = View({"fetch-data": ()}, Console(file=io.StringIO())), io.StringIO()
-    given = """Ada's "python3" $HOME `id` \\ \n%d https://user:hunter2@host/songs.csv?X-Amz-Signature=hunter3"""
+    given = """Ada's "python3" $HOME `id` \\ \n%d https://user:hunter2@host/cars.csv?X-Amz-Signature=hunter3"""
     script = 'python3 -c "import sys; print(sys.argv[1:])" "$0" "$@"'
     command = ["sh", "-ec", script, "code", given, "--function_to_execute", "fetch_data"]
     assert _Process(view, log, full_command=command, env_vars={"A": "1"}).run() == Status.SUCCESS
     assert '"python3" $HOME `id` ' in log.getvalue()
-    assert "https://host/songs.csv?…" in log.getvalue()
+    assert "https://host/cars.csv?…" in log.getvalue()
     assert "hunter" not in log.getvalue()
 
 
@@ -420,7 +373,7 @@ def test_a_step_gets_its_arguments_as_they_are_and_tells_no_credentials() -> Non
     ],
 )
 def test_what_ends_the_runner_itself_takes_no_report_with_it(
-    small: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    small: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     class Broken(_Process):
         def run(self) -> Status:
@@ -429,9 +382,7 @@ def test_what_ends_the_runner_itself_takes_no_report_with_it(
             return super().run()
 
     monkeypatch.setattr("scripts.run._Process", Broken)
-    songs, rankings = small
-    data = {"songs": songs, "rankings": rankings}
-    parameters = {"data_version": resolve_data_version(data), "data": data}
+    parameters = {"data_version": resolve_data_version(small), "data": small}
     finished = run_pipeline({**parameters, "model_store": ""}, tmp_path, Console(file=io.StringIO()))
     assert finished.run.state == "failed"
     [step] = [step for step in finished.run.steps if step.state == "failed"]
@@ -443,7 +394,7 @@ def test_what_ends_the_runner_itself_takes_no_report_with_it(
 # What a shell, make, a URL, a glob or an option could be read from.
 ODD = (
     *(
-        "Ada's data/songs.csv",
+        "Ada's data/cars.csv",
         'double"quote',
         "$HOME$(id)$$",
         "`id`",
@@ -466,10 +417,10 @@ def test_make_hands_over_a_path_as_it_was_typed(tmp_path: Path, odd: str) -> Non
     jukebox.write_text(f"#!{sys.executable}\nimport json, sys\njson.dump(sys.argv[1:], open('given', 'w'))\n")
     jukebox.chmod(0o755)
     (tmp_path / ".venv" / "ready").touch()
-    data = f"songs={odd} rankings={odd}"
+    data = " ".join(f"{name}={odd}" for name in TABLES)
     subprocess.run(["make", "run", f"DATA={data}", f"EPOCHS={odd}"], cwd=tmp_path, check=True)
     given = json.loads((tmp_path / "given").read_text())
     assert given == ["run", f"--data={data}", f"--epochs={odd}"]
-    assert read_data([data], MODEL) == {"songs": odd.rstrip(), "rankings": odd}
+    assert read_data([data], MODEL) == {**dict.fromkeys(TABLES, odd.rstrip()), LAST: odd}
     subprocess.run(["make", "run"], cwd=tmp_path, env={**os.environ, "DATA": data}, check=True)
     assert json.loads((tmp_path / "given").read_text()) == ["run", f"--data={data}"]

@@ -21,6 +21,7 @@ from pipeline.prod_train_save_pipeline import PIPELINE
 from scripts.clients.kubernetes_api import Resource
 from scripts.compile_pipeline import pipeline_resources
 from scripts.spec_policy import LONGEST_SHOWN, judge, judge_spec, version_name
+from tests.active_model import TABLES
 from tests.kfp.world import IMAGE, SETTINGS, make_step, train_step
 
 Edit = Callable[[Resource], object]
@@ -281,8 +282,11 @@ ATTACKS: dict[str, tuple[Edit, str]] = {
         "pipelineSpec.root.dag.tasks.publish-model.componentRef.name is 'comp-publish-model', which mounts a claim",
     ),
     "other data": (
-        at("pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.songs", "https://elsewhere.example.com/"),
-        "pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.songs is 'https://elsewhere.example.com/'",
+        at(
+            f"pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.{TABLES[0]}",
+            "https://elsewhere.example.com/",
+        ),
+        f"pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.{TABLES[0]} is 'https://elsewhere.example.com/'",
     ),
     "data of another table": (
         at("pipelineSpec.root.inputDefinitions.parameters.data.defaultValue.cars", "s3://bucket/cars"),

@@ -21,6 +21,7 @@ from scripts.apply import apply, read_resources
 from scripts.cli import app
 from scripts.clients.kubernetes_api import Cluster
 from scripts.start import run_id_of, start
+from tests.active_model import TABLES, write_tables
 from tests.http_server import Answer as HttpAnswer
 from tests.http_server import serve_http
 from tests.kfp.execution import Look, printed
@@ -235,11 +236,7 @@ def test_a_wrong_parameter_is_said_in_the_servers_words(applied: World) -> None:
 
 def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp_path: Path) -> None:
     """It goes by what the run will fetch: what the parameters name, else what the version was compiled with."""
-    songs, rankings = tmp_path / "songs.csv", tmp_path / "rankings.csv"
-    songs.write_text("a\n1\n")
-    rankings.write_text("b\n2\n")
-
-    tables = {"songs": str(songs), "rankings": str(rankings)}
+    tables = write_tables(tmp_path)
 
     def local(data_version: str, data: dict[str, str] = tables) -> None:
         make_step(rows=3)
@@ -248,8 +245,8 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
     apply(Cluster(NAMESPACE), *read_resources(compiled(tmp_path / "local.yaml", name, local)), timeout=5)
     known = replace(read_settings(), data=tables)
     with serve_http() as server:
-        url = server.serve("/songs.csv", HttpAnswer(b"a\n1\n", etag="1"))
-        for key, parameters in (("default", {}), ("given", {"data": tables | {"songs": url}})):
+        url = server.serve("/a.csv", HttpAnswer(b"a\n1\n", etag="1"))
+        for key, parameters in (("default", {}), ("given", {"data": tables | {TABLES[0]: url}})):
             run_id, _ = started(applied, key, name, parameters=parameters, settings=known)
             found = applied.service.runs[run_id]["runtime_config"]["parameters"]["data_version"]
             assert found == resolve_data_version(parameters.get("data", tables))
@@ -258,16 +255,16 @@ def test_the_data_version_is_found_out_where_it_is_not_given(applied: World, tmp
 @pytest.mark.parametrize("uri", ["/etc/hostname", "file:///etc/hostname", "../hostname"])
 def test_no_file_of_where_the_start_runs_is_read_but_that_of_the_settings(applied: World, uri: str) -> None:
     with pytest.raises(
-        SettingsInvalid, match=r"the parameter data\.songs is '.*hostname', expected https://… or s3://…"
+        SettingsInvalid, match=rf"the parameter data\.{TABLES[0]} is '.*hostname', expected https://… or s3://…"
     ):
-        started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}})
+        started(applied, parameters={"data": {**SETTINGS.data, TABLES[0]: uri}})
     assert not applied.posts()
-    started(applied, parameters={"data": {**SETTINGS.data, "songs": uri}, "data_version": DATA_VERSION})
+    started(applied, parameters={"data": {**SETTINGS.data, TABLES[0]: uri}, "data_version": DATA_VERSION})
 
 
-@pytest.mark.parametrize("data", [{"songs": "s3://a/b"}, {**SETTINGS.data, "cars": "s3://a/b"}, "s3://a/b", []])
+@pytest.mark.parametrize("data", [{TABLES[0]: "s3://a/b"}, {**SETTINGS.data, "cars": "s3://a/b"}, "s3://a/b", []])
 def test_the_data_are_the_tables_of_the_version(applied: World, data: object) -> None:
-    with pytest.raises(SettingsInvalid, match=r"the parameter data is .*, expected a URI for each .*, .*songs"):
+    with pytest.raises(SettingsInvalid, match=rf"the parameter data is .*, expected a URI for each .*, .*{TABLES[0]}"):
         started(applied, parameters={"data": data})
     assert not applied.posts()
 
@@ -460,16 +457,16 @@ def test_a_version_of_before_has_no_such_parameter(applied: World) -> None:
     [("https://host/s.csv?X-Amz-Signature=hidden", "is a signed URL"), ("https://a:hidden@host/s.csv", "holds cred")],
 )
 def test_a_secret_is_no_parameter(applied: World, uri: str, what: str) -> None:
-    result = CliRunner().invoke(app, ["start", VERSION, "--parameters", json.dumps({"data": {"songs": uri}})])
+    result = CliRunner().invoke(app, ["start", VERSION, "--parameters", json.dumps({"data": {TABLES[0]: uri}})])
     assert isinstance(result.exception, SettingsInvalid)
-    assert f"the parameter data.songs {what}" in str(result.exception)
+    assert f"the parameter data.{TABLES[0]} {what}" in str(result.exception)
     assert "hidden" not in f"{result.output}{result.exception}"
     assert not applied.service.asked
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_no_parameter(applied: World, number: str) -> None:
-    text = f'{{"thresholds": {{"top5_floor": {number}}}}}'
+    text = f'{{"thresholds": {{"top1_floor": {number}}}}}'
     result = CliRunner().invoke(app, ["start", VERSION, "--data-version", DATA_VERSION, "--parameters", text])
     assert isinstance(result.exception, SettingsInvalid)
     assert "--parameters is not " in str(result.exception)

@@ -12,6 +12,7 @@ from pipeline.steps.fetch_data import resolve_data_version
 from scripts.apply import apply
 from scripts.clients.kubernetes_api import Cluster
 from scripts.compile_pipeline import pipeline_resources
+from tests.active_model import write_tables
 from tests.kfp.world import NAMESPACE, World
 
 pytest_plugins = ("tests.kfp.fixtures",)
@@ -21,11 +22,8 @@ OLDER, NEWER = (f"registry.example.com/acme/jukebox-training@sha256:{digit * 64}
 @pytest.fixture
 def data(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Settings that name data which are there, and an image without a tag; return the version of the data."""
-    songs, rankings = tmp_path / "songs.csv", tmp_path / "rankings.csv"
-    songs.write_text("a\n1\n")
-    rankings.write_text("b\n2\n")
     document = yaml.safe_load(SETTINGS_FILE.read_text())
-    tables = {"songs": str(songs), "rankings": str(rankings)}
+    tables = write_tables(tmp_path)
     document["data"] |= {"data": yaml.safe_dump(tables), "image": OLDER.partition("@")[0]}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(tmp_path / "settings.yaml"))

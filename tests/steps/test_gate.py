@@ -12,14 +12,12 @@ from pipeline.steps.gate import gate
 
 def verdict(folder: Path, **values: Any) -> Path:
     file = folder / "verdict.json"
-    file.write_text(
-        json.dumps({"passed": False, "mode": "enforce", "summary": "Not good enough: top5-floor.", **values})
-    )
+    file.write_text(json.dumps({"passed": False, "mode": "enforce", "summary": "Not good enough: r2-floor.", **values}))
     return file
 
 
 def test_a_verdict_that_says_no_stops_the_run_with_its_reasons(tmp_path: Path) -> None:
-    with pytest.raises(GateRefused, match=r"Not good enough: top5-floor\. Nothing is published\."):
+    with pytest.raises(GateRefused, match=r"Not good enough: r2-floor\. Nothing is published\."):
         gate(verdict(tmp_path))
 
 
@@ -46,9 +44,10 @@ sys.modules["pipeline.steps.verify_model"] = None
 from pipeline.components import verify_model
 nothing = SimpleNamespace(path="nowhere")
 others = dict.fromkeys(("onnx_model", "examples", "predictions", "training", "parity", "metrics"), nothing)
-verify_model.python_func(verdict=SimpleNamespace(path={str(verdict(tmp_path))!r}), model_name="jukebox", **others)
+refused = SimpleNamespace(path={str(verdict(tmp_path))!r})
+verify_model.python_func(model="jukebox", model_name="jukebox", verdict=refused, **others)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "GateRefused: Not good enough: top5-floor" in done.stdout
+    assert "GateRefused: Not good enough: r2-floor" in done.stdout
     assert "Traceback" not in done.stderr

@@ -44,7 +44,7 @@ def train(examples: Path, folder: Path, hyperparameters: Mapping[str, Any]) -> A
     )
 
 
-def test_two_epochs_learn_more_than_the_country_frequencies(examples: Path, trained: Trained) -> None:
+def test_two_epochs_learn_more_than_the_label_frequencies(examples: Path, trained: Trained) -> None:
     frequencies = Reader(examples, MODEL).read("train").target.sum(axis=0)
     frequencies = frequencies / frequencies.sum()
     for split in TESTS:
@@ -210,8 +210,8 @@ def test_an_epoch_is_one_pass_over_the_mass_of_the_rows(
     assert example.shape == weight.shape == (visits.steps, visits.batch)
     mass = weight.ravel() * (visits.rows / len(visits.example))
     np.testing.assert_allclose(np.bincount(example.ravel(), mass), train_examples.rows, rtol=1e-4)
-    of_country = mass @ visits.target[example.ravel()]
-    np.testing.assert_allclose(of_country, train_examples.target.sum(axis=0), rtol=1e-3)
+    of_label = mass @ visits.target[example.ravel()]
+    np.testing.assert_allclose(of_label, train_examples.target.sum(axis=0), rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_the_loss_over_examples_is_the_loss_over_rows() -> None:
     rng = np.random.default_rng(1)
     counts = rng.integers(0, 9, (20, 4)).astype(np.uint32) + 1
     probabilities = rng.dirichlet(np.ones(4), 20).astype(np.float32)
-    example, country = np.nonzero(counts)
-    rows = np.repeat(np.stack([example, country], 1), counts[example, country], axis=0)
+    example, label = np.nonzero(counts)
+    rows = np.repeat(np.stack([example, label], 1), counts[example, label], axis=0)
     over_rows = -np.log(probabilities[rows[:, 0], rows[:, 1]]).mean()
     examples = Examples(pl.DataFrame(), np.zeros((20, 13), np.float32), counts, counts.sum(axis=1))
     assert scores(MODEL.kind, probabilities, examples)["cross_entropy"] == pytest.approx(over_rows, rel=1e-5)

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from pipeline.models.jukebox import MODEL
-from pipeline.models.jukebox.sample import generate
 from pipeline.steps.preprocess_data import preprocess_data
 from tests.models.jukebox.outputs import Tables, Trained
+from tests.models.jukebox.small import generate
 
 
 @pytest.fixture(scope="session")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Sample data of 12 countries as fetch_data leaves it."""
     folder = tmp_path_factory.mktemp("tables")
-    made = generate(folder, rows=20_000, last_day=date(2026, 5, 31), countries=12)
+    made = generate(folder, rows=20_000, last_day=date(2026, 5, 31))
     found = Tables(folder / "songs", folder / "rankings")
     for path, table in zip(made.values(), (found.songs, found.rankings), strict=True):
         table.mkdir()

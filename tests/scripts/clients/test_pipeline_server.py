@@ -34,6 +34,7 @@ from scripts.clients import pipeline_server as server
 from scripts.clients.kfp_server import Kfp
 from scripts.clients.pipeline_server import Server, find_server, said
 from tests import http_server
+from tests.active_model import write_tables
 from tests.http_server import serve_http
 
 SCRIPT = Path(prod_train_save_pipeline.__file__)
@@ -565,10 +566,7 @@ def test_submitting_starts_the_pipeline_with_the_data_of_the_settings(
 ) -> None:
     laptop.write_text(kubeconfig({"token": TOKEN}, ca=stand_in.ca.read_bytes()))
     monkeypatch.setenv("KFP_ENDPOINT", stand_in.url)
-    songs, rankings = tmp_path / "songs.parquet", tmp_path / "rankings.parquet"
-    songs.write_bytes(b"songs")
-    rankings.write_bytes(b"rankings")
-    tables = {"songs": str(songs), "rankings": str(rankings)}
+    tables = write_tables(tmp_path)
     ours = replace(settings, data=tables, image="registry/jukebox@sha256:0123")
     monkeypatch.setattr(prod_train_save_pipeline, "read_settings", lambda: ours)
 
