@@ -21,9 +21,9 @@ from tests.cluster import model_server as model_server_program
 from tests.cluster.build import CACHE, kept, run
 from tests.cluster.kubectl import Kubectl
 
-# What a client asks about one song, in the Open Inference Protocol.
-SONG = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
-QUESTION = {"inputs": [SONG]}
+# What a client asks about one row, in the Open Inference Protocol.
+ROW = {"name": INPUT, "shape": [1, len(FEATURE_NAMES)], "datatype": "FP32", "data": [1.0] * len(FEATURE_NAMES)}
+QUESTION = {"inputs": [ROW]}
 NAMESPACE = "kserve"
 MANAGER = "github.com/kserve/kserve/cmd/manager"
 MANIFESTS = "config/github.com/kserve/kserve/overlays/standalone/kserve"

@@ -16,7 +16,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
@@ -28,11 +28,12 @@ import boto3
 import yaml
 from botocore.config import Config
 
-from pipeline.models.jukebox.sample import generate
+from tests.active_model import TABLES
 from tests.cluster import argocd, build, images, kserve, kubeflow, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
 from tests.cluster.kubectl import Kubectl
 from tests.kfp import deploy
+from tests.models.jukebox.small import generate
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -133,10 +134,10 @@ class Project:
             config=Config(s3={"addressing_style": "path"}, proxies={}),
         )
 
-    def upload(self, songs: Path, rankings: Path) -> None:
-        """Put the two tables where the pipeline finds them."""
-        self.s3.upload_file(str(songs), BUCKET, "songs/songs.parquet")
-        self.s3.upload_file(str(rankings), BUCKET, "rankings/rankings.parquet")
+    def upload(self, tables: Mapping[str, Path]) -> None:
+        """Put the tables where the pipeline finds them."""
+        for name, file in tables.items():
+            self.s3.upload_file(str(file), BUCKET, f"{name}/{name}.parquet")
 
     def git(self, *arguments: str) -> str:
         """Git in the fork."""
@@ -233,7 +234,7 @@ def up(kubectl: Kubectl) -> Project:
     project.s3.create_bucket(Bucket=BUCKET)
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    project.upload(*generate(folder, rows=ROWS, last_day=date.today(), countries=20).values())
+    project.upload(generate(folder, rows=ROWS, last_day=date.today(), labels=20))
     project.git("remote", "set-url", "origin", f"http://{project.address('git')}/acme/jukebox.git")
     project.push("--push-option=ci.skip")
     return project
@@ -320,7 +321,7 @@ def settings(ci: str) -> dict[str, str]:
         "base-image": f"{REGISTRY}/library/{images.PYTHON}",
         "package-index": f"https://{kubeflow.PACKAGES if KUBEFLOW else host('packages')}/simple",
         "model-server-image": kserve.model_server().replace(node.REGISTRY, REGISTRY),
-        "data": f"songs: s3://{BUCKET}/songs/*.parquet\nrankings: s3://{BUCKET}/rankings/*.parquet\n",
+        "data": "".join(f"{name}: s3://{BUCKET}/{name}/*.parquet\n" for name in TABLES),
         "storage-class": "standard",
         "storage-size": "1Gi",
         "s3-host": f"{host('s3')}:8333",

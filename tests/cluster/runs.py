@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.models.jukebox.tables import ID
+from tests.active_model import TABLES
 from tests.cluster import build, node
 from tests.cluster import project as projects
 from tests.cluster.project import Project
@@ -118,7 +119,7 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
 
 
 def predicted(project: Project) -> tuple[str, list[str]]:
-    """What `jukebox predict` says of a song, asked of the model server from outside, and the countries of version 1."""
+    """What `jukebox predict` says of a row, asked of the model server from outside, and the labels of version 1."""
     # What the numbers mean lies beside the model.
     store = projects.FOLDER / "served"
     copy = store / "jukebox" / "1"
@@ -126,7 +127,7 @@ def predicted(project: Project) -> tuple[str, list[str]]:
     inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--", "base64")
     for file in ("lineage.json", "labels.json", "model.onnx", "model-card.html"):
         (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/1/{file}")))
-    songs = projects.FOLDER / "data" / "songs.parquet"
-    song = pl.read_parquet(songs)[ID][0]
-    where = (f"--table={songs}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
-    return project.jukebox("predict", song, *where), json.loads((copy / "labels.json").read_text())
+    table = projects.FOLDER / "data" / f"{TABLES[0]}.parquet"
+    row = pl.read_parquet(table)[ID][0]
+    where = (f"--table={table}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
+    return project.jukebox("predict", row, *where), json.loads((copy / "labels.json").read_text())

@@ -23,7 +23,7 @@ from tests.cluster.test_node import pod
 
 PACE = Pace(poll=0.5, settle=0, stuck=2, sure=1)
 SECONDS = 120  # until a pod is in the state that its test is about; a wait that hangs is stopped by it
-HUNGRY = "print('about to load the songs', flush=True)\nhoard = []\nwhile True: hoard.append(bytes(8 << 20))"
+HUNGRY = "print('about to load the rows', flush=True)\nhoard = []\nwhile True: hoard.append(bytes(8 << 20))"
 OWN_ERROR = """
 print("about to check")
 print("2026-11-27 10:00:00,000 ERROR DataInvalid: 3 rows are wrong")

@@ -58,7 +58,7 @@ def annotated(document: dict[str, Any], key: str, value: str) -> dict[str, Any]:
 
 
 def served_version(url: str) -> str:
-    """The version that answers a question about one song."""
+    """The version that answers a question about one row."""
     answer = requests.post(f"{url}/v2/models/jukebox/infer", json=installed.QUESTION, timeout=10)
     answer.raise_for_status()
     return str(answer.json()["model_version"])

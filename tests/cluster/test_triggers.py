@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from scripts.replay import SENDERS, Event, Facts, Kind, build_event
+from tests.active_model import TABLES
 from tests.cluster import node
 from tests.cluster.build import GO, run
 from tests.cluster.listener import (
@@ -184,7 +185,7 @@ def test_an_upload_of_many_objects_is_one_run_that_waits_for_its_end(listener: L
     now = moment()
     with listener.creating(1) as runs:
         for minute in (30, 34, 39):
-            facts = listener.facts(key=f"songs/ä b+{minute}.parquet", now=now.replace(minute=minute))
+            facts = listener.facts(key=f"{TABLES[0]}/ä b+{minute}.parquet", now=now.replace(minute=minute))
             listener.send(Kind.DATA, facts)
             listener.send(Kind.DATA_CLOUDEVENT, facts)
     [run] = runs
@@ -197,7 +198,7 @@ def test_an_upload_of_many_objects_is_one_run_that_waits_for_its_end(listener: L
         "not-before": f"{now:%Y-%m-%d}T07:40:00Z",
     }
     with listener.creating(1):
-        listener.send(Kind.DATA, listener.facts(key="rankings/1.parquet", now=now.replace(minute=40)))
+        listener.send(Kind.DATA, listener.facts(key=f"{TABLES[-1]}/1.parquet", now=now.replace(minute=40)))
 
 
 @pytest.mark.parametrize("time", ["{}T09:38:48+02:00", "{}T07:38:48.578623+00:00", "{}T03:08:48.1-04:30"])
@@ -260,11 +261,11 @@ def test_objects_elsewhere_train_nothing(listener: Listener, kind: Kind) -> None
         for values in (
             {"bucket": "data2"},
             {"bucket": "other"},
-            {"key": "song/1.parquet"},
-            {"key": "x/songs/1.parquet"},
+            {"key": f"{TABLES[0][:-1]}/1.parquet"},
+            {"key": f"x/{TABLES[0]}/1.parquet"},
         ):
             listener.send(kind, listener.facts(**values))
-        for key in ("$(id)", "`id`", "../songs/x", "ä", "x" * 5000):
+        for key in ("$(id)", "`id`", f"../{TABLES[0]}/x", "ä", "x" * 5000):
             listener.send(kind, listener.facts(key=key))
         listener.post(
             kind, Event({**good.headers, "Ce-Type": "other", "Ce-Time": "now"}, good.body.replace(b"Created", b"Gone"))
@@ -284,7 +285,7 @@ def test_an_alert_creates_one_run_a_group_and_day(listener: Listener) -> None:
     assert parameters(run)["message"].startswith("What the model is asked about differs")
     other = build_event(Kind.ALERT, listener.facts(now=now), SECRETS["alert"])
     with listener.creating(1):
-        listener.post(Kind.ALERT, changed(other, "", lambda body: body.update(groupKey='{}:{country="DE"}')))
+        listener.post(Kind.ALERT, changed(other, "", lambda body: body.update(groupKey='{}:{region="DE"}')))
 
 
 def test_an_alerts_day_is_that_of_utc(listener: Listener) -> None:

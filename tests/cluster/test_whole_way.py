@@ -10,10 +10,12 @@ import polars as pl
 import pytest
 
 from scripts.replay import SENDERS, Facts, Kind, build_event, send
+from tests.active_model import MODEL, TABLES
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
 from tests.cluster.runs import GitHost, Json, Run, begun, predicted, pushed, replace
 
+FLOOR = MODEL.checks[-1].name
 OPTIONS = FORK / "pipeline" / "options.py"
 TEST = FORK / projects.TESTS
 
@@ -46,7 +48,7 @@ def by_hand(project: Project, run: Run, **parameters: str) -> Run:
 def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
     """The run of an event, which is sent as its sender does."""
     repository = project.settings["repository"]
-    facts = Facts(repository=repository, bucket=projects.BUCKET, key="songs/songs.parquet", now=now)
+    facts = Facts(repository=repository, bucket=projects.BUCKET, key=f"{TABLES[0]}/{TABLES[0]}.parquet", now=now)
     event = build_event(kind, facts, project.secret("jukebox-senders", SENDERS[kind]))
 
     def deliver() -> None:
@@ -88,7 +90,7 @@ def others(project: Project, trained: Run) -> Others:
     assert trained.reason == "Completed", trained.told
     before = models(project)
     rerun = by_hand(project, trained)
-    asked = json.dumps({"thresholds": {"top5_floor": 1.0}})
+    asked = json.dumps({"thresholds": {FLOOR: 1.0}})
     ungated = by_hand(project, trained, reason="manual", parameters=asked)
     TEST.write_text("def test_what_nobody_keeps() -> None:\n    assert 1 + 1 == 3\n")
     breaking = pushed(project, "Break a promise")
@@ -146,7 +148,7 @@ def test_the_model_that_was_published_is_served(project: Project, trained: Run) 
     assert "jukebox version 1" in answer
     [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
     assert len(shown) == 5
-    assert {country for country, *_ in shown} < set(labels)
+    assert {label for label, *_ in shown} < set(labels)
 
 
 def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
@@ -203,9 +205,9 @@ def test_a_model_that_fails_the_gate_is_not_published(project: Project, others: 
     assert run.reason == "Failed"
     assert run.failed == {"wait"}
     assert "failed: verify-model" in run.log("wait")
-    assert "top5-floor" in run.log("wait")
+    assert FLOOR in run.log("wait")
     # Where people look first: the chat's line has the cause as well.
-    assert re.search(r": failed: verify-model: GateRefused: .*top5-floor", run.told)
+    assert re.search(rf": failed: verify-model: GateRefused: .*{FLOOR}", run.told)
     assert models(project) == others.before
 
 
@@ -223,20 +225,21 @@ def superseded(project: Project, others: Others) -> tuple[Run, Run]:
 
 def test_data_that_fail_validation_train_nothing(project: Project, superseded: tuple[Run, Run], tmp_path: Path) -> None:
     before = models(project)
-    songs, rankings = projects.FOLDER / "data" / "songs.parquet", projects.FOLDER / "data" / "rankings.parquet"
-    broken = tmp_path / "songs.parquet"
-    pl.read_parquet(songs).rename({"danceability": "dance"}).write_parquet(broken)
+    tables = {name: projects.FOLDER / "data" / f"{name}.parquet" for name in TABLES}
+    feature = MODEL.features[2].name
+    broken = tmp_path / "broken.parquet"
+    pl.read_parquet(tables[TABLES[0]]).rename({feature: "renamed"}).write_parquet(broken)
     try:
-        project.upload(broken, rankings)
+        project.upload({**tables, TABLES[0]: broken})
         moment = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)  # the upload is over
         run = sent(project, Kind.DATA, moment, f"data-{moment:%Y%m%d%H}{moment.minute // 10}0")
         assert run.reason == "Failed"
     finally:
-        project.upload(songs, rankings)
+        project.upload(tables)
     assert run.failed == {"wait"}
     # Preprocessing, which runs beside it, fails as well: either may be named first.
     assert re.search(r"failed: (.*, )?validate-data", run.log("wait"))
-    assert "danceability" in run.log("wait")
+    assert feature in run.log("wait")
     assert "run Failed" in run.told
     assert models(project) == before
 
