@@ -13,6 +13,7 @@ from pipeline.core.errors import SettingsInvalid
 from pipeline.core.sources import SIGNED
 
 SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "settings.yaml"
+PIPELINE = "prod-train-save"
 
 # What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
@@ -54,8 +55,10 @@ _EXPECTED = {
     "train-taint": _TAINT,
     "store-nodes": _NODES,
     "store-taint": _TAINT,
-    "model-name": (r"[a-z]([a-z0-9-]*[a-z0-9])?", "lower case letters, digits and dashes"),
+    # Argo Workflows makes a label of it, of the pipeline and of five characters, and a label has 63 at most.
+    "model-name": (r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", "lower case letters, digits and dashes, at most 40"),
     "model-store": (r"/.*|s3://.+", "a path on the claim as /models, or s3://bucket/prefix"),
+    "model-storage-pvc": (r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "the name of a claim, or nothing"),
     "step-cpu": _CPU,
     "step-memory": _MEMORY,
     "train-cpu": _CPU,
@@ -117,6 +120,14 @@ class Settings:
     quota_memory: str
 
     @property
+    def pipeline(self) -> str:
+        """Name of the pipeline on the pipeline server, after its model.
+
+        That of the jukebox is older than this rule: another name would part it from its versions and their runs.
+        """
+        return PIPELINE if self.model_name == "jukebox" else f"{self.model_name}-{PIPELINE}"
+
+    @property
     def on_claim(self) -> bool:
         """Whether the model store lies on the claim, so that steps must mount it."""
         return not self.model_store.startswith("s3://")
@@ -162,7 +173,11 @@ def read_settings(path: Path | None = None) -> Settings:
         wrong = [f"{', '.join(_S3_SECRETS)} name the same Secret twice, expected three: each is an identity of its own"]
     if wrong:
         raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
-    return Settings(**{name: data[key] for name, key in keys.items()} | {"data": _uris(data["data"])})
+    # As manifests/replacements makes it.
+    claim = data["model-storage-pvc"] or f"{data['model-name']}-model-pvc"
+    return Settings(
+        **{name: data[key] for name, key in keys.items()} | {"data": _uris(data["data"]), "model_storage_pvc": claim}
+    )
 
 
 def model_in(content: bytes) -> str:

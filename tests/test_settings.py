@@ -45,6 +45,14 @@ def test_every_value_comes_from_the_file(write: Write) -> None:
     assert not changed.on_claim
 
 
+def test_names_follow_from_the_models(write: Write) -> None:
+    settings = read_settings(write(model_name="cars"))
+    assert (settings.pipeline, settings.model_storage_pvc) == ("cars-prod-train-save", "cars-model-pvc")
+    assert read_settings(write(model_name="cars", model_storage_pvc="models")).model_storage_pvc == "models"
+    # That of installations there are, from before there could be another model.
+    assert read_settings().pipeline == "prod-train-save"
+
+
 def test_another_file_is_named_by_the_environment(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(write(namespace="ada-jukebox")))
     assert read_settings().namespace == "ada-jukebox"
@@ -66,6 +74,8 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"train_gpus": False}, "train-gpus is False, expected text"),
         ({"image": ["a"]}, "image is ['a'], expected text"),
         ({"model_name": "../a"}, "model-name is '../a', expected lower case letters, digits and dashes"),
+        ({"model_name": "a" * 41}, "expected lower case letters, digits and dashes, at most 40"),
+        ({"model_storage_pvc": "a b"}, "model-storage-pvc is 'a b', expected the name of a claim, or nothing"),
         *(
             ({"data": text}, "data is not a line for each table, as `table: s3://bucket/table/*.parquet`")
             for text in ("", "s3://bucket", "a:", "- a", "a: 1", "a: it's", "A: a", "{", "a: {b: c}")
