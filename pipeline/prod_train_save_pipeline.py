@@ -25,7 +25,6 @@ from pipeline.steps.fetch_data import resolve_data_version
 from scripts.clients.kfp_server import Json, Kfp, spec_alone
 from scripts.clients.pipeline_server import find_server
 
-PIPELINE = "prod-train-save"
 VERSION = "0.0.2"
 
 # The keys of an S3 data connection; pipeline/core/s3.py reads the variables of the same names.
@@ -211,7 +210,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         checks=", ".join(check.name for check in loaded.all_checks),
     )
     pipeline: BaseComponent = dsl.pipeline(
-        name=PIPELINE,
+        name=settings.pipeline,
         display_name=f"Train and save the model {loaded.name}",
         description=f"{loaded.title}: fetched, validated, trained, judged, converted to ONNX, verified and saved where "
         "the model server reaches it.",
@@ -284,20 +283,20 @@ def start_run(kfp: Kfp, spec: Json, parameters: Json, *, name: str, experiment: 
         ) from None
 
 
-def newest_image(kfp: Kfp) -> str:
+def newest_image(kfp: Kfp, pipeline: str) -> str:
     """Return the training image, by digest, of the newest version on the server: the CI has built and pushed it.
 
     Raises SettingsInvalid if no version names its image by digest, and what asking the server raises.
     """
-    pipeline = kfp.pipeline(PIPELINE)
-    for version in kfp.versions(pipeline["pipeline_id"]) if pipeline else ():
+    found = kfp.pipeline(pipeline)
+    for version in kfp.versions(found["pipeline_id"]) if found else ():
         spec = spec_alone(version.get("pipeline_spec", {}))
         executors = spec.get("deploymentSpec", {}).get("executors", {}).values()
         images = {str(executor.get("container", {}).get("image", "")) for executor in executors}
         if len(images) == 1 and "@sha256:" in (image := images.pop()):
             return image
     raise SettingsInvalid(
-        f"no version of {PIPELINE} on the server names an image by digest, and a run needs one that can be pulled: "
+        f"no version of {pipeline} on the server names an image by digest, and a run needs one that can be pulled: "
         "push a commit, and the CI makes one; or, by hand, `jukebox compile --image IMAGE@sha256:DIGEST`, then "
         "`jukebox apply`"
     )
@@ -314,14 +313,14 @@ def submit() -> None:
     print(f"Connecting to Data Science Pipelines: {server.host}", flush=True)
     server.probe()
     kfp = Kfp(lambda: server)
-    image = settings.image if "@sha256:" in settings.image else newest_image(kfp)
+    image = settings.image if "@sha256:" in settings.image else newest_image(kfp, settings.pipeline)
     print(f"Image: {image}", flush=True)
     data_version = resolve_data_version(settings.data)
     run = start_run(
         kfp,
         spec_of(build_pipeline(settings, image=image)),
         {"data_version": data_version, "commit": head(), "cache": this_week()},
-        name=f"{PIPELINE}-by-hand-{data_version[:12]}",
+        name=f"{settings.pipeline}-by-hand-{data_version[:12]}",
         experiment=settings.model_name,
     )
     print(f"Run {run} started: {server.host}/#/runs/details/{run}")

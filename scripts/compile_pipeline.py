@@ -9,10 +9,10 @@ import yaml
 
 from pipeline.checkout import DIRTY, head, page
 from pipeline.core.errors import SettingsInvalid
-from pipeline.prod_train_save_pipeline import PIPELINE, build_pipeline, spec_of
+from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
 from scripts.clients.kubernetes_api import PREFIX
-from scripts.spec_policy import API_VERSION, LABELS, version_name
+from scripts.spec_policy import API_VERSION, labels, version_name
 
 Resource = dict[str, Any]
 
@@ -44,10 +44,12 @@ def pipeline_resources(
     """
     compiled = spec_of(build_pipeline(settings, image=image))
     spec = {"pipelineSpec": compiled["pipeline_spec"], "platformSpec": compiled["platform_spec"]}
-    name = version_name(spec["pipelineSpec"], spec["platformSpec"])
+    name = version_name(settings.pipeline, spec["pipelineSpec"], spec["platformSpec"])
     described = {"description": spec["pipelineSpec"]["pipelineInfo"]["description"]}
-    pipeline = _resource("Pipeline", PIPELINE, {**described, "displayName": PIPELINE})
-    version = _resource("PipelineVersion", name, {**described, "displayName": name, "pipelineName": PIPELINE, **spec})
+    pipeline = _resource("Pipeline", settings, settings.pipeline, {**described, "displayName": settings.pipeline})
+    version = _resource(
+        "PipelineVersion", settings, name, {**described, "displayName": name, "pipelineName": settings.pipeline, **spec}
+    )
     provenance = {"commit": commit, "image": image or settings.image, "built-by": built_by}
     version["metadata"]["annotations"] = {f"{PREFIX}/{key}": value for key, value in provenance.items() if value}
     if commit:
@@ -55,11 +57,11 @@ def pipeline_resources(
     return pipeline, version
 
 
-def _resource(kind: str, name: str, spec: Resource) -> Resource:
+def _resource(kind: str, settings: Settings, name: str, spec: Resource) -> Resource:
     return {
         "apiVersion": API_VERSION,
         "kind": kind,
-        "metadata": {"name": name, "labels": {**LABELS}},
+        "metadata": {"name": name, "labels": labels(settings)},
         "spec": spec,
     }
 

@@ -13,8 +13,7 @@ import yaml
 
 from pipeline.core.documents import to_json
 from pipeline.core.errors import ClusterRefuses, ServerUnavailable, SingleUser
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings, settings_file
+from pipeline.settings import PIPELINE, read_settings, settings_file
 from scripts import preflight as before
 from scripts.apply import VERSIONS
 from scripts.bootstrap import POLICIES, SETTINGS, checkout, environments, placeholders, read_all_settings

@@ -42,8 +42,7 @@ from pipeline.core.options import GATE_MODES, parse, parse_thresholds
 from pipeline.core.report import Run, Step, render_report
 from pipeline.core.sources import WILDCARD, redact
 from pipeline.core.store import FAILED
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings
+from pipeline.settings import PIPELINE, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.compile_pipeline import pipeline_resources
 from scripts.data_version import read_data

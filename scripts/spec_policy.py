@@ -17,17 +17,12 @@ from pipeline.checkout import DIRTY, page
 from pipeline.core.documents import to_json
 from pipeline.core.errors import SettingsInvalid, SpecRefused
 from pipeline.core.trusted_ca import CONFIG_MAP, FILE
-from pipeline.prod_train_save_pipeline import MINUTE, PIPELINE, S3_KEYS
+from pipeline.prod_train_save_pipeline import MINUTE, S3_KEYS
 from pipeline.settings import Settings
 from scripts.clients.kubernetes_api import PREFIX, Resource
 from scripts.clients.registry import repository_of
 
 API_VERSION = "pipelines.kubeflow.org/v2beta1"
-LABELS = {
-    "app.kubernetes.io/name": PIPELINE,
-    "app.kubernetes.io/component": "pipeline",
-    "app.kubernetes.io/part-of": "jukebox",
-}
 CLAIM = "model_storage_pvc"  # the parameter that names the claim of the model store
 # Each is a parameter of a run and a setting.
 PLACES = ("data", "model_store", "model_name", "cluster_domain", CLAIM)
@@ -52,10 +47,10 @@ def judge(pipeline: Resource, version: Resource, settings: Settings, image: str 
     spec = spec if isinstance(spec, dict) else {}
     refuse(chain(_well_formed(pipeline, "Pipeline"), _well_formed(version, "PipelineVersion")))
     pipeline_spec, platform_spec = spec.get("pipelineSpec"), spec.get("platformSpec")
-    version_resource = _version_resource(version_name(pipeline_spec, platform_spec), settings, image)
+    version_resource = _version_resource(version_name(settings.pipeline, pipeline_spec, platform_spec), settings, image)
     refuse(
         chain(
-            _pipeline_resource(pipeline, "Pipeline"),
+            _pipeline_resource(settings)(pipeline, "Pipeline"),
             version_resource(version, "PipelineVersion"),
             _in_spec(pipeline_spec, platform_spec, settings, image),
         )
@@ -80,13 +75,22 @@ def refuse(problems: Iterable[str]) -> None:
         )
 
 
-def version_name(pipeline_spec: Any, platform_spec: Any) -> str:
-    """Return the name of the version with this spec: it ends in the first 12 hex digits of the spec's sha256.
+def labels(settings: Settings) -> dict[str, str]:
+    """Return the labels of Pipeline and PipelineVersion."""
+    return {
+        "app.kubernetes.io/name": settings.pipeline,
+        "app.kubernetes.io/component": "pipeline",
+        "app.kubernetes.io/part-of": "jukebox",
+    }
+
+
+def version_name(pipeline: str, pipeline_spec: Any, platform_spec: Any) -> str:
+    """Return the name of the pipeline's version with this spec: it ends in the first 12 hex digits of its sha256.
 
     The digest is that of the canonical JSON of pipelineSpec and platformSpec. Raises NotFinite.
     """
     spec = {"pipelineSpec": pipeline_spec, "platformSpec": platform_spec}
-    return f"{PIPELINE}-{hashlib.sha256(to_json(spec, sort_keys=True).encode()).hexdigest()[:12]}"
+    return f"{pipeline}-{hashlib.sha256(to_json(spec, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
 def allowed_secrets(settings: Settings) -> tuple[str, ...]:
@@ -239,18 +243,19 @@ def _well_formed(value: Any, path: str, depth: int = 0) -> Iterator[str]:
 # The two resources
 
 
-def _metadata(name: str, **more: Rule) -> Rule:
-    labels = _fields(**{label: _exactly(value) for label, value in LABELS.items()})
-    return _fields("name", name=_exactly(name), labels=labels, **more)
+def _metadata(name: str, settings: Settings, **more: Rule) -> Rule:
+    rules = _fields(**{label: _exactly(value) for label, value in labels(settings).items()})
+    return _fields("name", name=_exactly(name), labels=rules, **more)
 
 
-_pipeline_resource = _fields(
-    "apiVersion kind metadata",
-    apiVersion=_exactly(API_VERSION),
-    kind=_exactly("Pipeline"),
-    metadata=_metadata(PIPELINE),
-    spec=_fields(displayName=_exactly(PIPELINE), description=_text),
-)
+def _pipeline_resource(settings: Settings) -> Rule:
+    return _fields(
+        "apiVersion kind metadata",
+        apiVersion=_exactly(API_VERSION),
+        kind=_exactly("Pipeline"),
+        metadata=_metadata(settings.pipeline, settings),
+        spec=_fields(displayName=_exactly(settings.pipeline), description=_text),
+    )
 
 
 def _version_resource(name: str, settings: Settings, image: str) -> Rule:
@@ -265,10 +270,12 @@ def _version_resource(name: str, settings: Settings, image: str) -> Rule:
         "apiVersion kind metadata spec",
         apiVersion=_exactly(API_VERSION),
         kind=_exactly("PipelineVersion"),
-        metadata=_metadata(name, annotations=_fields(**{f"{PREFIX}/{key}": rule for key, rule in annotations.items()})),
+        metadata=_metadata(
+            name, settings, annotations=_fields(**{f"{PREFIX}/{key}": rule for key, rule in annotations.items()})
+        ),
         spec=_fields(
             "pipelineName pipelineSpec platformSpec",
-            pipelineName=_exactly(PIPELINE),
+            pipelineName=_exactly(settings.pipeline),
             displayName=_exactly(name),
             description=_text,
             codeSourceURL=_matching(re.escape(address) + commit, f"{address}HASH"),
@@ -319,7 +326,7 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
     executor = _fields("container", container=_container(settings, image))
     return _fields(
         "pipelineInfo deploymentSpec root",
-        pipelineInfo=_fields("name", name=_exactly(PIPELINE), displayName=_text, description=_text),
+        pipelineInfo=_fields("name", name=_exactly(settings.pipeline), displayName=_text, description=_text),
         sdkVersion=_text,
         schemaVersion=_text,
         deploymentSpec=_fields("executors", executors=_map(executor)),

@@ -22,7 +22,7 @@ from pipeline.core.errors import (
     ServerUnavailable,
     SettingsInvalid,
 )
-from pipeline.prod_train_save_pipeline import PIPELINE, this_week
+from pipeline.prod_train_save_pipeline import this_week
 from pipeline.settings import Settings, read_settings, secret_in
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.clients.kfp_server import BACKOFF, FAILED, PATIENCE, Json, Kfp, spec_alone
@@ -126,7 +126,7 @@ def start(
         raise SettingsInvalid(
             f"the run's name would be {name!r}, {len(name)} characters: the server takes {NAME_LIMIT}; shorten the key"
         )
-    pipeline_id, found = _version(kfp, version)
+    pipeline_id, found = _version(kfp, settings.pipeline, version)
     judge_spec(spec_alone(found["pipeline_spec"]), found["pipeline_spec"].get("platform_spec"), settings)
     reference = {"pipeline_id": pipeline_id, "pipeline_version_id": str(found["pipeline_version_id"])}
     run_id = run_id_of(key)
@@ -281,14 +281,14 @@ def _wait_for_orphans(cluster: Cluster | None, run_id: str) -> None:
             )
 
 
-def _version(kfp: Kfp, name: str) -> tuple[str, Json]:
+def _version(kfp: Kfp, pipeline_name: str, name: str) -> tuple[str, Json]:
     """The pipeline's id and the version; it may have been applied a moment ago."""
 
     def attempt() -> tuple[str, Json]:
-        pipeline = kfp.pipeline(PIPELINE)
+        pipeline = kfp.pipeline(pipeline_name)
         version = pipeline and next(kfp.versions(pipeline["pipeline_id"], name), None)
         if not pipeline or not version:
-            raise _Unknown(f"the server knows no version {name} of {PIPELINE}; `jukebox apply` creates it")
+            raise _Unknown(f"the server knows no version {name} of {pipeline_name}; `jukebox apply` creates it")
         return str(pipeline["pipeline_id"]), version
 
     retrying = Retrying(

@@ -15,7 +15,6 @@ from pipeline.core.documents import to_json
 from pipeline.core.errors import StoreBroken, VersionBroken
 from pipeline.core.store import ModelStore, open_store
 from pipeline.core.texts import one_line, printable
-from pipeline.prod_train_save_pipeline import PIPELINE
 from pipeline.settings import read_settings
 from scripts.clients.kfp_server import Json, Kfp, from_cache
 from scripts.clients.pipeline_server import find_server
@@ -37,7 +36,7 @@ def command(
     """
     settings = read_settings()
     kfp = Kfp(partial(find_server, settings))
-    versions = find_versions(kfp, limit)
+    versions = find_versions(kfp, settings.pipeline, limit)
     runs = find_runs(kfp, settings.model_name, limit)
     models, note = find_models(model_store or settings.model_store, settings.model_name, limit)
     if output is Output.JSON:
@@ -53,9 +52,9 @@ def command(
         screen.print(printable(note), markup=False, soft_wrap=True)
 
 
-def find_versions(kfp: Kfp, limit: int) -> Rows:
+def find_versions(kfp: Kfp, name: str, limit: int) -> Rows:
     """The newest versions of the pipeline; none where it was never applied."""
-    pipeline = kfp.pipeline(PIPELINE)
+    pipeline = kfp.pipeline(name)
     found = kfp.versions(pipeline["pipeline_id"]) if pipeline else iter(())
     return [
         {"name": version["name"], "created": version["created_at"], "id": version["pipeline_version_id"]}

@@ -21,8 +21,7 @@ from pipeline.core.errors import (
     SingleUser,
 )
 from pipeline.core.log import ENDED as STEP_ENDED
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings
+from pipeline.settings import PIPELINE, read_settings
 from scripts.causes import Cause, Fate, cause_of_node, causes_of_pod, cleaned, has_failed, has_started, step_of
 from scripts.clients.kfp_server import Json, Kfp, from_cache, spec_alone
 from scripts.clients.kubernetes_api import ENDED, Cluster, Resource, find_cluster
@@ -38,8 +37,8 @@ LOG_LINES = 30
 LINE = 1000  # characters of each
 READ_LINES = 300  # of a pod's log: its step's last lines come before what its launcher says of its end
 SHORT = 400  # characters of why a run failed, for where there is room for a line
-# Argo's name for a whole workflow: what `jukebox compile` calls the pipeline, and five characters.
-WORKFLOW = re.compile(rf"{PIPELINE}-[a-z0-9]{{5}}")
+# Argo's name for a whole workflow: what `jukebox compile` calls the pipeline of a model, and five characters.
+WORKFLOW = re.compile(rf"([a-z0-9-]+-)?{PIPELINE}-[a-z0-9]{{5}}")
 # What the launcher (Go) and kfp's executor (Python) say in a step's log: a line, and the JSON object that it ends in or
 # that follows it. The executor's input alone is a hundred lines.
 NOT_OURS = re.compile(

@@ -12,8 +12,7 @@ from pipeline.core.errors import SettingsInvalid
 from pipeline.core.options import GATE_MODES
 from pipeline.core.trusted_ca import FILE
 from pipeline.models.jukebox import MODEL
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import Settings, read_settings
+from pipeline.settings import PIPELINE, Settings, read_settings
 from scripts.compile_pipeline import pipeline_resources
 from tests.active_model import TABLES
 

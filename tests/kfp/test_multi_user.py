@@ -15,8 +15,7 @@ import requests
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import AccessDenied, ServerUnavailable
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings
+from pipeline.settings import PIPELINE, read_settings
 from scripts import wait
 from scripts.cli import app
 from scripts.clients.pipeline_server import find_server

@@ -10,8 +10,7 @@ from kfp import compiler, dsl, kubernetes
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.pipeline_context import Pipeline
 
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import SETTINGS_FILE, read_settings
+from pipeline.settings import PIPELINE, SETTINGS_FILE, read_settings
 from scripts.clients.kfp_server import Kfp
 from scripts.clients.pipeline_server import find_server
 from scripts.spec_policy import version_name
@@ -79,7 +78,7 @@ def compiled(file: Path, version: str = f"{PIPELINE}-000000000001", pipeline: An
 def named(file: Path) -> tuple[Path, str]:
     """Name the version in a file by its spec, as `jukebox compile` does; return the file and the name."""
     pipeline, version = yaml.safe_load_all(file.read_text())
-    name = version_name(version["spec"]["pipelineSpec"], version["spec"]["platformSpec"])
+    name = version_name(PIPELINE, version["spec"]["pipelineSpec"], version["spec"]["platformSpec"])
     version["metadata"]["name"] = version["spec"]["displayName"] = name
     file.write_text(yaml.safe_dump_all([pipeline, version]))
     return file, name

@@ -10,7 +10,7 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.core.errors import ServerUnavailable, SettingsInvalid, SpecRefused
-from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.settings import PIPELINE
 from scripts.apply import LARGEST, apply, read_resources
 from scripts.cli import app
 from scripts.clients.kubernetes_api import Cluster

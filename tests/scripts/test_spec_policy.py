@@ -17,7 +17,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_proto
 from kfp.pipeline_spec import pipeline_spec_pb2 as proto
 
 from pipeline.core.errors import NotFinite, SpecRefused
-from pipeline.prod_train_save_pipeline import PIPELINE
+from pipeline.settings import PIPELINE
 from scripts.clients.kubernetes_api import Resource
 from scripts.compile_pipeline import pipeline_resources
 from scripts.spec_policy import LONGEST_SHOWN, judge, judge_spec, version_name
@@ -56,7 +56,9 @@ def refused(kind: str, edit: Edit, image: str = IMAGE) -> str:
     pipeline, version = resources(kind)
     edit(version)
     spec = version["spec"]
-    version["metadata"]["name"] = spec["displayName"] = version_name(spec["pipelineSpec"], spec["platformSpec"])
+    version["metadata"]["name"] = spec["displayName"] = version_name(
+        PIPELINE, spec["pipelineSpec"], spec["platformSpec"]
+    )
     with pytest.raises(SpecRefused) as error:
         judge(pipeline, version, KINDS[kind], image)
     return str(error.value)
@@ -577,7 +579,7 @@ def test_any_change_is_refused_by_its_field_or_is_known_to_do_no_harm(data: st.D
     if path[1:2] in (("pipelineSpec",), ("platformSpec",)):
         with suppress(NotFinite):
             spec = version["spec"]
-            name = version_name(spec["pipelineSpec"], spec["platformSpec"])
+            name = version_name(PIPELINE, spec["pipelineSpec"], spec["platformSpec"])
             version["metadata"]["name"] = spec["displayName"] = name
     said, where = verdict(kind, pipeline, version), written(path)
     harmless = HARMLESS.fullmatch(where) or value in ({}, [])  # what is emptied asks for less

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipeline.core.errors import AccessDenied, ServerAway, ServerUnavailable, SettingsInvalid, SpecRefused
-from pipeline.prod_train_save_pipeline import PIPELINE, this_week
-from pipeline.settings import read_settings
+from pipeline.prod_train_save_pipeline import this_week
+from pipeline.settings import PIPELINE, read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts import start as module
 from scripts.apply import apply, read_resources

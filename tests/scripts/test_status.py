@@ -7,8 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.core.store import open_store
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings
+from pipeline.settings import PIPELINE, read_settings
 from scripts.apply import apply, read_resources
 from scripts.cli import app
 from scripts.clients.kubernetes_api import Cluster

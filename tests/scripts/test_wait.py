@@ -18,8 +18,7 @@ from kubernetes.config import incluster_config
 from typer.testing import CliRunner
 
 from pipeline.core.errors import AccessDenied, RequestRefused, RunFailed, ServerUnavailable
-from pipeline.prod_train_save_pipeline import PIPELINE
-from pipeline.settings import read_settings
+from pipeline.settings import PIPELINE, read_settings
 from scripts import wait as module
 from scripts.apply import apply, read_resources
 from scripts.cli import app
