@@ -153,9 +153,12 @@ class Project:
         """Push the fork; the Git host tells the listener."""
         self.git("push", "--quiet", *options, "origin", "HEAD:main")
 
-    def jukebox(self, *arguments: str, kubeconfig: Path = KUBECONFIG) -> str:
-        """The command line in the fork, as its owner calls it, or who has a kubeconfig; returns what it prints."""
-        words = {"KUBECONFIG": str(kubeconfig), "JUKEBOX_SETTINGS": str(SETTINGS)}
+    def jukebox(self, *arguments: str, kubeconfig: Path = KUBECONFIG, code: Path = ROOT) -> str:
+        """The command line with the fork's settings, as its owner calls it, or who has a kubeconfig.
+
+        Returns what it prints. ``code`` is the checkout that it is of: a model of the fork is known there alone.
+        """
+        words = {"KUBECONFIG": str(kubeconfig), "JUKEBOX_SETTINGS": str(SETTINGS), "PYTHONPATH": str(code)}
         path = f"{node.KUBECTL.parent}:{os.environ['PATH']}"
         program = Path(sys.executable).parent / "jukebox"
         return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
@@ -398,15 +401,10 @@ def held(namespace: str) -> Iterable[Resource]:
     """What a namespace of the project holds before Argo CD looks at it: the CA that is trusted, and a way in."""
     trusted = {"ca-bundle.crt": node.CA.read_text()}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "jukebox-trusted-ca"}, "data": trusted}
-    name, address, port, target, labels = {
-        CI_NAMESPACE: ("way-to-listener", LISTENER, 80, 8080, {"app.kubernetes.io/name": "listener-proxy"}),
-        NAMESPACE: (
-            *("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS),
-            {"serving.kserve.io/inferenceservice": "jukebox"},
-        ),
-    }[namespace]
-    spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
-    yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+    if namespace == NAMESPACE:
+        yield from around_model_server("jukebox")
+    else:
+        yield way_in("way-to-listener", LISTENER, 80, 8080, {"app.kubernetes.io/name": "listener-proxy"})
     # The operators see and set what is there.
     everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list", "patch"]}
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "operators"}}
@@ -414,8 +412,20 @@ def held(namespace: str) -> Iterable[Resource]:
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operators"}
     account = {"kind": "ServiceAccount", "name": "default", "namespace": SURROUNDINGS}
     yield {**rbac, "kind": "RoleBinding", "roleRef": role, "subjects": [account]}
-    if not KUBEFLOW and namespace == NAMESPACE:
-        yield from openshift_ai.before_model_server("jukebox", NAMESPACE, *pem()[:2])
+
+
+def around_model_server(model: str) -> Iterable[Resource]:
+    """A way in to a model's server, and on OpenShift AI what the proxy before it needs."""
+    labels = {"serving.kserve.io/inferenceservice": model}
+    yield way_in("way-to-model-server", MODEL_SERVER, *MODEL_SERVER_PORTS, labels)
+    if not KUBEFLOW:
+        yield from openshift_ai.before_model_server(model, NAMESPACE, *pem()[:2])
+
+
+def way_in(name: str, address: str, port: int, target: int, labels: dict[str, str]) -> Resource:
+    """A Service with an address that this machine knows."""
+    spec = {"clusterIP": address, "selector": labels, "ports": [{"port": port, "targetPort": target}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
 def pipeline_server(ci: str) -> Iterable[Resource]:

@@ -118,16 +118,26 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
     raise AssertionError(f"{name} does not begin")
 
 
+def models(project: Project, model: str = "jukebox") -> dict[int, Json]:
+    """The lineage of each version in the model's store."""
+    files = (project.kubectl.model_store(f"{model}-model-pvc") / model).glob("[0-9]*/lineage.json")
+    return {int(file.parent.name): json.loads(file.read_text()) for file in files}
+
+
 def predicted(project: Project) -> tuple[str, list[str]]:
+    """What `jukebox predict` says of the first table's first row, and the labels of version 1."""
+    table = projects.FOLDER / "data" / f"{TABLES[0]}.parquet"
+    return answered(project, "jukebox", table, pl.read_parquet(table)[ID][0])
+
+
+def answered(project: Project, model: str, table: Path, row: str) -> tuple[str, list[str]]:
     """What `jukebox predict` says of a row, asked of the model server from outside, and the labels of version 1."""
     # What the numbers mean lies beside the model.
     store = projects.FOLDER / "served"
-    copy = store / "jukebox" / "1"
+    copy = store / model / "1"
     copy.mkdir(parents=True, exist_ok=True)
-    inside = ("exec", "deployment/jukebox-predictor", "--container=kserve-container", "--", "base64")
+    inside = ("exec", f"deployment/{model}-predictor", "--container=kserve-container", "--", "base64")
     for file in ("lineage.json", "labels.json", "model.onnx", "model-card.html"):
         (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/1/{file}")))
-    table = projects.FOLDER / "data" / f"{TABLES[0]}.parquet"
-    row = pl.read_parquet(table)[ID][0]
     where = (f"--table={table}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
-    return project.jukebox("predict", row, *where), json.loads((copy / "labels.json").read_text())
+    return project.jukebox("predict", row, *where, code=projects.FORK), json.loads((copy / "labels.json").read_text())

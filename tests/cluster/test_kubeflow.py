@@ -15,7 +15,7 @@ from tests.cluster.project import FORK, Project
 from tests.cluster.runs import Run, predicted, pushed, replace
 from tests.kfp.in_cluster import AUDIENCE
 
-OPTIONS = FORK / "pipeline" / "options.py"
+OPTIONS = FORK / "pipeline" / "core" / "contract.py"
 
 
 @pytest.fixture(scope="module")

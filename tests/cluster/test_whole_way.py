@@ -13,10 +13,10 @@ from scripts.replay import SENDERS, Facts, Kind, build_event, send
 from tests.active_model import MODEL, TABLES
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
-from tests.cluster.runs import GitHost, Json, Run, begun, predicted, pushed, replace
+from tests.cluster.runs import GitHost, Json, Run, begun, models, predicted, pushed, replace
 
 FLOOR = MODEL.checks[-1].name
-OPTIONS = FORK / "pipeline" / "options.py"
+OPTIONS = FORK / "pipeline" / "core" / "contract.py"
 TEST = FORK / projects.TESTS
 
 
@@ -60,12 +60,6 @@ def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
 
 def runs(project: Project) -> set[str]:
     return set(project.ci("get", "pipelineruns", "--output=jsonpath={.items[*].metadata.name}").split())
-
-
-def models(project: Project) -> dict[int, Json]:
-    """The lineage of each model in the store."""
-    files = (project.kubectl.model_store() / "jukebox").glob("[0-9]*/lineage.json")
-    return {int(file.parent.name): json.loads(file.read_text()) for file in files}
 
 
 @dataclass(frozen=True)

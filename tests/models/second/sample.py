@@ -12,7 +12,7 @@ PRICES = np.array([21.0, 17.0, 15.0, 11.0, 12.0])  # € a month and m², by dis
 CLASSES = np.array(["A", "B", "C", "D", None])
 
 
-def generate(folder: Path, *, rows: int, last_day: date, seed: int = 0) -> dict[str, Path]:
+def generate(folder: Path, *, rows: int = 3_000, last_day: date, seed: int = 0) -> dict[str, Path]:
     """Write ``flats.csv`` with so many rows; return the paths by the names of the tables."""
     rng = np.random.default_rng(seed)
     district = rng.integers(len(DISTRICTS), size=rows)
