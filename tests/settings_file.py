@@ -1,15 +1,15 @@
-"""Settings that commands find instead of those of the checkout."""
+"""Settings that commands find instead of those of the checkout, which are a fork's own."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.settings import SETTINGS_FILE
+SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 
 
 def use_settings(monkeypatch: pytest.MonkeyPatch, file: Path, **data: str) -> None:
-    """Write the checkout's settings with other values to a file, and have JUKEBOX_SETTINGS name it."""
+    """Write the tests' settings with other values to a file, and have JUKEBOX_SETTINGS name it."""
     document = yaml.safe_load(SETTINGS_FILE.read_text())
     document["data"] |= {key.replace("_", "-"): str(value) for key, value in data.items()}
     file.write_text(yaml.safe_dump(document))

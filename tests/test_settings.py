@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.core.contract import load
 from pipeline.core.errors import SettingsInvalid
-from pipeline.settings import SETTINGS_FILE, read_settings
+from pipeline.settings import SETTINGS_FILE as OWN
+from pipeline.settings import read_settings
 from scripts.compile_pipeline import pipeline_resources
+from tests.settings_file import SETTINGS_FILE
 
 Write = Callable[..., Path]
 
@@ -29,7 +32,14 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def test_the_projects_own_settings_are_in_order() -> None:
+def test_the_settings_of_this_repository_are_in_order() -> None:
+    """A fork has put its own values there, which no test but this reads."""
+    load(read_settings(OWN).model_name).require_tables(read_settings(OWN).data, "data in the settings")
+    own, ours = (yaml.safe_load(file.read_text())["data"] for file in (OWN, SETTINGS_FILE))
+    assert list(own) == list(ours), f"a setting is in one of {OWN} and {SETTINGS_FILE} alone"
+
+
+def test_the_settings_that_the_product_comes_with_are_in_order() -> None:
     settings = read_settings()
     assert settings.model_name == "jukebox"
     assert settings.model_storage_pvc == "jukebox-model-pvc"

@@ -16,7 +16,6 @@ from kubernetes import config
 from kubernetes.config import kube_config
 from tenacity import wait_fixed
 
-from pipeline.settings import SETTINGS_FILE
 from scripts import apply, start
 from scripts.clients import kfp_server
 from tests.kfp.cluster import Cluster, serve_cluster
@@ -25,6 +24,7 @@ from tests.kfp.in_cluster import KubernetesAccess
 from tests.kfp.server import StaticGuard, serve
 from tests.kfp.service import Service
 from tests.kfp.world import AUDIENCE_TOKEN, CI_NAMESPACE, NAMESPACE, TOKEN, World
+from tests.settings_file import SETTINGS_FILE
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,14 @@ from kfp import compiler, dsl, kubernetes
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.pipeline_context import Pipeline
 
-from pipeline.settings import PIPELINE, SETTINGS_FILE, read_settings
+from pipeline.settings import PIPELINE, read_settings
 from scripts.clients.kfp_server import Kfp
 from scripts.clients.pipeline_server import find_server
 from scripts.spec_policy import version_name
 from tests.kfp.cluster import Cluster
 from tests.kfp.execution import Look, ScriptedExecutor, printed
 from tests.kfp.service import Service
+from tests.settings_file import SETTINGS_FILE
 
 NAMESPACE = "ada-jukebox"
 CI_NAMESPACE = f"{NAMESPACE}-ci"

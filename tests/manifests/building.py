@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from tests.settings_file import SETTINGS_FILE
 from tests.tekton.manifests import ROOT, Resource
 
 PARTS = ("manifests", "tekton", "argocd")
@@ -45,20 +46,26 @@ FILLED = {
 }
 
 
-def read_settings(folder: Path = ROOT) -> dict[str, str]:
-    """The settings as they are in a copy of the repository."""
-    data = yaml.safe_load((folder / "manifests/settings/settings.yaml").read_text())["data"]
+def read_settings(folder: Path | None = None) -> dict[str, str]:
+    """The settings as they are in a copy of the repository, or as the product comes with them."""
+    file = folder / "manifests/settings/settings.yaml" if folder else SETTINGS_FILE
+    data = yaml.safe_load(file.read_text())["data"]
     return {key: str(value) for key, value in data.items()}
 
 
 def copy(folder: Path, settings: Mapping[str, str] | None = None) -> Path:
-    """Copy what Kustomize reads to ``folder``, fill the placeholders in and change the settings that are given."""
+    """Copy what Kustomize reads to ``folder``, fill the placeholders in and change the settings that are given.
+
+    The settings and the version that production serves are those that the product comes with, not the fork's.
+    """
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part)
     path = folder / "manifests/settings/settings.yaml"
-    document = yaml.safe_load(PLACEHOLDER.sub(lambda found: FILLED.get(found[0], found[0]), path.read_text()))
+    document = yaml.safe_load(PLACEHOLDER.sub(lambda found: FILLED.get(found[0], found[0]), SETTINGS_FILE.read_text()))
     document["data"] |= settings or {}
     path.write_text(yaml.safe_dump(document))
+    served = folder / "manifests/components/production/served-version.yaml"
+    served.write_text(re.sub(r'"versions":\[\d+\]', '"versions":[1]', served.read_text()))
     return folder
 
 

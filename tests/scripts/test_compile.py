@@ -14,9 +14,10 @@ import yaml
 
 from pipeline.checkout import head
 from pipeline.core.errors import SettingsInvalid
-from pipeline.settings import SETTINGS_FILE, Settings, read_settings
+from pipeline.settings import Settings, read_settings
 from scripts.compile_pipeline import command, pipeline_resources
 from tests.active_model import TABLES
+from tests.settings_file import SETTINGS_FILE
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT.parent / "shared" / "crds"

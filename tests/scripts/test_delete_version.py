@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,12 @@ from typer.testing import CliRunner
 
 from pipeline.core.errors import SettingsInvalid, StoreBroken
 from pipeline.core.store import open_store
-from pipeline.settings import SETTINGS_FILE
 from scripts.cli import app
 from scripts.delete_version import SERVED
+from tests.settings_file import SETTINGS_FILE
 from tests.versions import publish_version
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     settings.write_text(SETTINGS_FILE.read_text())
     served = tmp_path / "fork" / SERVED
     served.parent.mkdir(parents=True)
-    served.write_text((SETTINGS_FILE.parents[1] / SERVED).read_text().replace("[1]", "[4]"))
+    served.write_text(re.sub(r"\[\d+\]", "[4]", (ROOT / "manifests" / SERVED).read_text()))
     assert yaml.safe_load(served.read_text())[0]["value"] == ['--model_version_policy={"specific":{"versions":[4]}}']
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(settings))
     return root

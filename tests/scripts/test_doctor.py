@@ -14,7 +14,6 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import ClusterAway
-from pipeline.settings import SETTINGS_FILE
 from scripts.bootstrap import POLICIES
 from scripts.cli import app
 from scripts.doctor import INSTALLED, PROVOCATIONS
@@ -23,6 +22,7 @@ from scripts.secrets import KEYS, LISTENER
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.cluster import Cluster
 from tests.kfp.world import CI_NAMESPACE, NAMESPACE, World
+from tests.settings_file import SETTINGS_FILE
 
 pytest_plugins = ("tests.kfp.fixtures",)
 TOKEN = "hidden-token-of-the-git-host"

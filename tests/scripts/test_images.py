@@ -41,7 +41,7 @@ from tests.git_server import IDENTITY
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.world import World
 from tests.registry_server import program, serve_registry
-from tests.settings_file import use_settings
+from tests.settings_file import SETTINGS_FILE, use_settings
 
 pytest_plugins = ("tests.kfp.fixtures",)
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(
             source, folder / name
         )
+    shutil.copy(SETTINGS_FILE, folder / "manifests" / "settings" / "settings.yaml")
     (folder / "README.md").write_text("Read me")
     commit(folder, "init", "--quiet")
     return folder

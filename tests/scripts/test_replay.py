@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pipeline.core.errors import JukeboxError, SettingsInvalid
-from pipeline.settings import SETTINGS_FILE
 from scripts.cli import app
 from scripts.replay import NOBODY, RETRAIN, SENDERS, Event, Facts, Kind, build_event
 from tests.git_server import IDENTITY
 from tests.http_server import running
 from tests.kfp.world import World
+from tests.settings_file import SETTINGS_FILE
 
 pytest_plugins = ("tests.kfp.fixtures",)
 GENUINE = Path(__file__).parents[3] / "shared" / "payloads"

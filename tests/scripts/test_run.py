@@ -22,7 +22,6 @@ from rich.console import Console
 
 from pipeline.core.report import render_report
 from pipeline.core.store import open_store
-from pipeline.settings import SETTINGS_FILE
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.cli import main
 from scripts.data_version import read_data
@@ -32,6 +31,7 @@ from tests.browser import CHROMIUM, MISSING, browser
 from tests.http_server import Answer, serve_http
 from tests.models.jukebox.small import generate
 from tests.s3_server import S3Server
+from tests.settings_file import SETTINGS_FILE
 from tests.test_pipeline import STEPS
 
 FIRST, *_, LAST = TABLES

@@ -7,13 +7,14 @@ import yaml
 
 from pipeline.core.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import submit, this_week
-from pipeline.settings import SETTINGS_FILE, read_settings
+from pipeline.settings import read_settings
 from pipeline.steps.fetch_data import resolve_data_version
 from scripts.apply import apply
 from scripts.clients.kubernetes_api import Cluster
 from scripts.compile_pipeline import pipeline_resources
 from tests.active_model import write_tables
 from tests.kfp.world import NAMESPACE, World
+from tests.settings_file import SETTINGS_FILE
 
 pytest_plugins = ("tests.kfp.fixtures",)
 OLDER, NEWER = (f"registry.example.com/acme/jukebox-training@sha256:{digit * 64}" for digit in "12")

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tests.settings_file import SETTINGS_FILE
+
 ROOT = Path(__file__).parents[2]
 ADDRESS, REPOSITORY = "https://github.com/<ORGANISATION>/jukebox", "https://github.com/acme/jukebox"
 FILLED = {"<ORGANISATION>": "acme", "<REGISTRY>": "registry.example.com", "<BUCKET>": "data"}
@@ -43,7 +45,7 @@ def build(
     overlay = {"resources": ["tekton"], "components": ["manifests/replacements"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     file = folder / "manifests" / "settings" / "settings.yaml"
-    text = file.read_text()
+    text = SETTINGS_FILE.read_text()
     filled = {ADDRESS: repository, **FILLED, "<USER_NAME>-jukebox": namespace, "git-host: github": f"git-host: {host}"}
     for placeholder, value in filled.items():
         text = text.replace(placeholder, value)
