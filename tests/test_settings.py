@@ -254,6 +254,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("cpu", "memory"), [("1", "2Gi"), ("0.5", "512Mi"), (".5", "1000000000"), ("1500m", "2G"), ("16", "1Ti")]
 )
 def test_what_the_settings_take_kubeflow_takes_too(write: Write, cpu: str, memory: str) -> None:
+    pytest.importorskip("pipeline.models.jukebox")
     settings = read_settings(write(step_cpu=cpu, step_memory=memory))
     _, version = pipeline_resources(settings)
     resources = version["spec"]["pipelineSpec"]["deploymentSpec"]["executors"]["exec-verify-model"]["container"][
