@@ -17,14 +17,18 @@ ELSEWHERE = {"http", "https"}
 
 
 class Page(HTMLParser):
-    """What a page names: ``links`` to follow, ``loads`` that a browser asks for by itself, ``anchors`` of its own."""
+    """A page's ``links``, ``loads`` that a browser asks for by itself, ``anchors`` and ``text``."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self.links: list[str] = []
         self.loads: list[str] = []
         self.anchors: set[str] = set()
+        self.text = ""
         self.feed(file.read_text())
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -73,7 +77,10 @@ def dangling(folder: Path) -> list[str]:
 def test_the_site_builds_without_a_warning_and_all_that_it_names_is_there(tmp_path: Path) -> None:
     done = build(ROOT / "docs", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert dangling(tmp_path / "build" / "site") == []
+    site = tmp_path / "build" / "site"
+    assert dangling(site) == []
+    # The marks of commands are comments, which a reader of the site does not see.
+    assert [file.name for file in site.rglob("*.html") if "<!--" in Page(file).text] == []
 
 
 @pytest.mark.parametrize(
