@@ -86,6 +86,7 @@ def test_what_cannot_change_a_model_trains_nothing(listener: Listener, kind: Kin
         for path in (
             "README.md",
             "docs/a/b.txt",
+            "mkdocs.yml",
             "manifests/overlays/kubeflow/prod/version.yaml",
             "argocd/app.yaml",
         ):

@@ -180,6 +180,23 @@ def test_every_trigger_authenticates_first_and_fails_where_the_secret_is_empty(r
     assert keys == {"github", "gitlab", "gitea", "data", "alert", "schedule"}
 
 
+def test_a_push_of_texts_alone_does_not_train(resources: list[Resource]) -> None:
+    """In Python; tests/cluster/test_triggers.py sends pushes to the real listener, whose RE2 searches the same way."""
+    [listener] = of_kind(resources, "EventListener")
+    params = {
+        param["name"]: param["value"] for param in listener["spec"]["triggerGroups"][0]["interceptors"][0]["params"]
+    }
+    [pattern] = [overlay["expression"] for overlay in params["overlays"] if overlay["key"] == "harmless"]
+    harmless = re.compile(pattern.removeprefix("r'").removesuffix("'"))
+    texts = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "mkdocs.yml", "docs/index.md")
+    assert [path for path in (*texts, "docs/images/way.svg") if not harmless.search(path)] == []
+    train = (
+        *("Containerfile", "Makefile", "requirements.lock", "pyproject.toml", "manifests/settings/settings.yaml"),
+        *("pipeline/mkdocs.yml", "pipeline/docs/step.py", "mkdocs.yml.py", "mkdocs-yml", "tekton/tasks/test.yaml"),
+    )
+    assert [path for path in train if harmless.search(path)] == []
+
+
 def test_only_those_who_need_it_have_a_token(resources: list[Resource]) -> None:
     tokens = {r["metadata"]["name"]: r["automountServiceAccountToken"] for r in of_kind(resources, "ServiceAccount")}
     assert {name for name, mounted in tokens.items() if mounted} == {
