@@ -18,6 +18,7 @@ import requests
 from scripts.commit_status import Host
 from scripts.replay import SENDERS, Event, Facts, Kind, build_event
 from scripts.secrets import LISTENER
+from tests.active_model import TABLES
 from tests.cluster import images, node
 from tests.cluster.kubectl import Kubectl
 from tests.tekton import manifests
@@ -59,7 +60,8 @@ class Listener:
 
     def facts(self, **values: Any) -> Facts:
         """An event of its own: nothing that a run is named by is another's."""
-        return replace(Facts(repository=REPOSITORY, commit=commit(), now=moment()), **values)
+        facts = Facts(repository=REPOSITORY, commit=commit(), key=f"{TABLES[0]}/1.parquet", now=moment())
+        return replace(facts, **values)
 
     def post(self, kind: Kind, event: Event) -> None:
         answer = self.http.post(self.urls[kind], data=event.body, headers=dict(event.headers), timeout=30)
