@@ -1,11 +1,9 @@
-"""The model that the settings name, for tests that need the names of its tables."""
+"""The model that the tests' settings name, for tests that need the names of its tables."""
 
 from pathlib import Path
 
-from pipeline.core.contract import load
-from pipeline.settings import read_settings
+from pipeline.models.jukebox import MODEL
 
-MODEL = load(read_settings().model_name)
 TABLES = tuple(table.name for table in MODEL.tables)
 
 

@@ -10,6 +10,7 @@ from kfp import compiler, dsl, kubernetes
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.pipeline_context import Pipeline
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.settings import PIPELINE, read_settings
 from scripts.clients.kfp_server import Kfp
 from scripts.clients.pipeline_server import find_server

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
 from pipeline.settings import read_settings
 from scripts.pods import Planned, containers, plan

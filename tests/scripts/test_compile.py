@@ -12,6 +12,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.checkout import head
 from pipeline.core.errors import SettingsInvalid
 from pipeline.settings import Settings, read_settings

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.core.errors import SettingsInvalid
 from pipeline.prod_train_save_pipeline import submit, this_week
 from pipeline.settings import read_settings
