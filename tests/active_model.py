@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.models.jukebox import MODEL
 
+__all__ = ["MODEL", "TABLES", "write_tables"]
 TABLES = tuple(table.name for table in MODEL.tables)
 
 
