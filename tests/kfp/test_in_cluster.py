@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kfp import dsl, kubernetes
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.prod_train_save_pipeline import spec_of
 from pipeline.settings import read_settings
 from scripts.compile_pipeline import pipeline_resources

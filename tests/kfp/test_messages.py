@@ -28,6 +28,7 @@ from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[impor
 from google.protobuf.message_factory import GetMessageClass  # type: ignore[import-untyped]
 from google.rpc import status_pb2  # type: ignore[import-untyped]
 
+import pipeline.models.jukebox  # noqa: F401 the tests' settings name it; without it, what imports this is skipped
 from pipeline.prod_train_save_pipeline import build_pipeline, spec_of
 from pipeline.settings import Settings, read_settings
 
