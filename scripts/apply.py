@@ -31,9 +31,9 @@ LARGEST = 1 << 20  # bytes of a file: etcd takes objects of 1.5 MiB, and YAML is
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="What `jukebox compile` wrote.")] = Path("build/pipeline.yaml"),
-    image: Annotated[str, typer.Option(help="The image that all steps must run, by digest.")] = "",
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the admission to be up.")] = 120,
+    file: Annotated[Path, typer.Argument(help="File that `jukebox compile` wrote.")] = Path("build/pipeline.yaml"),
+    image: Annotated[str, typer.Option(help="Image that every step must run, by digest.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the pipeline server's admission webhook.")] = 120,
     result_dir: ResultDir = None,
 ) -> None:
     """Apply the Pipeline and create the PipelineVersion, unless it is there.
@@ -52,7 +52,7 @@ def command(
         created = apply(Cluster(server.namespace), pipeline, version, timeout)
     except NotYet as error:
         raise ServerUnavailable(f"{error}\n{server.advice.admission}") from None
-    print(f"PipelineVersion {name}: {'created' if created else 'there already, unchanged'}")
+    print(f"PipelineVersion {name}: {'created' if created else 'exists already, unchanged'}")
     write_results(result_dir, version=name, created=to_json(created))
 
 
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "it holds an alias", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "it has a YAML alias", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         return super().compose_node(parent, index)
 
 
@@ -76,19 +76,19 @@ def read_resources(file: Path) -> tuple[Resource, Resource]:
         documents = _documents(file)
         strange = next(_strange_keys(documents), "")
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise SettingsInvalid(f"{file} cannot be read: {error}; `jukebox compile` writes it") from None
+        raise SettingsInvalid(f"{file} cannot be read: {error}; write it with `jukebox compile`") from None
     if not all(isinstance(document, dict) for document in documents):
         documents = []
     if strange:
         raise SettingsInvalid(
-            f"{file} has the key {strange}, expected text: a tool read an unquoted name as a truth value or a number; "
+            f"{file} has the key {strange}, expected text: a tool read an unquoted name as a boolean or a number; "
             "apply the file as `jukebox compile` wrote it"
         )
     kinds = {str(document.get("kind")): document for document in documents}
     if len(documents) != 2 or set(kinds) != {"Pipeline", "PipelineVersion"}:
         raise SettingsInvalid(
-            f"{file} holds {[*kinds]!r:.100}, expected one Pipeline and one PipelineVersion; "
-            "`jukebox compile` writes them"
+            f"{file} holds {[*kinds]!r:.100}, expected one Pipeline and one PipelineVersion. "
+            "Write the file with `jukebox compile`"
         )
     return kinds["Pipeline"], kinds["PipelineVersion"]
 
@@ -147,7 +147,7 @@ def _create_version(cluster: Cluster, version: Resource) -> bool:
             return False
         admitted = cluster.create(VERSIONS, version, dry_run=True)
         if ADMITTED not in admitted["metadata"].get("labels", {}):
-            raise NotYet("The pipeline server's admission is not there: nothing was created.")
+            raise NotYet("The pipeline server's admission webhook is missing: nothing was created.")
         cluster.create(VERSIONS, version)
     except ClusterRefuses as error:
         if error.status == 409 and (found := cluster.read(VERSIONS, name)):
@@ -161,8 +161,8 @@ def _require_same(found: Resource, version: Resource) -> None:
     for key in ("pipelineSpec", "platformSpec"):
         if found["spec"].get(key) != version["spec"].get(key):
             raise ServerUnavailable(
-                f"PipelineVersion {version['metadata']['name']} is there with another {key}, and a version cannot be "
-                "changed.\nCompile it anew: `jukebox compile` names a version by what it does."
+                f"PipelineVersion {version['metadata']['name']} exists with another {key}, and a version cannot be "
+                "changed.\nCompile again: `jukebox compile` names a version after its content."
             )
 
 
@@ -176,7 +176,7 @@ def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerU
     """What a refusal becomes: what another try may mend, or the refusal with what to do."""
     reason = error.reason.strip()
     if "failed calling webhook" in reason or error.status in (429, 502, 503, 504):
-        return NotYet(f"The pipeline server's admission is not up: {reason}.")
+        return NotYet(f"The pipeline server's admission webhook does not answer: {reason}.")
     if "map to an existing Pipeline" in reason:
         # The webhook reads from a cache, and the Pipeline was applied a moment ago.
         return NotYet(f"{what} is refused: {reason}")
@@ -187,10 +187,10 @@ def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerU
         )
     if error.status == 404:
         return ServerUnavailable(
-            f"{what} cannot be applied: {reason}\nAre Kubeflow's CRDs installed, and does the namespace exist?"
+            f"{what} cannot be applied: {reason}\nCheck that Kubeflow's CRDs are installed and the namespace exists."
         )
     wrong = _wrong_in(spec) if "pipeline spec is invalid" in reason else ""
-    return ServerUnavailable(f"{what} is refused: {reason}{wrong and f' ({wrong})'}\nMend the pipeline, and compile.")
+    return ServerUnavailable(f"{what} is refused: {reason}{wrong and f' ({wrong})'}\nCorrect it, and compile again.")
 
 
 def _wrong_in(spec: object) -> str:

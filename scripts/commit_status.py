@@ -53,11 +53,11 @@ class Request:
 
 def command(
     commit: Annotated[str, typer.Argument(help="Full hash of the commit.")],
-    state: Annotated[State, typer.Argument(help="Also in Tekton's words.")],
+    state: Annotated[State, typer.Argument(help="The new state; Tekton's statuses are accepted too.")],
     git_secret: GitSecret = None,
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
-    description: Annotated[str, typer.Option(help="One line, shown beside the state.")] = "",
+    description: Annotated[str, typer.Option(help="One line that is shown beside the state.")] = "",
     pipeline_run: PipelineRun = "",
 ) -> None:
     """Set the commit's status; without a token there is nothing to set, which is said and no error.
@@ -70,7 +70,7 @@ def command(
     settings = read_settings()
     file = token_file(git_secret, settings.repository)
     if not file:
-        print(f"No commit status is set: {git_secret} holds no token")
+        print(f"The commit status was not set: {git_secret} holds no token")
         return
     word, phrase = outcome(state, last, superseded_by)
     told = look_up(pipeline_run, settings)
@@ -124,7 +124,7 @@ def find_api(host: Host, repository: str, token: str) -> tuple[str, dict[str, st
     where = urlsplit(page(repository))
     path = where.path.strip("/")
     if where.scheme not in ("https", "http") or not where.hostname or "/" not in path:
-        raise SettingsInvalid("the repository is no address as https://host/organisation/name")
+        raise SettingsInvalid("the repository is not a valid address: expected https://host/organisation/name")
     base = f"{where.scheme}://{where.hostname}{f':{where.port}' if where.port else ''}"
     if host is Host.GITLAB:
         return f"{base}/api/v4/projects/{quote(path, safe='')}", {"PRIVATE-TOKEN": token}
@@ -140,7 +140,7 @@ def _send(request: Request) -> None:
             request.url, json=request.body, headers=request.headers, timeout=TIMEOUT, allow_redirects=False
         )
     except requests.exceptions.SSLError as error:
-        raise HostRefuses(f"{request.url}: its certificate is not trusted: {error}; {REMEDY}") from None
+        raise HostRefuses(f"{request.url}: the certificate is not trusted: {error}; {REMEDY}") from None
     except OSError as error:
         raise _Passing(f"{request.url} does not answer: {type(error).__name__}") from None
     # GitLab refuses to set the state that a commit has.
@@ -149,7 +149,7 @@ def _send(request: Request) -> None:
     kind = _Passing if answer.status_code in (429, 500, 502, 503, 504) else HostRefuses
     raise kind(
         f"{request.url} answers {answer.status_code}: {answer.text[:300]}\n"
-        "Check the repository's address, and that the token may set a commit's status there."
+        "Check the repository's address, and that the token may set commit statuses there."
     )
 
 

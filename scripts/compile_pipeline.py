@@ -18,12 +18,12 @@ Resource = dict[str, Any]
 
 
 def command(
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("build/pipeline.yaml"),
-    image: Annotated[str, typer.Option(help="Training image, by digest; else that of the settings.")] = "",
-    commit: Annotated[str, typer.Option(help="Commit of the source; else the checkout's HEAD.")] = "",
-    built_by: Annotated[str, typer.Option(help="Who compiles: a PipelineRun, a person.")] = "",
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("build/pipeline.yaml"),
+    image: Annotated[str, typer.Option(help="Training image, by digest; default: that of the settings.")] = "",
+    commit: Annotated[str, typer.Option(help="Commit of the source; default: the checkout's HEAD.")] = "",
+    built_by: Annotated[str, typer.Option(help="Who compiles: the name of a PipelineRun or a person.")] = "",
     settings: Annotated[
-        Path | None, typer.Option(help="The settings file; else JUKEBOX_SETTINGS names it, or it is the checkout's.")
+        Path | None, typer.Option(help="Settings file; default: JUKEBOX_SETTINGS, else the checkout's.")
     ] = None,
 ) -> None:
     """Write Pipeline and PipelineVersion; the version is named by the hash of what it does.

@@ -42,9 +42,9 @@ class Containerfile:
         if wrong or len(runs) != 1:
             first, last = STAGES
             raise SettingsInvalid(
-                f"The Containerfile has {'; '.join(wrong) or 'no packages'} in the last stages. A cluster adds "
-                f"packages and files to the base image, and runs nothing else: {first} holds one RUN of {INSTALLS}, "
-                f"{last} only {', '.join(KNOWN)} (of one source). What else is needed belongs into the base image"
+                f"The Containerfile has {'; '.join(wrong) or 'no packages'} in the last stages. A cluster only adds "
+                f"packages and files to the base image and runs no commands: {first} holds one RUN of {INSTALLS}, "
+                f"{last} only {', '.join(KNOWN)} (with one source). Put everything else into the base image"
             )
 
     @property

@@ -14,7 +14,7 @@ from pipeline.steps.fetch_data import resolve_data_version
 
 def command(
     data: Annotated[
-        list[str] | None, typer.Argument(metavar="TABLE=URI", help="Where a table is; else the settings say.")
+        list[str] | None, typer.Argument(metavar="TABLE=URI", help="URI of a table; default: that of the settings.")
     ] = None,
 ) -> None:
     """Print the digest that names the data.
@@ -42,7 +42,7 @@ def read_data(values: Sequence[str], model: Model) -> dict[str, str]:
         named = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if before or len(named) < len(pairs) // 2 or not all(named.values()) or found.keys() & named.keys():
             raise SettingsInvalid(
-                f"the data is {value!r}, expected TABLE=URI, once for each of the tables {', '.join(names)}"
+                f"--data is {value!r}, expected TABLE=URI, once for each of the tables {', '.join(names)}"
             )
         found |= named
     return found

@@ -17,8 +17,10 @@ _VERSIONS = re.compile(r'"versions":\s*\[([\d,\s]*)\]')
 
 
 def command(
-    numbers: Annotated[list[int], typer.Argument(min=1, help="The versions; those below .failed, too.")],
-    model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix; else the settings say.")] = "",
+    numbers: Annotated[list[int], typer.Argument(min=1, help="Numbers of the versions; also those under .failed.")],
+    model_store: Annotated[
+        str, typer.Option(help="A folder or s3://bucket/prefix; default: that of the settings.")
+    ] = "",
 ) -> None:
     """Delete versions from the model store, for good. This works on a full disk.
 
@@ -32,11 +34,11 @@ def command(
     store = open_store(root, settings.model_name)
     needed = in_use(store, root, settings.model_name)
     if refused := [f"version {number}: {needed[number]}" for number in numbers if number in needed]:
-        raise SettingsInvalid(f"Nothing is deleted. {'; '.join(refused)}. Name versions that nothing needs")
+        raise SettingsInvalid(f"Nothing is deleted: {'; '.join(refused)}. Name only versions that are not in use")
     for number in numbers:
         where = store.uri(number)
         store.delete(number)
-        print(f"{where} is deleted", flush=True)
+        print(f"{where} deleted", flush=True)
 
 
 def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
@@ -45,13 +47,15 @@ def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
     A version that is damaged, or that an older release has put among those that passed, is not needed, though it be
     the newest.
     """
-    needed = {number: f"{number}.pinned says that it must stay" for number in store.pinned()}
+    needed = {number: f"{number}.pinned protects it" for number in store.pinned()}
     if champion := find_champion(root, model_name):
-        needed[champion.version] = "it is the champion, which new models are compared with"
+        needed[champion.version] = "it is the champion, with which new models are compared"
     with suppress(VersionBroken):
         if (newest := read_version(root, model_name)) and newest.passed:
             needed[newest.version] = "it is the newest, which dev serves"
     file = settings_file().parents[1] / SERVED
     for found in _VERSIONS.findall(file.read_text("utf-8") if file.is_file() else ""):
-        needed |= {int(number): f"production serves it, says {file}" for number in found.split(",") if number.strip()}
+        needed |= {
+            int(number): f"production serves it, according to {file}" for number in found.split(",") if number.strip()
+        }
     return needed

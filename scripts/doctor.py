@@ -285,7 +285,11 @@ def _ci_image(project: Project) -> Findings:
         return
     newest = max(told, key=lambda each: str(each["status"].get("completionTime", "")))
     run, stale = newest["metadata"]["labels"]["tekton.dev/pipelineRun"], results(newest)[STALE]
-    text = f"the commit of {run} has another {stale}" if stale else f"has the commands and the lock of {run}'s commit"
+    text = (
+        f"the commit of {run} has different versions of {stale}"
+        if stale
+        else f"has the commands and the lock of {run}'s commit"
+    )
     yield judge("CI image", not stale, text, f"{REBUILD} The next run tells whether it is still stale.", State.WARN)
 
 

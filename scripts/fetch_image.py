@@ -11,7 +11,7 @@ from scripts.layout import Layout
 
 def command(
     image: Annotated[str, typer.Argument(help="The image.")],
-    folder: Annotated[Path, typer.Argument(help="Where to: a folder that becomes an OCI layout.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write the OCI layout to.")],
     target: Target = "",
     auth_file: AuthFile = None,
 ) -> None:
@@ -22,7 +22,7 @@ def command(
     Example: `jukebox fetch-image example.com/training:deps-0123 /tmp/image --target example.com/training:mine`
     """
     if is_pinned(target):
-        print(f"{target} is there: nothing to build")
+        print(f"{target} exists: nothing to build")
         return
     registry, layout = Registry(auth_file), Layout(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ LONGEST = 300  # characters of a result; Tekton keeps 4096 bytes of all results 
 
 
 def command(
-    run: Annotated[str, typer.Option(help="What the tags of images that are built now are named by.")],
+    run: Annotated[str, typer.Option(help="Name that the tags of newly built images begin with.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
@@ -55,7 +55,7 @@ def command(
         ci_base = pinned(ci_image, registry)
         tasks = shelf.look(repository_of(ci_image), f"ci-{commit.lock_key(ci_base)}", f"{run}-ci")
     if stale := commit.stale():
-        print(f"Warning: the CI image is stale: the commit has another {stale}. {REBUILD}")
+        print(f"Warning: the CI image is stale: the commit has different versions of {stale}. {REBUILD}")
     found = {"training image": code, "packages": packages, "image of the tasks": tasks}
     for name, each in found.items():
         print(f"{name}: {each.reference}{' must be built' if each.missing == 'true' else ''}")
@@ -108,7 +108,7 @@ class Shelf:
         if digest and digest == recorded:
             return Found(f"{repository}@{digest}", tagged, "false")
         if digest:
-            print(f"{tagged} is {digest}, recorded is {recorded or 'none'}: it is not used, and built anew")
+            print(f"{tagged} is {digest}, recorded is {recorded or 'none'}: it is not used; the image is built again")
         return Found(f"{repository}:{own}", tagged, "true")
 
 
@@ -132,7 +132,7 @@ class Commit:
             about, _, path = entry.partition(b"\t")
             mode, kind, blob, size = about.decode().split()
             if kind == "blob" and int(size) > LIMIT:
-                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong into the image")
+                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong in the image")
             content = git(self.folder, "cat-file", "blob", blob) if kind == "blob" else b""
             yield PurePosixPath(os.fsdecode(path)), mode, content
 

@@ -77,8 +77,8 @@ def examine(project: Project, checks: Checks) -> Findings:
                 raise
             except ClusterRefuses as error:
                 state = State.WARN if error.status == 403 else State.FAIL
-                remedy = "Ask somebody who may look to run this."
-                yield Finding(name, state, f"cannot be looked at: {error.reason}", remedy)
+                remedy = "Ask somebody with read access to run this."
+                yield Finding(name, state, f"cannot be read: {error.reason}", remedy)
             except JukeboxError as error:
                 yield Finding(name, State.FAIL, str(error))
 

@@ -14,7 +14,7 @@ from pipeline.core.errors import HostRefuses, SettingsInvalid
 
 GitSecret = Annotated[
     Path | None,
-    typer.Option(help="Folder of the Secret jukebox-git-host: a token, and the one repository for it; may be empty."),
+    typer.Option(help="Folder of the Secret jukebox-git-host: a token and the repository it is for. May be empty."),
 ]
 
 ENVIRONMENT = {
@@ -64,9 +64,9 @@ def token_file(secret: Path | None, repository: str) -> Path | None:
     meant = named.read_text().strip() if named.is_file() else ""
     if page(meant) != page(repository):
         raise SettingsInvalid(
-            f"The token in the Secret jukebox-git-host is for {meant or 'no repository that it names'}, expected "
-            f"{repository}, the repository of the settings. Give a token for it with `jukebox secrets "
-            "--git-token-file FILE`, which names the repository, too"
+            f"The token in the Secret jukebox-git-host is for {meant or 'an unnamed repository'}, expected "
+            f"{repository}, the repository of the settings. Store a token for it with `jukebox secrets "
+            "--git-token-file FILE`, which records the repository, too"
         )
     return file
 
@@ -79,7 +79,7 @@ def git(folder: Path, *arguments: str) -> bytes:
     # It would fetch what a repository lacks from where that repository says.
     done = _run(folder, arguments, {"GIT_ALLOW_PROTOCOL": "none"})
     if done.returncode:
-        raise SettingsInvalid(f"git {arguments[0]} fails in {folder}: {_words(done)}")
+        raise SettingsInvalid(f"git {arguments[0]} failed in {folder}: {_words(done)}")
     return done.stdout
 
 
@@ -118,7 +118,7 @@ def fetch(folder: Path, repository: str, *references: str, secret: Path | None, 
         wanted = " and ".join(references)
         raise HostRefuses(
             f"{wanted} cannot be fetched from the repository: {_words(done)}\n"
-            "Check that it was pushed there, the repository's address, and that the token may read it"
+            "Check that it was pushed, that the repository's address is right, and that the token may read it"
             + ("." if file else f"; there is none in {secret or 'a Secret'}.")
         )
 
@@ -137,4 +137,4 @@ def _run(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) 
 
 
 def _words(done: "subprocess.CompletedProcess[bytes]") -> str:
-    return done.stderr.decode(errors="replace").strip() or f"it ends with {done.returncode}"
+    return done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}"

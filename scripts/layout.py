@@ -37,7 +37,7 @@ class Layout:
             manifest = json.loads(self._blob(entry["digest"]).read_bytes())
             return manifest, json.loads(self._blob(manifest["config"]["digest"]).read_bytes())
         except (OSError, ValueError, KeyError) as error:
-            raise BuildFailed(f"{self.folder} does not hold one image: {error!r}") from None
+            raise BuildFailed(f"{self.folder} is not an OCI layout of one image: {error!r}") from None
 
     def write(self, manifest: bytes, config: bytes) -> str:
         """Make the image that of ``manifest`` and ``config``; return its digest."""
@@ -122,11 +122,11 @@ class Files:
         found = False
         for name, mode, content in entries:
             if mode not in ("100644", "100755") or ".." in name.parts:
-                raise BuildFailed(f"{name} is neither a file nor a folder; the image takes nothing else")
+                raise BuildFailed(f"{name} is neither a file nor a folder; only these can go into the image")
             found = True
             self._size += len(content)
             if self._size > LIMIT:
-                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong into the image")
+                raise BuildFailed(f"{source} holds more than {LIMIT} bytes; data does not belong in the image")
             self._files[target / name.relative_to(source)] = (mode == "100755", content)
         if not found:
             raise BuildFailed(f"the commit has no {source}, which the Containerfile copies")

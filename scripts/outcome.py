@@ -64,7 +64,7 @@ class Told(NamedTuple):
     @property
     def notice(self) -> str:
         """What stands behind the outcome, whatever that is; empty if the CI image is not stale."""
-        return f"; the CI image is stale: the commit has another {self.stale}" if self.stale else ""
+        return f"; the CI image is stale: the commit has different versions of {self.stale}" if self.stale else ""
 
 
 def look_up(pipeline_run: str, settings: Settings) -> Told:

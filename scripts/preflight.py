@@ -211,7 +211,7 @@ def _monitoring(project: Project) -> Findings:
             remedy = (
                 f"Ask a platform administrator to see that it says {', '.join('.'.join(each) for each in switches)}."
             )
-            yield Finding("Monitoring", State.WARN, f"{where} is not there, or cannot be looked at", remedy)
+            yield Finding("Monitoring", State.WARN, f"{where} is not there, or cannot be read", remedy)
             continue
         held = yaml.safe_load(found.get("config.yaml", "")) or {}
         off = [".".join(each) for each in switches if not reduce(lambda part, key: part.get(key) or {}, each, held)]
@@ -228,7 +228,7 @@ def _tekton(project: Project) -> Findings:
     flag = _set_security_context(project.cluster)
     if flag is None:
         remedy = "Ask somebody who may read ConfigMap feature-flags of Tekton's namespace; here it is taken for false."
-        yield Finding(name, State.WARN, "set-security-context cannot be looked at", remedy)
+        yield Finding(name, State.WARN, "set-security-context cannot be read", remedy)
     else:
         yield Finding(name, State.OK, f"set-security-context is {str(flag).lower()}")
 
@@ -303,7 +303,7 @@ def _reachable(project: Project, provisioner: str, modes: list[str]) -> Finding:
     try:
         nodes = sorted(each["metadata"]["name"] for each in project.cluster.list(NODES, selector))
     except ClusterRefuses as error:
-        text = f"{' '.join(modes)} works on one node only; nodes cannot be looked at: {error.reason}"
+        text = f"{' '.join(modes)} works on one node only; nodes cannot be read: {error.reason}"
         return Finding(name, State.WARN, text, "Let store-nodes name a label that one node has, or take ReadWriteMany.")
     text = f"{' '.join(modes)} works on one node only; {selector or 'no store-nodes'} leaves {', '.join(nodes)}"
     remedy = (
@@ -470,7 +470,7 @@ def _token(project: Project) -> Findings:
     except ClusterRefuses as error:
         if error.status != 403:
             raise
-        text = f"{account} has one; TokenReview cannot be looked at: {error.reason}"
+        text = f"{account} has one; TokenReview cannot be read: {error.reason}"
         yield Finding(name, State.WARN, text, "Ask somebody with ClusterRole system:auth-delegator to run this.")
         return
     good = bool(status.get("authenticated")) and AUDIENCE in status.get("audiences", ())
@@ -588,7 +588,7 @@ def _default_mode(cluster: Cluster) -> Findings:
     found = _config_map(cluster, KSERVE, "inferenceservice-config")
     if found is None:
         remedy = "Ask somebody who may read ConfigMap inferenceservice-config; the dry run above shows what it says."
-        yield Finding("KServe", State.WARN, "its default mode cannot be looked at", remedy)
+        yield Finding("KServe", State.WARN, "its default mode cannot be read", remedy)
         return
     mode = re.search(r'"defaultDeploymentMode"\s*:\s*"(\w+)"', found.get("deploy", ""))
     text = f"its default mode is {mode[1] if mode else 'not said, so Knative'}"
@@ -795,7 +795,7 @@ def _judge_version(name: str, version: str, more: str = "") -> Finding:
     text = f"{version} {more}".strip()
     if not found:
         remedy = f"Ask somebody who may look: supported is {oldest} to {newest}."
-        return Finding(name, State.WARN, f"its version cannot be looked at{f': {text}' if text else ''}", remedy)
+        return Finding(name, State.WARN, f"its version cannot be read{f': {text}' if text else ''}", remedy)
     number = int(found[1]), int(found[2])
     if number < _number(oldest):
         return Finding(name, State.FAIL, text, f"Update it to {oldest} or newer.")

@@ -172,7 +172,7 @@ class Kfp:
             answer = server.send(method, path, query, body)
         except requests.exceptions.SSLError:
             server.probe()  # which says what is wrong with the certificate
-            raise ServerAway("The connection to the server broke off.") from None
+            raise ServerAway("The server closed the connection before the answer was complete.") from None
         except OSError as error:  # the root of what requests raises
             raise ServerAway(f"The server {server.host} does not answer: {said(error)}.") from None
         _check(answer)
@@ -184,8 +184,8 @@ class Kfp:
         except ValueError:
             found = None
         if not isinstance(found, dict) or (key and not found.get(key)):
-            kind = answer.headers.get("Content-Type", "something without a type")
-            raise self._find().other(f"it names no {key or 'list'} (it sends {kind})")
+            kind = answer.headers.get("Content-Type", "none")
+            raise self._find().other(f"its answer has no {key or 'list'} (content type: {kind})")
         return found
 
 
@@ -219,8 +219,8 @@ def _check(answer: requests.Response) -> None:
     message, reason = _said(answer)
     # A 5xx that is not the server's own comes from what stands in front of it.
     if status in (429, 502, 503, 504) or (status >= 500 and (not message or PASSING.search(message))):
-        raise ServerAway(f"The server is out of order: it answers {status}{': ' * bool(reason)}{reason}.")
-    raise RequestRefused(status, reason or "without saying why")
+        raise ServerAway(f"The server failed: it answers {status}{': ' * bool(reason)}{reason}.")
+    raise RequestRefused(status, reason or "without a reason")
 
 
 def _said(answer: requests.Response) -> tuple[str, str]:

@@ -65,7 +65,7 @@ class Cluster:
                 config.load_kube_config(client_configuration=found)
         except (config.ConfigException, yaml.YAMLError, OSError) as error:
             raise ServerUnavailable(
-                f"No cluster is known: {error}.\nLog in (on OpenShift: oc login), or name a kubeconfig in KUBECONFIG."
+                f"No cluster is configured: {error}.\nLog in (on OpenShift: oc login), or set KUBECONFIG."
             ) from None
         self._api = client.ApiClient(found)
 
@@ -176,7 +176,7 @@ def ci_cluster(settings: Settings) -> Cluster:
 def _named(namespace: str, variable: str) -> Cluster:
     if "<" in namespace:
         raise SettingsInvalid(
-            f"The namespace {namespace} is a placeholder: name yours in manifests/settings/settings.yaml or in "
+            f"The namespace {namespace} is a placeholder: set yours in manifests/settings/settings.yaml or in "
             f"{variable}"
         )
     return Cluster(namespace)

@@ -16,8 +16,8 @@ from scripts.clients.pipeline_server import TIMEOUT, address, find_credentials, 
 
 ADDS_UP = 1e-3  # a softmax in bfloat16, too
 
-_READY = "Is a model served (kubectl get inferenceservice)? Then try again."
-_LOG_IN = "Log in (oc login) as somebody who may see the InferenceService."
+_READY = "Check that the model is ready (kubectl get inferenceservice), and try again."
+_LOG_IN = "Log in (oc login) with an account that may read the InferenceService."
 
 
 def find_served(endpoint: str, model_name: str, version: int = 0) -> int:
@@ -66,8 +66,8 @@ def _ask(endpoint: str, path: str, body: Mapping[str, Any] | None = None) -> req
         )
     except requests.exceptions.SSLError as error:
         raise ModelServerRefuses(
-            f"No trusted connection to {host}: {said(error)}.\n"
-            f"Trusted is {ca or 'what public CAs have signed'}; log in (oc login) to trust the CA of your cluster."
+            f"The certificate of {host} is not trusted: {said(error)}.\n"
+            f"Trusted: {ca or 'the public CAs'}. Log in (oc login) to trust the CA of your cluster."
         ) from None
     except OSError as error:  # the root of what requests raises
         raise ModelServerRefuses(f"{host} does not answer: {said(error)}.\nCheck the address. {_READY}") from None
@@ -82,24 +82,24 @@ def _refused(answer: requests.Response, model: str) -> ModelServerRefuses:
     if answer.is_redirect:
         # Not its path and query: they may hold what is to be kept secret.
         elsewhere = urlsplit(answer.headers["Location"])
-        said_so = f" and sends you to {elsewhere.scheme}://{elsewhere.hostname}"
-        to_do = f"Name that address if it is the model server's. If it is a login page: {_LOG_IN}"
+        said_so = f" and redirects to {elsewhere.scheme}://{elsewhere.hostname}"
+        to_do = f"If that is the model server's address, use it. If it is a login page: {_LOG_IN}"
     elif status in (401, 403):
         to_do = _LOG_IN
     elif status == 404:
-        to_do = f"Expected a model of that name and version that is ready; {model} lists the versions that are."
+        to_do = f"Expected a ready model of that name and version; {model} lists the ready versions."
     else:
-        to_do = _READY if status >= 500 else "Is it the model server of this project?"
+        to_do = _READY if status >= 500 else "Check that the address is that of this project's model server."
     with suppress(ValueError, TypeError, KeyError):
         said_so = f": {answer.json()['error']}"
     return ModelServerRefuses(f"{answer.url} answers {status}{said_so}.\n{to_do}")
 
 
 def _no_answer(answer: requests.Response, what: str, error: Exception) -> ModelServerRefuses:
-    kind = answer.headers.get("Content-Type", "something without a type")
+    kind = answer.headers.get("Content-Type", "none")
     return ModelServerRefuses(
-        f"{answer.url} answers with {kind} that is no {what} ({type(error).__name__}: {error}).\n"
-        "Expected JSON of the Open Inference Protocol; a login page answers so, too: check the address."
+        f"{answer.url} does not answer with a valid {what} (content type: {kind}; {type(error).__name__}: {error}).\n"
+        "Expected JSON of the Open Inference Protocol. Check the address: it may be a login page."
     )
 
 
@@ -113,7 +113,7 @@ def _read(answer: requests.Response, examples: int, kind: Kind) -> NDArray[np.fl
     if len(shape) != 2 or shape[0] != examples or not shape[1]:
         raise ModelServerRefuses(
             f"{answer.url} answers with {kind.output} of shape {list(shape)}, expected [{examples}, labels].\n"
-            "Is it the model of this project?"
+            "Check that the server serves this project's model."
         )
     distribution = kind.activation == "softmax"
     if not np.isfinite(predictions).all() or (
@@ -121,6 +121,7 @@ def _read(answer: requests.Response, examples: int, kind: Kind) -> NDArray[np.fl
     ):
         expected = "probabilities: expected none below 0, and a sum of 1" if distribution else "finite numbers"
         raise ModelServerRefuses(
-            f"{answer.url} answers with numbers that are no {expected}.\nIs it the model of this project?"
+            f"{answer.url} answers with numbers that are not valid {expected}.\n"
+            "Check that the server serves this project's model."
         )
     return predictions

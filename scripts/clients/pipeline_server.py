@@ -40,34 +40,34 @@ class Advice:
     admission: str  # it admits no pipeline
 
 
-_DSPA_ELSEWHERE = "run this in a pod of the cluster, or name the server's route in KFP_ENDPOINT"
-_DSPA_LOG_IN = "Log in (oc login), and have your account bound to the Role ds-pipeline-user-access-dspa."
+_DSPA_ELSEWHERE = "run this in a pod of the cluster, or set KFP_ENDPOINT to the server's route"
+_DSPA_LOG_IN = "Log in (oc login). Your account needs a binding to the Role ds-pipeline-user-access-dspa."
 _FORWARD = (
     "run this in a pod of the cluster, or forward the server's port (kubectl port-forward --namespace kubeflow "
     "service/ml-pipeline 8888) and set KFP_ENDPOINT=http://localhost:8888"
 )
 ADVICE = {
     "openshift-ai": Advice(
-        away="Is the DSPA ready (oc get dspa)?",
+        away="Check that the DSPA is ready (oc get dspa).",
         elsewhere=_DSPA_ELSEWHERE,
         untrusted=f"Log in (oc login), or {_DSPA_ELSEWHERE}.",
         unknown=_DSPA_LOG_IN,
         forbidden=_DSPA_LOG_IN,
-        other="Check the address; a route that shows a login page answers so, too: log in (oc login).",
-        admission="Is the DSPA ready, and is its pipelineStore kubernetes (oc get dspa)?",
+        other="Check the address. If it is a login page, log in (oc login).",
+        admission="Check that the DSPA is ready and its pipelineStore is kubernetes (oc get dspa).",
     ),
     "kubeflow": Advice(
-        away="Is it up (kubectl get pods --namespace kubeflow), and has the namespace that asks the label "
-        "app.kubernetes.io/part-of: kubeflow-profile?",
+        away="Check that it runs (kubectl get pods --namespace kubeflow), and that this pod's namespace has the label "
+        "app.kubernetes.io/part-of: kubeflow-profile.",
         elsewhere=_FORWARD,
-        untrusted=f"Have the server use a certificate of that CA; or {_FORWARD}.",
-        unknown=f"It takes tokens for the audience {AUDIENCE}: the overlay kubeflow gives one to the tasks. Elsewhere: "
+        untrusted=f"Give the server a certificate of that CA, or {_FORWARD}.",
+        unknown=f"It accepts tokens for the audience {AUDIENCE}. The overlay kubeflow gives the tasks one. Elsewhere: "
         f"kubectl create token jukebox-release --audience {AUDIENCE} > FILE, and {AUDIENCE_VARIABLE}=FILE.",
-        forbidden="Have the account itself bound to the Role jukebox-pipeline-server of the project's namespace; a "
-        "binding to one of its groups does not count here.",
-        other=f"Check the address; a gateway that shows a login page answers so, too: {_FORWARD}.",
-        admission="Is Kubeflow Pipelines up (kubectl get pods --namespace kubeflow), and does it keep pipelines as "
-        "resources of Kubernetes?",
+        forbidden="Bind the account itself to the Role jukebox-pipeline-server of the project's namespace; a "
+        "binding to one of its groups has no effect here.",
+        other=f"Check the address. If it is the login page of a gateway, {_FORWARD}.",
+        admission="Check that Kubeflow Pipelines runs (kubectl get pods --namespace kubeflow) and stores pipelines as "
+        "Kubernetes resources.",
     ),
 }
 
@@ -128,20 +128,20 @@ class Server:
         if "<" in self.namespace:
             raise ServerUnavailable(
                 f"The namespace {self.namespace} is a placeholder.\n"
-                "Name yours in manifests/settings/settings.yaml or in JUKEBOX_NAMESPACE."
+                "Set yours in manifests/settings/settings.yaml or in JUKEBOX_NAMESPACE."
             )
         health = self._ask("healthz")
         if not self.in_namespace and health.get("multi_user") is False:
             raise SingleUser(
-                f"The server is for a single user: runs go into its own namespace, not into {self.namespace}.\n"
-                "Install Kubeflow Pipelines for many users, or run the project in the server's namespace."
+                f"The server is in single-user mode: it starts runs in its own namespace, not in {self.namespace}.\n"
+                "Install Kubeflow Pipelines in multi-user mode, or run the project in the server's namespace."
             )
         # On Kubeflow anybody may ask how it is.
         self._ask("experiments", {"namespace": self.namespace, "page_size": "1"})
 
     def other(self, found: str) -> AccessDenied:
         """The error if something else answers than a pipeline server."""
-        return AccessDenied(f"What answers there is no pipeline server: {found}.\n{self.advice.other}")
+        return AccessDenied(f"This is not a pipeline server: {found}.\n{self.advice.other}")
 
     def _ask(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         try:
@@ -150,24 +150,24 @@ class Server:
             cause = _cause(error)
             if isinstance(cause, SSLCertVerificationError):
                 raise ServerUnavailable(
-                    f"Its certificate is not trusted: {said(cause)}.\n"
-                    f"Trusted is {self.ca or 'what public CAs have signed'}. {self.advice.untrusted}"
+                    f"The server's certificate is not trusted: {said(cause)}.\n"
+                    f"Trusted: {self.ca or 'the public CAs'}. {self.advice.untrusted}"
                 ) from None
             if isinstance(cause, SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
                 raise _wrong_scheme("http", "https") from None
             raise ServerUnavailable(
-                f"No server answers there: {said(cause)}.\n{self.advice.away} If so, {self.advice.elsewhere}."
+                f"The server does not answer: {said(cause)}.\n{self.advice.away} If so, {self.advice.elsewhere}."
             ) from None
         code = answer.status_code
         if code >= 500:
-            raise ServerUnavailable(f"The server is out of order: it answers {code}.\n{self.advice.away}")
-        kind = answer.headers.get("Content-Type", "something without a type")
+            raise ServerUnavailable(f"The server failed: it answers {code}.\n{self.advice.away}")
+        kind = answer.headers.get("Content-Type", "none")
         try:
             found = answer.json() if answer.ok and "json" in kind else None
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self.other(f"it answers {code} with {kind}")
+            raise self.other(f"it answers {code} (content type: {kind})")
         return found
 
     def _denied(self, answer: requests.Response) -> AccessDenied:
@@ -177,10 +177,10 @@ class Server:
         # So say Kubeflow's server and the DSPA's proxy.
         known = re.search(r"(?:User '|\(user=)([^',]+)", answer.text) if code == 403 else None
         what = f" to {known[1]}" if known else ""
-        what += f" and sends you to {elsewhere[0]}" if elsewhere else ""
-        what += "" if self.token else ", and was sent no token"
+        what += f" and redirects to {elsewhere[0]}" if elsewhere else ""
+        what += "" if self.token else "; no token was sent"
         return AccessDenied(
-            f"The server does not let you in: it answers {code}{what}.\n"
+            f"The server denies access: it answers {code}{what}.\n"
             f"{self.advice.forbidden if code == 403 else self.advice.unknown}"
         )
 
@@ -208,7 +208,9 @@ def address(text: str, name: str) -> str:
     host = text.rstrip("/")
     if not re.fullmatch(ADDRESS, host):
         # Not shown: it may hold credentials.
-        raise SettingsInvalid(f"{name} is no address as https://host or https://host:8443, without credentials")
+        raise SettingsInvalid(
+            f"{name} is not a valid address: expected https://host or https://host:8443, without credentials"
+        )
     return host
 
 
@@ -236,7 +238,7 @@ def _audience_token(host: str) -> str | None:
         return Path(named or AUDIENCE_TOKEN).read_text().strip()
     except (OSError, ValueError) as error:
         raise SettingsInvalid(
-            f"{AUDIENCE_VARIABLE} is {named}, which cannot be read ({error}): name a file with a token"
+            f"{AUDIENCE_VARIABLE} is {named}, which cannot be read ({error}); set it to a file that holds a token"
         ) from None
 
 
@@ -271,7 +273,7 @@ def _kubeconfig_credentials() -> tuple[str | None, str | None]:
 
 def _wrong_scheme(spoken: str, asked: str) -> ServerUnavailable:
     return ServerUnavailable(
-        f"The server speaks {spoken}, and was asked by {asked}.\n"
+        f"The server uses {spoken}, and the address says {asked}.\n"
         f"Write {spoken}:// in KFP_ENDPOINT, or in kfp-endpoint of manifests/settings/settings.yaml."
     )
 

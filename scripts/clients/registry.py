@@ -15,8 +15,8 @@ from pipeline.core.errors import BuildFailed, RegistryRefuses
 from pipeline.core.trusted_ca import REMEDY
 from scripts.layout import MANIFEST, Layout
 
-Target = Annotated[str, typer.Option(help="What is made; nothing is done if it is named by a digest: it is there.")]
-AuthFile = Annotated[Path | None, typer.Option(help="The registry's credentials; may be missing.")]
+Target = Annotated[str, typer.Option(help="Image to make. With a digest, nothing is done: the image exists.")]
+AuthFile = Annotated[Path | None, typer.Option(help="The registry's credentials. The file may be missing.")]
 
 # What a registry says of an image that it does not have.
 MISSING = re.compile(r"manifest unknown|name unknown|not found|status 404", re.IGNORECASE)
@@ -55,7 +55,7 @@ class Registry:
         said = done.stderr.decode(errors="replace").strip()
         if MISSING.search(said) and not REFUSED.search(said):
             return ""
-        raise _refuses(f"The registry does not tell whether it has {reference}", said)
+        raise _refuses(f"The registry cannot be asked for {reference}", said)
 
     def fetch(self, reference: str, layout: Layout) -> None:
         """Write manifest and configuration of an OCI image to a layout, without its layers.
@@ -65,7 +65,7 @@ class Registry:
         manifest = self._read(reference)
         digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
         if json.loads(manifest).get("mediaType", MANIFEST) != MANIFEST:
-            raise BuildFailed(f"{reference} is not one OCI image; expected an image of application/{MANIFEST}")
+            raise BuildFailed(f"{reference} is not a single OCI image: expected the type application/{MANIFEST}")
         # Both of one digest, also if the tag moves in between.
         config = self._read(f"{repository_of(reference)}@{digest}", "--config")
         layout.write(manifest, config)
@@ -106,9 +106,9 @@ class Registry:
 
 
 def _refuses(what: str, said: str) -> RegistryRefuses:
-    remedy = "Check the image's name and the registry."
+    remedy = "Check the image's name and the registry's address."
     if "x509: " in said:
-        remedy = f"Its certificate is not trusted: {REMEDY}."
+        remedy = f"The registry's certificate is not trusted: {REMEDY}."
     elif REFUSED.search(said):
         remedy = "Check the Secret jukebox-registry (`jukebox secrets --registry-file`) and that the repository exists."
     return RegistryRefuses(f"{what}: {said}\n{remedy}")

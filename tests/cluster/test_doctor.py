@@ -233,7 +233,7 @@ def test_who_may_only_look_is_told_what_cannot_be_seen_and_that_nothing_fails(fo
     assert "create secrets (jukebox secrets)" in texts["Your permissions"]
     assert "answers 403" in texts["Way to the pipeline server"]
     for name in ("Permissions", "Secrets", "Token of the Git host"):
-        assert "cannot be looked at" in texts[name]
+        assert "cannot be read" in texts[name]
     assert all(each["remedy"] for each in found.values())
 
 
@@ -468,7 +468,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         away,
         [
             ("Admission of Kubeflow Pipelines", "fail", "failed calling webhook", "See the webhook's pods"),
-            ("Way to the pipeline server", "warn", "No server answers there", "Is the DSPA ready"),
+            ("Way to the pipeline server", "warn", "The server does not answer", "Check that the DSPA is ready"),
         ],
     ),
     "a pipeline server that is not trusted": (
@@ -477,7 +477,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "an address of something else": (
         at_another_address(lambda fork: fork.host.url),
-        [("Way to the pipeline server", "warn", "is no pipeline server", "Check the address")],
+        [("Way to the pipeline server", "warn", "is not a pipeline server", "Check the address")],
     ),
     "a pipeline server that is not ready": (
         unready,

@@ -158,7 +158,7 @@ TRAIN_MEMORY = "train-memory in manifests/settings/settings.yaml"
         ("memory", "failed", f"train-model: out of memory (exit code 137): its limit is 64Mi. Raise {TRAIN_MEMORY}."),
         ("own-error", "failed", "train-model: DataInvalid: 3 rows are wrong"),
         ("image", "stuck", f"{CANNOT}.*: not found (REGISTRY/nowhere:1). Push the image, or start a version"),
-        ("credentials", "stuck", "401 Unauthorized (GUARDED/nowhere:1). Does the Secret of pull-secret in"),
+        ("credentials", "stuck", "401 Unauthorized (GUARDED/nowhere:1). Check that the Secret of pull-secret in"),
         ("large", "stuck", f"Unschedulable: 0/1 nodes are available: 1 Insufficient memory. Lower {TRAIN_MEMORY}, or"),
         ("elsewhere", "stuck", "1 node(s) didn't match Pod's node affinity/selector. See train-nodes in manifests/"),
         ("secret", "stuck", f'{CANNOT}FailedMount: MountVolume.SetUp failed for volume "v" : secret "jukebox-s3" not '),
@@ -201,7 +201,7 @@ def test_the_log_of_a_pod_that_is_gone_was_kept(pods: Pods) -> None:
             "never",
             {"requests.memory": "1Mi"},
             "stuck",
-            " of 1Mi. Have it raised: it is more than the whole quota.",
+            " of 1Mi. Ask for a larger quota: it exceeds the whole quota.",
         ),
     ],
 )

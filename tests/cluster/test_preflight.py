@@ -145,7 +145,7 @@ def test_the_rights_of_a_tenant_suffice_for_the_pods_and_the_rest_is_said_to_be_
     assert [each for each in found if each["state"] == "fail"] == []
     admitted = {each["name"] for each in found if each["state"] == "ok" and each["found"].endswith("admitted")}
     assert admitted >= {"Pods of the tasks", "Pods of the steps", "Pod of the listener", "Pod of the model server"}
-    others = [each for each in found if "cannot be looked at" in each["found"]]
+    others = [each for each in found if "cannot be read" in each["found"]]
     assert {"Storage class", "Tekton Pipelines", "Token for the pipeline server"} <= {each["name"] for each in others}
     assert all(each["state"] == "warn" and "Ask somebody" in each["remedy"] for each in others)
 

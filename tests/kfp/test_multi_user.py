@@ -210,20 +210,20 @@ def say_https(world: World, patch: pytest.MonkeyPatch) -> None:
 WRONG: dict[str, tuple[Spoil, str, str]] = {
     "no token": (
         lambda world, patch: patch.delenv("KF_PIPELINES_SA_TOKEN_PATH"),
-        "answers 401, and was sent no token.",
+        "answers 401; no token was sent.",
         "kubectl create token jukebox-release --audience pipelines.kubeflow.org",
     ),
     "a token of another audience": (
         lambda world, patch: world.cluster.tokens.pop(AUDIENCE_TOKEN),
         "answers 401.",
-        "It takes tokens for the audience pipelines.kubeflow.org: the overlay kubeflow gives one to the tasks.",
+        "It accepts tokens for the audience pipelines.kubeflow.org. The overlay kubeflow gives the tasks one.",
     ),
     "no Role": (
         lambda world, patch: world.cluster.denied.add(("list", "experiments", "jukebox-release")),
         "answers 403 to system:serviceaccount:ada-jukebox:jukebox-release.",
-        "the account itself bound to the Role jukebox-pipeline-server",
+        "Bind the account itself to the Role jukebox-pipeline-server",
     ),
-    "https instead of http": (say_https, "speaks http, and was asked by https.", "Write http:// in KFP_ENDPOINT"),
+    "https instead of http": (say_https, "uses http, and the address says https.", "Write http:// in KFP_ENDPOINT"),
     "no server": (
         lambda world, patch: patch.setenv("KFP_ENDPOINT", "http://localhost:1"),
         "Connection refused",
@@ -249,10 +249,10 @@ def test_each_thing_that_is_wrong_is_told_in_two_lines_without_a_word_of_openshi
 def test_the_rest_api_says_the_same(kubeflow: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given the client of the commands instead of the probe, then it has the same words."""
     kubeflow.cluster.denied.add(("list", "experiments", "jukebox-release"))
-    with pytest.raises(AccessDenied, match=r"403 to system:\S+:jukebox-release\.\nHave the account itself bound"):
+    with pytest.raises(AccessDenied, match=r"403 to system:\S+:jukebox-release\.\nBind the account itself"):
         kubeflow.kfp().experiment("jukebox")
     say_https(kubeflow, monkeypatch)
-    with pytest.raises(ServerUnavailable, match="speaks http, and was asked by https"):
+    with pytest.raises(ServerUnavailable, match="uses http, and the address says https"):
         kubeflow.kfp().experiment("jukebox")
 
 
@@ -261,7 +261,7 @@ def test_no_admission_is_not_laid_to_openshift(kubeflow: World, tmp_path: Path) 
     file, _ = named(compiled(tmp_path / "pipeline.yaml"))
     result = jukebox("apply", str(file), "--timeout=0")
     assert isinstance(result.exception, ServerUnavailable)
-    assert "Is Kubeflow Pipelines up" in str(result.exception)
+    assert "Check that Kubeflow Pipelines runs" in str(result.exception)
     assert "dspa" not in str(result.exception).lower()
 
 
@@ -291,7 +291,7 @@ def test_doctor_refuses_a_server_for_a_single_user(kubeflow: World) -> None:
     """5b: it would look for pipelines and start runs in its own namespace."""
     kubeflow.service.access = None
     found = way(state="fail")
-    assert f"runs go into its own namespace, not into {NAMESPACE}" in found["found"]
+    assert f"starts runs in its own namespace, not in {NAMESPACE}" in found["found"]
     assert "for many users" in found["remedy"]
 
 

@@ -80,7 +80,7 @@ def test_a_changed_description_of_the_pipeline_is_applied(world: World, file: Pa
 def test_another_spec_under_the_same_name_is_an_error(world: World, file: Path) -> None:
     apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
     other = read_resources(edited(file, defaultPipelineRoot="elsewhere"))
-    with pytest.raises(ServerUnavailable, match=f"{VERSION} is there with another pipelineSpec"):
+    with pytest.raises(ServerUnavailable, match=f"{VERSION} exists with another pipelineSpec"):
         apply(Cluster(NAMESPACE), *other, timeout=5)
 
 
@@ -125,7 +125,7 @@ def test_an_admission_that_restarts_is_waited_for(world: World, file: Path, monk
 
 def test_nothing_slips_past_an_admission_that_is_not_there(world: World, file: Path) -> None:
     world.cluster.admission = "absent"
-    with pytest.raises(ServerUnavailable, match="admission is not there: nothing was created"):
+    with pytest.raises(ServerUnavailable, match="admission webhook is missing: nothing was created"):
         apply(Cluster(NAMESPACE), *read_resources(file), timeout=0.1)
     assert VERSION not in created(world)
 
@@ -165,7 +165,7 @@ def test_a_name_that_has_become_a_truth_value_is_refused(file: Path) -> None:
         (b"- 1", r"holds \[\]"),
         (b"a: [", "cannot be read"),
         (b"\xff\xfe\xfd", "cannot be read"),
-        (b"a: &a [1]\nb: *a", "holds an alias"),
+        (b"a: &a [1]\nb: *a", "has a YAML alias"),
         (b"a: !!python/object/apply:os.system [ls]", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
         (b"a:\n  " + b"- " * 100_000, "cannot be read"),

@@ -54,7 +54,7 @@ def failure(result: Result, kind: type[JukeboxError]) -> str:
 def test_what_will_be_done_is_printed_and_a_no_does_nothing(jukebox: Jukebox) -> None:
     result = jukebox("bootstrap", answer="n\n")
     assert result.exit_code == 1
-    assert "prod: Argo CD will bring up" in result.output
+    assert "prod: Argo CD will create" in result.output
     assert "1 InferenceService" in result.output
     assert "https://github.com/acme/jukebox" in result.output
     assert "away at https://127.0.0.1:1" in result.output
@@ -121,10 +121,22 @@ def test_the_settings_as_they_are_become_what_the_tasks_rely_on(jukebox: Jukebox
 @pytest.mark.parametrize(
     ("platform", "missing", "maker"),
     [
-        ("openshift-ai", "ada-jukebox", "`jukebox bootstrap --part platform` makes it"),
-        ("openshift-ai", "ada-jukebox-ci", "`jukebox bootstrap --part platform` makes it"),
-        ("kubeflow", "ada-jukebox", "its Profile makes it: create the Profile of that name"),
-        ("kubeflow", "ada-jukebox-ci", "`jukebox bootstrap --part platform` makes it"),
+        (
+            "openshift-ai",
+            "ada-jukebox",
+            "ask a platform administrator to run `jukebox bootstrap --part platform`, which creates it",
+        ),
+        (
+            "openshift-ai",
+            "ada-jukebox-ci",
+            "ask a platform administrator to run `jukebox bootstrap --part platform`, which creates it",
+        ),
+        ("kubeflow", "ada-jukebox", "its Profile creates it: create the Profile of that name"),
+        (
+            "kubeflow",
+            "ada-jukebox-ci",
+            "ask a platform administrator to run `jukebox bootstrap --part platform`, which creates it",
+        ),
     ],
 )
 def test_a_tenant_is_told_who_makes_each_namespace_that_is_not_there(
@@ -134,7 +146,7 @@ def test_a_tenant_is_told_who_makes_each_namespace_that_is_not_there(
     monkeypatch.setattr(bootstrap, "_read", lambda kind, name: {} if name not in there else {"kind": kind})
     settings = {"platform": platform, "argo_cd": "argo-cd"}
     said = failure(jukebox("bootstrap", "--yes", "--part=tenant", **settings), ServerUnavailable)
-    assert f"There is no namespace {missing}; {maker}" in said
+    assert f"The namespace {missing} does not exist: {maker}" in said
 
 
 def test_health_checks_are_on_demand_in_the_words_of_each_argo_cd(jukebox: Jukebox) -> None:
@@ -192,7 +204,7 @@ def test_a_cluster_without_argo_cd_gets_what_is_its_own(jukebox: Jukebox, capsys
     resources = list(printed(jukebox("bootstrap", "--print", "--part=platform")).values())
     kinds = {each["kind"] for each in resources} - {each["kind"] for each in bootstrap.suited(resources, None)}
     assert kinds == {"AppProject", "ApplicationSet"}
-    assert "this cluster has no Argo CD" in capsys.readouterr().out
+    assert "This cluster has no Argo CD" in capsys.readouterr().out
 
 
 def test_the_token_for_a_private_repository_becomes_a_secret_and_is_never_printed(
@@ -205,7 +217,7 @@ def test_the_token_for_a_private_repository_becomes_a_secret_and_is_never_printe
     assert "  Secret/ada-jukebox-git-host\n" in result.output
     assert "hidden" not in result.output
     assert "hidden" not in failure(jukebox("bootstrap", "--yes", option), ServerUnavailable)
-    assert "--print shows no Secret" in failure(jukebox("bootstrap", "--print", option), SettingsInvalid)
+    assert "--print does not print Secrets" in failure(jukebox("bootstrap", "--print", option), SettingsInvalid)
     made = bootstrap.credential(bootstrap.read_all_settings(), token)
     assert made["metadata"]["namespace"] == "openshift-gitops"
     assert made["metadata"]["labels"]["argocd.argoproj.io/secret-type"] == "repository"
@@ -231,7 +243,7 @@ def test_a_file_that_holds_no_token_is_refused(
 
 def test_what_is_of_the_platforms_part_is_refused_with_the_tenants(jukebox: Jukebox) -> None:
     said = failure(jukebox("bootstrap", "--part=tenant", "--health-checks"), SettingsInvalid)
-    assert "of the platform's part" in said
+    assert "belong to --part platform" in said
 
 
 def test_a_command_line_without_its_checkout_says_so(jukebox: Jukebox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,12 +256,12 @@ def test_each_environment_with_a_cluster_is_shown(jukebox: Jukebox) -> None:
     output = jukebox(
         "bootstrap", answer="n\n", platform="kubeflow", argo_cd="argo-cd", dev_cluster="https://dev.example.com"
     ).output
-    assert "dev: Argo CD will bring up" in output
-    assert "prod: Argo CD will bring up" in output
+    assert "dev: Argo CD will create" in output
+    assert "prod: Argo CD will create" in output
 
 
 def test_a_yes_goes_to_the_cluster(jukebox: Jukebox) -> None:
-    assert "kubectl get fails" in failure(jukebox("bootstrap", "--yes"), ServerUnavailable)
+    assert "kubectl get failed" in failure(jukebox("bootstrap", "--yes"), ServerUnavailable)
 
 
 @pytest.mark.parametrize(
@@ -260,11 +272,11 @@ def test_a_yes_goes_to_the_cluster(jukebox: Jukebox) -> None:
         ({"platform": "openshift"}, "platform is 'openshift', expected kubeflow or openshift-ai"),
         (
             {"ci_namespace": "ada-jukebox"},
-            "namespace and ci-namespace are the same, ada-jukebox, where what was pushed",
+            "namespace and ci-namespace are both ada-jukebox: pushed code",
         ),
         ({"argo_cd": "flux"}, "argo-cd is 'flux', expected argo-cd or openshift-gitops"),
-        ({"prod_cluster": ""}, "dev-cluster and prod-cluster are empty; name a cluster"),
-        ({"dev_cluster": "https://kubernetes.default.svc"}, "dev-cluster and prod-cluster are the same"),
+        ({"prod_cluster": ""}, "dev-cluster and prod-cluster are both empty; name a cluster"),
+        ({"dev_cluster": "https://kubernetes.default.svc"}, "dev-cluster and prod-cluster are both https"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(jukebox: Jukebox, settings: dict[str, str], message: str) -> None:
@@ -293,4 +305,4 @@ def test_teardown_takes_a_part_alone_and_leaves_a_profile_its_namespace(jukebox:
 
 
 def test_teardown_goes_to_the_cluster(jukebox: Jukebox) -> None:
-    assert "kubectl delete fails" in failure(jukebox("teardown", "--yes"), ServerUnavailable)
+    assert "kubectl delete failed" in failure(jukebox("teardown", "--yes"), ServerUnavailable)

@@ -64,7 +64,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
     [
         (
             pod(**waiting("ErrImagePull", f"rpc error: code = NotFound desc = {RESOLVE}{IMAGE}: not found")),
-            f"ErrImagePull: not found ({IMAGE}). Push the image, or start a version whose image is there.",
+            f"ErrImagePull: not found ({IMAGE}). Push the image, or start a version whose image exists.",
             Fate.STAYS,
         ),
         (
@@ -74,7 +74,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
                     f"{RESOLVE}pulling from host r failed with status code [manifests 1]: 401 Unauthorized",
                 )
             ),
-            f"401 Unauthorized ({IMAGE}). Does the Secret of pull-secret in {SETTINGS} know this registry?",
+            f"401 Unauthorized ({IMAGE}). Check that the Secret of pull-secret in {SETTINGS} is for this registry.",
             Fate.STAYS,
         ),
         (
@@ -84,7 +84,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
         ),
         (
             pod(**waiting("ErrImagePull", "initializing source docker://r/x: unauthorized: authentication required")),
-            "Does the Secret of pull-secret",
+            "Check that the Secret of pull-secret",
             Fate.STAYS,
         ),
         (
@@ -99,7 +99,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
         ),
         (
             pod(**waiting("ErrImagePull", f"{RESOLVE}tls: x509: certificate signed by unknown authority")),
-            "trust its certificate?",
+            "trusts its certificate.",
             Fate.LASTS,
         ),
         (
@@ -124,7 +124,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
         ),
         (
             pod(**waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root")),
-            "Have the image name a user by its number, which is not 0",
+            "Give the image a numeric user other than 0",
             Fate.STAYS,
         ),
         (
@@ -175,7 +175,7 @@ RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve referen
                 phase="Pending",
                 conditions=[{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "x"}],
             ),
-            "train-model waits: its turn in the queue has not come",
+            "train-model waits: it waits in the queue",
             Fate.WAITS,
         ),
     ],
@@ -218,7 +218,7 @@ COMING = pod(**waiting("ContainerCreating"))
                 "FailedAttachVolume",
                 'Multi-Attach error for volume "pvc-1" Volume is already used by pod(s) jukebox-predictor',
             ),
-            "Its volume is for one node: name that in store-nodes of",
+            "Its volume is bound to one node: set store-nodes in",
             Fate.LASTS,
         ),
         (
@@ -266,20 +266,24 @@ def test_while_it_backs_off_the_event_has_what_the_registry_said() -> None:
         (
             pod("fetch-data", LIMITED, **ended(137, "OOMKilled")),
             "x peak memory 812 MiB\ny peak memory 3999 MiB",
-            "its limit is 4Gi, 3999 MiB were taken before. Raise step-memory in",
+            "its limit is 4Gi, 3999 MiB were used before. Raise step-memory in",
         ),
         (
             pod("train-model-driver", LIMITED, **ended(137, "OOMKilled")),
             "",
-            "It is a part of the platform: raise its limit there.",
+            "Raise its limit in the platform's settings.",
         ),
-        (pod(spec=LIMITED, **ended(137)), "", "killed, most likely for its memory (exit code 137): its limit is 4Gi."),
+        (
+            pod(spec=LIMITED, **ended(137)),
+            "",
+            "killed, most likely because it ran out of memory (exit code 137): its limit is 4Gi.",
+        ),
         (
             pod(spec=LIMITED, **ended(1)),
             "Component failed to execute successfully: signal: killed",
-            "killed, most likely for its memory",
+            "killed, most likely because it ran out of memory",
         ),
-        (pod(**ended(137, "OOMKilled", "wait")), "", "the container wait, which is not ours, was killed"),
+        (pod(**ended(137, "OOMKilled", "wait")), "", "the platform's container wait was killed"),
         (pod(**ended(128, "StartError")), "", "StartError: "),
         (
             pod(reason="Evicted", message="The node was low on resource: memory. main was using 3Gi", **ended(137)),
@@ -347,10 +351,14 @@ FULL = 'pods "p" is forbidden: exceeded quota: {}, requested: {}, used: {}, limi
         ),
         (
             FULL.format("jukebox", "requests.cpu=20,requests.memory=4Gi", "requests.cpu=1", "requests.cpu=16"),
-            f"Raise quota-cpu and quota-memory in {SETTINGS}: it is more than the whole quota.",
+            f"Raise quota-cpu and quota-memory in {SETTINGS}: it exceeds the whole quota.",
             Fate.STAYS,
         ),
-        (FULL.format("theirs", "pods=1", "pods=50", "pods=50"), "Wait for other pods, or have it raised.", Fate.WAITS),
+        (
+            FULL.format("theirs", "pods=1", "pods=50", "pods=50"),
+            "Wait for other pods, or ask for a larger quota.",
+            Fate.WAITS,
+        ),
         (
             'pods "p" is forbidden: error looking up service account ada/nope: serviceaccount "nope" not found',
             "Make the ServiceAccount nope.",
@@ -382,7 +390,10 @@ def test_why_there_is_no_pod(message: str, text: str, fate: Fate) -> None:
             "main: OOMKilled (exit code 137)",
             "train-model: out of memory (exit code 137). Raise train-memory in",
         ),
-        ("Error (exit code 137)", "train-model: killed, most likely for its memory (exit code 137). Raise "),
+        (
+            "Error (exit code 137)",
+            "train-model: killed, most likely because it ran out of memory (exit code 137). Raise ",
+        ),
         ("pod deleted", "train-model: pod deleted"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_token_of_another_repository_is_shown_to_nobody(
         (secret / "repository").unlink()
     error = checkout("--git-secret", str(secret)).exception
     assert isinstance(error, SettingsInvalid)
-    assert f"is for {meant or 'no repository that it names'}, expected {server.url}" in str(error)
+    assert f"is for {meant or 'an unnamed repository'}, expected {server.url}" in str(error)
     assert "`jukebox secrets --git-token-file FILE`" in str(error)
     assert server.requests == []
 
@@ -202,7 +202,7 @@ def test_what_is_no_commit_is_not_taken_for_one(server: GitServer, checkout: Che
     assert tag != commit
     error = checkout("--commit", tag).exception
     assert isinstance(error, SettingsInvalid)
-    assert f"{tag} is something else than a commit" in str(error)
+    assert f"{tag} is not a commit" in str(error)
 
 
 def test_a_damaged_object_is_refused(server: GitServer, checkout: Checkout) -> None:
@@ -231,7 +231,7 @@ def test_a_link_out_of_the_repository_is_refused(server: GitServer, checkout: Ch
     server.push(text="1")
     error = checkout().exception
     assert isinstance(error, SettingsInvalid)
-    assert "'circle' is a link out of the repository" in str(error)
+    assert "'circle' is a symbolic link out of the repository" in str(error)
 
 
 def test_attributes_of_the_commit_change_nothing(server: GitServer, checkout: Checkout, folder: Path) -> None:

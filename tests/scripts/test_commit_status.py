@@ -256,7 +256,7 @@ def test_a_run_that_succeeded_has_a_link_and_no_reason(world: World, told: Tell)
 def test_whoever_is_told_of_a_run_is_told_of_a_ci_image_that_is_stale(world: World, told: Tell) -> None:
     task(world, "checkout", "1", ci_image_stale="scripts/wait.py, requirements.lock")
     body, line = told("Succeeded", page="")
-    notice = "; the CI image is stale: the commit has another scripts/wait.py, requirements.lock"
+    notice = "; the CI image is stale: the commit has different versions of scripts/wait.py, requirements.lock"
     assert body["description"] == f"PipelineRun push-1 succeeded{notice}"
     assert line.splitlines()[0] == f"push of abc: succeeded{notice}"
     task(world, "checkout", "1", ci_image_stale="")

@@ -45,7 +45,7 @@ def delete(root: str, *numbers: int) -> str:
 
 def test_versions_that_nothing_needs_go(root: str) -> None:
     printed = delete(root, 1, 3)
-    assert printed == f"{root}/jukebox/1 is deleted\n{root}/jukebox/.failed/3 is deleted\n"
+    assert printed == f"{root}/jukebox/1 deleted\n{root}/jukebox/.failed/3 deleted\n"
     store = open_store(root, "jukebox")
     assert (store.versions(), store.failed()) == ([2, 4, 5, 6], [])
 
@@ -54,14 +54,14 @@ def test_versions_that_nothing_needs_go(root: str) -> None:
     ("number", "reason"),
     [
         (2, "it is the champion"),
-        (4, "production serves it, says .*served-version.yaml"),
-        (5, "5.pinned says that it must stay"),
+        (4, "production serves it, according to .*served-version.yaml"),
+        (5, "5.pinned protects it"),
         (6, "it is the newest, which dev serves"),
     ],
 )
 def test_what_is_needed_is_refused_and_nothing_else_goes(root: str, number: int, reason: str) -> None:
     Path(root, "jukebox", "5.pinned").touch()
-    with pytest.raises(SettingsInvalid, match=rf"Nothing is deleted\. version {number}: {reason}"):
+    with pytest.raises(SettingsInvalid, match=rf"Nothing is deleted: version {number}: {reason}"):
         delete(root, 1, number)
     assert open_store(root, "jukebox").versions() == [1, 2, 4, 5, 6]
 

@@ -208,7 +208,10 @@ def test_the_newest_checkout_says_whether_the_ci_image_is_stale(project: Project
     check_out(project, "push-2", 2, ci_image_stale="scripts/wait.py, requirements.lock")
     check_out(project, "push-1", 1, ci_image_stale="")
     state, text, remedy = found()
-    assert (state, text) == ("warn", "the commit of push-2 has another scripts/wait.py, requirements.lock")
+    assert (state, text) == (
+        "warn",
+        "the commit of push-2 has different versions of scripts/wait.py, requirements.lock",
+    )
     assert re.search("stage ci .*ci-image.*jukebox bootstrap", remedy)
     check_out(project, "push-3", 3, ci_image_stale="")
     assert found() == ("ok", "has the commands and the lock of push-3's commit", "")
@@ -359,7 +362,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "classes: disk, files",
     ),
     ("no storage class", classes(), "Model store", "fail", "classes: none"),
-    ("nobody who may see classes", forbidden("persistentvolumeclaims"), "Model store", "warn", "cannot be looked at"),
+    ("nobody who may see classes", forbidden("persistentvolumeclaims"), "Model store", "warn", "cannot be read"),
     ("a placeholder", leave_a_placeholder, "Settings", "fail", "<MODEL>"),
     ("no registry", leave_an_image_out, "Settings", "fail", "<REGISTRY> is not filled in"),
     ("no right", denied("create", "secrets"), "Your permissions", "warn", "create secrets (jukebox secrets)"),
@@ -481,7 +484,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         forbidden("validatingadmissionpolicybindings"),
         "Admission policies",
         "warn",
-        "cannot be looked at",
+        "cannot be read",
     ),
     ("no senders", gone("secrets", "jukebox-senders"), "Secret jukebox-senders", "fail", "not there"),
     (
@@ -511,7 +514,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "Ready is not said",
     ),
     (
-        "no pipeline server",
+        "not a pipeline server",
         gone("datasciencepipelinesapplications", "dspa"),
         "Pipeline server",
         "fail",
@@ -522,7 +525,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         lambda project: project.world.tokens.clear(),
         "Way to the pipeline server",
         "warn",
-        "does not let you in",
+        "denies access",
     ),
     ("no listener", gone("deployments", "el-jukebox"), "Listener", "fail", "has no Deployment"),
     (
@@ -616,7 +619,7 @@ def test_what_is_in_order_otherwise_is_said(project: Project, spoil: Spoil, name
 def test_the_way_to_a_pipeline_server_is_tried_by_who_may_not_see_the_server(project: Project) -> None:
     project.world.cluster.forbidden.add("datasciencepipelinesapplications")
     found = {each["name"]: each for each in findings(project)}
-    assert "cannot be looked at" in found["Pipeline server"]["found"]
+    assert "cannot be read" in found["Pipeline server"]["found"]
     assert found["Way to the pipeline server"]["state"] == "ok"
 
 

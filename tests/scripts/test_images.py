@@ -123,7 +123,7 @@ def test_each_input_changes_what_is_made_of_it_and_nothing_else(checkout: Path) 
 
 
 def test_what_is_no_checkout_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match="git cat-file fails in"):
+    with pytest.raises(SettingsInvalid, match="git cat-file failed in"):
         keys(tmp_path)
 
 
@@ -609,7 +609,7 @@ def test_an_image_is_what_was_recorded_and_not_what_bears_its_tag(
     Registry().push(poison, before.found["image-tag"], compress=False)
     first = Run("push-2", locked, registry, tmp_path)
     assert "image" in missing(first)
-    assert "recorded is none: it is not used, and built anew" in capsys.readouterr().out
+    assert "recorded is none: it is not used; the image is built again" in capsys.readouterr().out
     first.packages("dependencies", "--training")
     first.packages("ci-image", "--all")
     built = first.code()

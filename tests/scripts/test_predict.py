@@ -322,7 +322,7 @@ def test_a_version_that_is_not_served_is_told(predict: Predict, served: Served) 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b'{"versions": ["a"]}', b"<html>"])
 def test_what_is_no_list_of_versions_is_told(predict: Predict, http: HttpServer, answer: bytes) -> None:
     http.serve(SERVED, Answer(answer))
-    with pytest.raises(ModelServerRefuses, match="that is no list of versions"):
+    with pytest.raises(ModelServerRefuses, match="not answer with a valid list of versions"):
         predict("Golden River", endpoint=http.url)
 
 
@@ -354,23 +354,23 @@ def test_a_server_that_falls_silent_is_not_waited_for(
         (Answer(b"Unauthorized", 401), r"infer answers 401\.\nLog in"),
         (
             Answer(status=302, headers={"Location": "https://login.example.com/?state=hidden"}),
-            r"answers 302 and sends you to https://login\.example\.com\.\n.*[Ll]og in",
+            r"answers 302 and redirects to https://login\.example\.com\.\n.*[Ll]og in",
         ),
         (Answer(b"<html>Application is not available", 503), r"answers 503\.\n.*kubectl get inferenceservice"),
         (Answer(b'{"error": "Invalid shape"}', 400), r"answers 400: Invalid shape\.\n.*of this project"),
         (
             Answer(b"<html>Log in", headers={"Content-Type": "text/html"}),
-            r"text/html that is no prediction.*\n.*login page",
+            r"a valid prediction .*text/html.*\n.*login page",
         ),
-        (Answer(b"[]"), "no prediction"),
-        (prediction(name="other"), "no prediction"),
-        (prediction(data=[0.5, 0.5]), "no prediction .*reshape"),
-        (prediction(data=["a", "b", "c", "d"]), "no prediction"),
+        (Answer(b"[]"), "not answer with a valid prediction"),
+        (prediction(name="other"), "not answer with a valid prediction"),
+        (prediction(data=[0.5, 0.5]), "not answer with a valid prediction .*reshape"),
+        (prediction(data=["a", "b", "c", "d"]), "not answer with a valid prediction"),
         (prediction(shape=[4, 1]), r"shape \[4, 1\], expected \[1, labels\]"),
         (prediction(shape=[4]), r"shape \[4\], expected \[1, labels\]"),
-        (prediction(data=[1, 2, 3, 4]), "no probabilities"),
-        (prediction(data=[-1, 1, 0, 1]), "no probabilities"),
-        (prediction(data=[float("nan")] * 4), "no probabilities"),
+        (prediction(data=[1, 2, 3, 4]), "not valid probabilities"),
+        (prediction(data=[-1, 1, 0, 1]), "not valid probabilities"),
+        (prediction(data=[float("nan")] * 4), "not valid probabilities"),
         (prediction(shape=[1, 0], data=[]), r"shape \[1, 0\], expected \[1, labels\]"),
     ],
 )
@@ -382,7 +382,7 @@ def test_what_is_no_prediction_is_told(predict: Predict, http: HttpServer, answe
 
 
 def test_an_endpoint_that_is_no_address_is_told_without_showing_it(predict: Predict) -> None:
-    with pytest.raises(SettingsInvalid, match="the endpoint is no address as https://host") as told:
+    with pytest.raises(SettingsInvalid, match="the endpoint is not a valid address: expected https://host") as told:
         predict("Golden River", endpoint="https://ada:hidden@host")
     assert "hidden" not in str(told.value)
 
@@ -390,7 +390,9 @@ def test_an_endpoint_that_is_no_address_is_told_without_showing_it(predict: Pred
 def test_a_certificate_that_nobody_here_trusts_is_told(predict: Predict, certificate: Path) -> None:
     with serve_http(certificate) as safe, pytest.raises(ModelServerRefuses) as told:
         predict("Golden River", endpoint=safe.url)
-    assert f"No trusted connection to {safe.url}: self-signed certificate.\nTrusted is what public" in str(told.value)
+    assert f"The certificate of {safe.url} is not trusted: self-signed certificate.\nTrusted: the public" in str(
+        told.value
+    )
 
 
 def test_the_kubeconfigs_ca_is_trusted_and_its_token_let_in(

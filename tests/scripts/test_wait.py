@@ -244,7 +244,7 @@ def test_a_pod_that_starts_after_all_is_waited_for(running: World) -> None:
 PULL = {"reason": "ErrImagePull", "message": "failed to pull r/x"}
 BACK_OFF = {"reason": "ImagePullBackOff", "message": "Back-off pulling r/x"}
 CREATING = {"reason": "ContainerCreating"}
-REMEDY = "Does the node reach the registry, and trust its certificate?"
+REMEDY = "Check that the node reaches the registry and trusts its certificate."
 TOLD = [f"  make cannot start: ErrImagePull: failed to pull r/x. {REMEDY}"]
 
 
@@ -465,7 +465,7 @@ def test_a_token_check_that_fails_for_a_moment_is_waited_for(running: World) -> 
 
 def test_who_is_never_let_in_does_not_wait(running: World) -> None:
     running.service.faults.front = Answer(200, "<html>Log in</html>", {"Content-Type": "text/html"})
-    with pytest.raises(AccessDenied, match="no pipeline server"):
+    with pytest.raises(AccessDenied, match="not a pipeline server"):
         watch(running).wait(RUN, LONG)
 
 
@@ -660,9 +660,7 @@ def test_a_server_that_keeps_us_out_leaves_a_word_too(
     result = CliRunner().invoke(app, ["wait", RUN, "--result-dir", str(tmp_path)])
     assert isinstance(result.exception, AccessDenied)
     assert (tmp_path / "state").read_text() == "unknown"
-    assert (
-        (tmp_path / "why").read_text().startswith("The server does not let you in: it answers 401. Log in (oc login)")
-    )
+    assert (tmp_path / "why").read_text().startswith("The server denies access: it answers 401. Log in (oc login)")
 
 
 def test_the_pods_of_a_server_for_one_user_are_elsewhere(

@@ -396,7 +396,7 @@ def test_a_certificate_for_another_host_is_refused(stand_in: StandIn) -> None:
 def test_a_server_that_lets_nobody_in_says_how_to_get_in(stand_in: StandIn, status: int) -> None:
     stand_in.answers[f"GET {HEALTHZ}"] = Answer(status, '{"message": "no"}')
     what, to_do = refusal(stand_in.server())
-    assert "does not let you in" in what
+    assert "denies access" in what
     assert str(status) in what
     assert "oc login" in to_do
     assert "ds-pipeline-user-access-dspa" in to_do
@@ -406,32 +406,32 @@ def test_a_redirect_to_a_login_is_not_followed(stand_in: StandIn) -> None:
     login = "https://oauth.example.com/authorize?state=hidden"
     stand_in.answers[f"GET {HEALTHZ}"] = Answer(302, "", location=login)
     what, _ = refusal(stand_in.server())
-    assert what == "The server does not let you in: it answers 302 and sends you to https://oauth.example.com."
+    assert what == "The server denies access: it answers 302 and redirects to https://oauth.example.com."
 
 
 def test_a_login_page_is_no_pipeline_server(stand_in: StandIn) -> None:
     stand_in.answers[f"GET {HEALTHZ}"] = Answer(200, "<html>Log in</html>", kind="text/html")
     what, to_do = refusal(stand_in.server())
-    assert "no pipeline server: it answers 200 with text/html" in what
+    assert "not a pipeline server: it answers 200 (content type: text/html)" in what
     assert "oc login" in to_do
 
 
 def test_another_program_is_no_pipeline_server(stand_in: StandIn) -> None:
     stand_in.answers[f"GET {HEALTHZ}"] = Answer(404, '{"message": "Not Found"}')
-    assert "no pipeline server: it answers 404" in refusal(stand_in.server())[0]
+    assert "not a pipeline server: it answers 404" in refusal(stand_in.server())[0]
 
 
 def test_a_server_out_of_order_is_waited_for(stand_in: StandIn) -> None:
     stand_in.answers[f"GET {HEALTHZ}"] = Answer(503, "Application is not available", kind="text/html")
     what, to_do = refusal(stand_in.server())
-    assert "out of order: it answers 503" in what
+    assert "The server failed: it answers 503" in what
     assert "oc get dspa" in to_do
 
 
 def test_a_server_that_keeps_us_out_of_its_experiments_is_no_use(stand_in: StandIn) -> None:
     stand_in.answers[f"GET {EXPERIMENTS}"] = Answer(403, "Forbidden (user=system:serviceaccount:ada:viewer, verb=get)")
     what, to_do = refusal(stand_in.server())
-    assert what == "The server does not let you in: it answers 403 to system:serviceaccount:ada:viewer."
+    assert what == "The server denies access: it answers 403 to system:serviceaccount:ada:viewer."
     assert "ds-pipeline-user-access-dspa" in to_do
 
 
@@ -447,21 +447,21 @@ def test_a_server_that_speaks_https_is_told_from_one_that_does_not(text: str) ->
     with serve_http() as http:
         http.serve(HEALTHZ, http_server.Answer(text.encode(), 400, {"Content-Type": "text/html"}))
         what, to_do = refusal(Server(http.url, "ada-jukebox", None, None))
-    assert what == "The server speaks https, and was asked by http."
+    assert what == "The server uses https, and the address says http."
     assert to_do.startswith("Write https:// in KFP_ENDPOINT, or in kfp-endpoint of")
 
 
 def test_a_server_that_speaks_http_is_told_from_one_that_does_not() -> None:
     with serve_http() as http:
         what, to_do = refusal(Server(http.url.replace("http", "https"), "ada-jukebox", TOKEN, None))
-    assert what == "The server speaks http, and was asked by https."
+    assert what == "The server uses http, and the address says https."
     assert to_do.startswith("Write http:// in KFP_ENDPOINT, or in kfp-endpoint of")
 
 
 def test_a_server_that_breaks_off_is_none(stand_in: StandIn) -> None:
     del stand_in.answers[f"GET {HEALTHZ}"]
     what, _ = refusal(stand_in.server())
-    assert what == "No server answers there: Remote end closed connection without response."
+    assert what == "The server does not answer: Remote end closed connection without response."
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -469,7 +469,7 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(server, "TIMEOUT", (0.2, 0.2))
     with socket.create_server(("localhost", 0)) as silent:
         what, _ = refusal(Server(f"{scheme}://localhost:{silent.getsockname()[1]}", "ada-jukebox", None, None))
-    assert "No server answers there" in what
+    assert "The server does not answer" in what
     assert "timed out" in what
     assert "timeout=0.2" in what
 
@@ -478,7 +478,7 @@ def test_a_closed_port_is_no_server() -> None:
     with socket.create_server(("localhost", 0)) as closed:
         port = closed.getsockname()[1]
     what, to_do = refusal(Server(f"https://localhost:{port}", "ada-jukebox", TOKEN, None))
-    assert "No server answers there" in what
+    assert "The server does not answer" in what
     assert "Connection refused" in what
     assert "KFP_ENDPOINT" in to_do
 
@@ -531,10 +531,12 @@ NO_PARAMETER = '{"message": "Failed to create a new run: Invalid input error: pa
     ("answer", "words"),
     [
         pytest.param(Answer(400, NO_PARAMETER), "answers 400: parameter label is not optional", id="a wrong spec"),
-        pytest.param(Answer(500, "oops", kind="text/plain"), "out of order: it answers 500", id="a broken server"),
-        pytest.param(Answer(403, "{}"), "does not let you in: it answers 403", id="no right to start runs"),
+        pytest.param(Answer(500, "oops", kind="text/plain"), "The server failed: it answers 500", id="a broken server"),
+        pytest.param(Answer(403, "{}"), "denies access: it answers 403", id="no right to start runs"),
         pytest.param(
-            Answer(200, "<html>", kind="text/html"), "no pipeline server: it names no run_id", id="a login page"
+            Answer(200, "<html>", kind="text/html"),
+            "not a pipeline server: its answer has no run_id",
+            id="a login page",
         ),
         pytest.param(None, "does not answer: Remote end closed connection", id="a server that goes away"),
     ],
@@ -607,7 +609,7 @@ def test_submitting_without_a_server_says_so_in_two_lines(tmp_path: Path) -> Non
     ended = submitted(tmp_path, JUKEBOX_NAMESPACE="ada-jukebox")
     assert ended.stdout == "Connecting to Data Science Pipelines: https://ds-pipeline-dspa.ada-jukebox.svc:8443\n"
     assert len(ended.stderr.splitlines()) == 2
-    assert "No server answers there" in ended.stderr
+    assert "The server does not answer" in ended.stderr
     assert "KFP_ENDPOINT" in ended.stderr
     assert ended.returncode == 1
 
