@@ -36,7 +36,9 @@ def add_records(cluster: Cluster, digests: Mapping[str, str]) -> None:
 def _read(cluster: Cluster) -> Resource:
     found = cluster.read(CONFIG_MAPS, NAME)
     if found is None:
-        raise SettingsInvalid(f"There is no ConfigMap {NAME} in {cluster.namespace}: `jukebox bootstrap` makes it")
+        raise SettingsInvalid(
+            f"There is no ConfigMap {NAME} in {cluster.namespace}: run `jukebox bootstrap`, which creates it"
+        )
     return found
 
 

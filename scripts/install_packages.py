@@ -98,7 +98,9 @@ def main() -> None:
     try:
         install(given.folder, everything=given.all, index=index)
     except subprocess.CalledProcessError as error:
-        sys.exit(f"The packages cannot be installed: {error.cmd[0]} ended with {error.returncode}; see above.")
+        sys.exit(
+            f"The packages cannot be installed: {error.cmd[0]} ended with {error.returncode}; see its output above."
+        )
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ class _Passing(ChatRefuses):
 
 
 def command(
-    text: Annotated[str, typer.Argument(help="Whom it is about; line breaks become spaces.")],
-    state: Annotated[State, typer.Argument(help="What became of it, also in Tekton's words.")],
-    url_file: Annotated[Path, typer.Option(help="File with the address of an incoming webhook, which is a secret.")],
+    text: Annotated[str, typer.Argument(help="What the message is about; line breaks become spaces.")],
+    state: Annotated[State, typer.Argument(help="The outcome; Tekton's statuses are accepted too.")],
+    url_file: Annotated[
+        Path, typer.Option(help="File with the address of an incoming webhook. The address is secret.")
+    ],
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
     pipeline_run: PipelineRun = "",
@@ -44,7 +46,7 @@ def command(
     print(f"{one_line(said)} {page}".strip())
     url = read_secret(url_file)
     if not url:
-        print(f"Nobody is notified: {url_file} holds no address")
+        print(f"No message was sent: {url_file} holds no address")
         return
     retrying = Retrying(
         stop=stop_after_attempt(4),
@@ -69,13 +71,13 @@ def _send(url: str, line: str) -> None:
     # No message names more of the address than its host: who knows the rest may post there.
     where = re.match(r"https?://[^/@]+", url)
     if not where:
-        raise ChatRefuses("the address of the chat is none as https://host/…")
+        raise ChatRefuses("the chat's address is not valid: expected https://host/…")
     try:
         answer = requests.post(url, json={"text": line}, timeout=TIMEOUT, allow_redirects=False)
     except requests.exceptions.SSLError:
-        raise ChatRefuses(f"{where[0]}: its certificate is not trusted; {REMEDY}") from None
+        raise ChatRefuses(f"{where[0]}: the certificate is not trusted; {REMEDY}") from None
     except (OSError, ValueError) as error:
         raise _Passing(f"{where[0]} does not answer: {type(error).__name__}") from None
     if not answer.ok or answer.is_redirect:
         kind = _Passing if answer.status_code in (429, 500, 502, 503, 504) else ChatRefuses
-        raise kind(f"{where[0]} answers {answer.status_code}; is the webhook's address still good?")
+        raise kind(f"{where[0]} answers {answer.status_code}; check that the webhook still exists")

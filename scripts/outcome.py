@@ -30,9 +30,11 @@ STALE = "ci-image-stale"  # the result of the task checkout
 REBUILD = "Build the stage ci of the Containerfile, push it, put its digest into ci-image, and run `jukebox bootstrap`."
 PHRASES = {State.PENDING: "goes on", State.SUCCESS: "succeeded", State.FAILURE: "failed", State.ERROR: "broke off"}
 
-Last = Annotated[State, typer.Option(help="Tekton's word for the last task, without which nothing is a success.")]
-PipelineRun = Annotated[str, typer.Option(help="The PipelineRun, to say why it has failed and to find its run.")]
-SupersededBy = Annotated[str, typer.Option(help="The run of a newer push, for which this one was cancelled.")]
+Last = Annotated[
+    State, typer.Option(help="Tekton's status of the last task; without its success the outcome is not a success.")
+]
+PipelineRun = Annotated[str, typer.Option(help="The PipelineRun, to report why it failed and to find its run.")]
+SupersededBy = Annotated[str, typer.Option(help="The PipelineRun of a newer push that cancelled this one.")]
 
 
 def outcome(state: State, last: State, superseded_by: str) -> tuple[State, str]:
@@ -74,7 +76,7 @@ def look_up(pipeline_run: str, settings: Settings) -> Told:
     try:
         tasks = ci_cluster(settings).list(TASK_RUNS, f"tekton.dev/pipelineRun={pipeline_run}")
     except (ServerUnavailable, SettingsInvalid) as error:
-        print(f"Why {pipeline_run} ended so is not known: {error}")
+        print(f"The cause of the outcome of {pipeline_run} is unknown: {error}")
         return Told()
     tasks.sort(key=lambda task: str(task.get("status", {}).get("completionTime", "")))
     run, stale = (next(filter(None, (results(each).get(name) for each in tasks)), "") for name in ("run-id", STALE))
@@ -90,7 +92,7 @@ def link(page: str, pipeline_run: str, told: Told) -> str:
         return ""
     url = page.replace("{run}", told.run).replace("{pipeline-run}", pipeline_run)
     if url and not re.fullmatch(r"https?://[^\s@{}]+", url):
-        print("There is no link: run-page of the settings is not a valid address as https://host/runs/{run}")
+        print("No link: run-page in the settings is not a valid address, expected https://host/runs/{run}")
         return ""
     return url
 

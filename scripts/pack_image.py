@@ -13,11 +13,11 @@ from scripts.layout import Files, Layout
 
 
 def command(
-    image: Annotated[Path, typer.Argument(help="OCI layout of the image that the layer is put on.")],
+    image: Annotated[Path, typer.Argument(help="OCI layout of the image to add the layer to.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
-    commit: Annotated[str, typer.Option(help="Which commit of it.")] = "HEAD",
+    commit: Annotated[str, typer.Option(help="The commit to pack.")] = "HEAD",
     packages: Annotated[Path | None, typer.Option(help="Pack this folder instead of the commit's code.")] = None,
-    at: Annotated[Path, typer.Option(help="Where the image has that folder.")] = Path("/opt/venv"),
+    at: Annotated[Path, typer.Option(help="Path of that folder in the image.")] = Path("/opt/venv"),
     target: Target = "",
 ) -> None:
     """Pack what the Containerfile copies from a checkout's commit, or a folder of packages. Runs nothing of either.
@@ -46,8 +46,8 @@ def pack_folder(layout: Layout, folder: Path, at: Path) -> str:
     theirs = ".".join(environment(layout).get("PYTHON_VERSION", ours).split(".")[:2])
     if theirs != ours:
         raise BuildFailed(
-            f"The base image has Python {theirs}, the packages are of Python {ours}: build the tasks' image anew from "
-            "the same base image, and put it into the settings (ci-image)"
+            f"The base image has Python {theirs}, the packages are for Python {ours}: rebuild the tasks' image from "
+            "the same base image, and set it as ci-image in the settings"
         )
     return layout.pack_folder(folder, PurePosixPath(at))
 

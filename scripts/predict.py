@@ -30,20 +30,24 @@ FETCHED = Path("build/latest/fetch-data/tables")
 
 
 def command(
-    row: Annotated[str, typer.Argument(help="What a column without duplicates holds, or a part of a text.")],
+    row: Annotated[str, typer.Argument(help="Value of a unique column, or part of a text.")],
     table: Annotated[
-        Path | None, typer.Option(help="Parquet file or folder to look it up in; else what the last run has fetched.")
+        Path | None,
+        typer.Option(help="Parquet file or folder to look it up in; default: the table that the last run fetched."),
     ] = None,
     model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix.")] = "build/models",
     version: Annotated[
-        int, typer.Option(min=0, help="Its number, also of one that failed; 0: the newest that passed, or is served.")
+        int,
+        typer.Option(
+            min=0, help="The version's number, also of one that failed; 0: the newest that passed, or the served one."
+        ),
     ] = 0,
     endpoint: Annotated[
         str,
         typer.Option(
             metavar="URL",
-            help="Ask the model server: the address that `kubectl get inferenceservice` shows, or that of a forwarded "
-            "port. What the numbers mean still comes from the same version in --model-store.",
+            help="Ask the model server at this address, as `kubectl get inferenceservice` shows it, or at a forwarded "
+            "port. The labels still come from the same version in --model-store.",
         ),
     ] = "",
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 5,
@@ -66,7 +70,7 @@ def command(
     else:
         in_store = read_version(model_store, model_name, version)
         if in_store is None:
-            raise StoreBroken(f"{model_store} holds no version of {model_name} yet; `jukebox run` publishes one")
+            raise StoreBroken(f"{model_store} has no version of {model_name} yet; publish one with `jukebox run`")
         published = in_store
         answer = onnxruntime_of(published.onnx)(encode(found, published.encoding))
     console = Console(highlight=False)
@@ -75,7 +79,7 @@ def command(
     console.print(one_line(title), markup=False, soft_wrap=True)
     console.print(_shown(model, answer[0], [*map(str, published.labels)], top))
     if others:
-        console.print(f"{others} more with such a text; give what no other row has, to choose")
+        console.print(f"{others} more rows match; give a unique value to choose one")
 
 
 def _shown(model: Model, prediction: NDArray[np.float32], labels: Sequence[str], top: int) -> Shown:
@@ -99,7 +103,7 @@ def _read_served(model_store: str, model_name: str, number: int) -> Version:
         found = read_version(model_store, model_name, number)
     except StoreBroken as error:
         raise StoreBroken(
-            f"What goes in and out of the served version {number} must be in the store: {error}.\n"
+            f"The store must hold the served version {number}, which describes its inputs and outputs: {error}.\n"
             f"{_to_do(model_name, number)}"
         ) from None
     assert found  # noqa: S101 a version is named
@@ -116,7 +120,7 @@ def _require_same(
     expected = onnxruntime_of(version.onnx)(vectors)
     if expected.shape != answer.shape or not np.allclose(expected, answer, rtol=SAME, atol=SAME):
         raise StoreBroken(
-            f"The served version {version.version} answers otherwise than the one in {model_store}.\n"
+            f"The served version {version.version} gives other predictions than the one in {model_store}.\n"
             f"{_to_do(model_name, version.version)}"
         )
 
@@ -124,7 +128,7 @@ def _require_same(
 def _to_do(model_name: str, number: int) -> str:
     here, there = f"served/{model_name}/{number}", f"/mnt/models/{number}"
     return (
-        "Name the store of what is served with --model-store. If you cannot reach it, copy the version and name "
+        "Set --model-store to the store of the served model. If you cannot reach it, copy the version and set "
         f"--model-store served: mkdir -p {here}; for file in lineage.json labels.json model.onnx model-card.html; do "
         f"kubectl exec deployment/{model_name}-predictor -- cat {there}/$file > {here}/$file; done"
     )
@@ -152,10 +156,10 @@ def _look_up(row: str, place: Path | None, model: Model) -> tuple[pl.DataFrame, 
     place = place or FETCHED / table.name
     columns = _looked_at(table)
     if not columns:
-        raise SettingsInvalid(f"the table {table.name} has neither a unique column nor a text to find a row by")
+        raise SettingsInvalid(f"the table {table.name} has no unique column and no text column to find a row by")
     if not place.exists():
         raise DataUnavailable(
-            f"{place} does not exist; `jukebox run` leaves the table {table.name} there, or name another with --table"
+            f"{place} does not exist: `jukebox run` writes the table {table.name} there; or set --table to another"
         )
     try:
         parts = Parts(place, table.schema)
@@ -173,10 +177,12 @@ def _look_up(row: str, place: Path | None, model: Model) -> tuple[pl.DataFrame, 
         some = rows.select((texts or unique)[0].alias("some")).drop_nulls().head(3).collect()["some"].to_list()
     except (Unusable, pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataUnavailable(f"{place} does not hold {table.name} as Parquet: {reason}; name another") from None
+        raise DataUnavailable(
+            f"{place} is not a Parquet table {table.name}: {reason}; set --table to another"
+        ) from None
     if matches.is_empty():
         raise DataUnavailable(
-            f"no row of {table.name} has {row!r} in {', '.join(columns)}; there are for instance "
+            f"no row of {table.name} has {row!r} in {', '.join(columns)}; for example, there are "
             f"{to_json([*map(str, some)], ensure_ascii=False)}"
         )
     return matches.head(1), 0 if matches.select(exact).row(0)[0] else len(matches) - 1

@@ -6,7 +6,7 @@ import typer
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="Id of the run that has published the model.")],
+    run: Annotated[str, typer.Argument(help="Id of the run that published the model.")],
 ) -> None:
     """Say what a promotion would do; it does nothing yet.
 
@@ -16,6 +16,6 @@ def command(
     Example: `jukebox promote 6f1c3c2e-…`
     """
     print(
-        f"Nothing is proposed yet. A promotion of run {run} would open a pull request that pins the version of the "
+        f"Promotion is not implemented yet. That of run {run} would open a pull request that pins the version of the "
         "model that it has published in manifests/overlays/<platform>/prod; merging that serves it."
     )

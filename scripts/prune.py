@@ -14,9 +14,11 @@ PROTECTION = "kubernetes.io/pvc-protection"
 
 
 def command(
-    keep: Annotated[int, typer.Option(min=0, help="The newest so many stay, however old.")] = 20,
-    days: Annotated[float, typer.Option(min=0, help="A run stays for so long after its end.")] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Number of the newest runs to keep, whatever their age.")] = 20,
+    days: Annotated[float, typer.Option(min=0, help="Minimum age of a run, counted from its end.")] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+    ] = False,
 ) -> None:
     """Remove old PipelineRuns, and the volumes of those that ended a day ago; nothing that runs, no version, no model.
 
@@ -27,7 +29,7 @@ def command(
     cluster = ci_cluster(read_settings())
     runs = cluster.list(PIPELINE_RUNS, OURS)
     now = datetime.now(UTC)
-    said = "would go" if dry_run else "is gone"
+    said = "would be removed" if dry_run else "removed"
     old = old_runs(runs, keep, now - timedelta(days=days))
     for name in old:
         if not dry_run:

@@ -12,8 +12,8 @@ from scripts.results import ResultDir, write_results
 
 def command(
     folder: Annotated[Path, typer.Argument(help="OCI layout of the image.")],
-    image: Annotated[str, typer.Argument(help="Where to, with its tag; nothing is pushed if it is named by a digest.")],
-    compress: Annotated[bool, typer.Option(help="Compress layers that are not, with zstd.")] = False,
+    image: Annotated[str, typer.Argument(help="Image to push to, with its tag. With a digest, nothing is pushed.")],
+    compress: Annotated[bool, typer.Option(help="Compress uncompressed layers with zstd.")] = False,
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:

@@ -20,9 +20,9 @@ _WANTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9,._ -]+\])?\s*[^@:
 
 
 def command(
-    target: Annotated[Path, typer.Argument(help="Folder that the files are written to.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write the files to.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
-    commit: Annotated[str, typer.Option(help="Which commit of it.")] = "HEAD",
+    commit: Annotated[str, typer.Option(help="The commit to read.")] = "HEAD",
 ) -> None:
     """Write the lock of a commit, and the names of what training needs, to a folder, for install_packages.py.
 
@@ -38,7 +38,7 @@ def command(
     (target / LOCK).write_text(lock)
     (target / "pyproject.toml").write_text(f"[project]\ndependencies = {names!r}\n")
     (target / INDEX).write_text(read_settings().package_index)
-    print(f"{len(hashes(lock))} packages are locked, {len(names)} are wanted by name")
+    print(f"{len(hashes(lock))} packages are locked, {len(names)} of them are named in pyproject.toml")
 
 
 def require_unpackable(lock: str, known: str) -> None:
@@ -47,9 +47,9 @@ def require_unpackable(lock: str, known: str) -> None:
     for name in BUILT:
         if found.get(name, set()) - ours.get(name, set()):
             raise SettingsInvalid(
-                f"{LOCK} names another {name} than the image of the tasks has. There is no wheel of it, so whoever "
-                "installs it runs its code, which no task does: build the image of the tasks of this commit, and put "
-                "it into the settings (ci-image)"
+                f"{LOCK} has another {name} than the image of the tasks. It has no wheel, so installing it runs "
+                "its code, which no task does: build the image of the tasks from this commit, and set "
+                "it as ci-image in the settings"
             )
 
 
@@ -60,8 +60,8 @@ def hashes(lock: str) -> dict[str, set[str]]:
         locked = _LOCKED.fullmatch(entry.strip())
         if not locked:
             raise SettingsInvalid(
-                f"{LOCK} holds {entry.strip()[:80]!r}, expected name==version with hashes and nothing else; "
-                "`make lock` writes it"
+                f"{LOCK} holds {entry.strip()[:80]!r}, expected only name==version with hashes; "
+                "write the file with `make lock`"
             )
         name = re.sub(r"[-_.]+", "-", locked[1]).lower()
         found.setdefault(name, set()).update(re.findall(r"sha256:[0-9a-f]{64}", locked[3]))
@@ -76,5 +76,5 @@ def wanted(project: str) -> list[str]:
         raise SettingsInvalid(f"pyproject.toml has no list of dependencies under project: {error}") from None
     for name in names:
         if not isinstance(name, str) or not _WANTED.fullmatch(name):
-            raise SettingsInvalid(f"pyproject.toml wants {name!r}, expected a package as name==version")
+            raise SettingsInvalid(f"pyproject.toml requires {name!r}, expected name==version")
     return list(names)

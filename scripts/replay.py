@@ -120,9 +120,9 @@ class Event:
 
 
 def command(
-    kind: Annotated[Kind, typer.Argument(help="What is said to have happened.")],
+    kind: Annotated[Kind, typer.Argument(help="Kind of event to send.")],
     secret_file: Annotated[
-        Path | None, typer.Option(help="File with the secret that sender and listener share; else the cluster's own.")
+        Path | None, typer.Option(help="File with the secret that sender and listener share; default: the cluster's.")
     ] = None,
     url: Annotated[
         str,
@@ -130,14 +130,14 @@ def command(
             help="The listener; `kubectl port-forward svc/jukebox-listener-proxy 8080`.", envvar="JUKEBOX_LISTENER"
         ),
     ] = "http://localhost:8080",
-    commit: Annotated[str, typer.Option(help="Pushed commit; else HEAD of the checkout with the settings.")] = "",
+    commit: Annotated[str, typer.Option(help="Pushed commit; default: HEAD of the checkout with the settings.")] = "",
     branch: Annotated[str, typer.Option(help="Pushed branch.")] = Facts.branch,
-    path: Annotated[str, typer.Option(help="A file that the push changes.")] = Facts.path,
-    repository: Annotated[str, typer.Option(help="Its web address; else the settings say.")] = "",
+    path: Annotated[str, typer.Option(help="File that the push changes.")] = Facts.path,
+    repository: Annotated[str, typer.Option(help="Web address of the repository; default: that of the settings.")] = "",
     data: Annotated[
-        str, typer.Option(help="New object, s3://bucket/key; else one where the settings' first table is.")
+        str, typer.Option(help="New object, s3://bucket/key; default: one beside the settings' first table.")
     ] = "",
-    delivery: Annotated[str, typer.Option(help="The event's identity: give it again for a redelivery.")] = "",
+    delivery: Annotated[str, typer.Option(help="The event's identity. Use the same one again for a redelivery.")] = "",
 ) -> None:
     """Send an event; the listener takes it with 202 before it looks at it, so look for the PipelineRun.
 
@@ -170,7 +170,7 @@ def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
         data = (cluster.read(SECRETS, SECRET) or {}).get("data", {})
         secret = base64.b64decode(data.get(SENDERS[kind], "")).decode().strip()
     if not secret:
-        raise SettingsInvalid(f"{where} holds no secret: no sender is let in without one")
+        raise SettingsInvalid(f"{where} holds no secret: the listener accepts no sender without one")
     return secret
 
 
@@ -188,7 +188,7 @@ def send(event: Event, url: str) -> str:
         answer = requests.post(url, data=event.body, headers=event.headers, timeout=TIMEOUT, allow_redirects=False)
     except (OSError, ValueError) as error:
         raise ListenerRefuses(
-            f"{url} does not answer ({type(error).__name__}): is the listener reached there?"
+            f"{url} does not answer ({type(error).__name__}): check that the listener is reachable there"
         ) from None
     if not answer.ok or answer.is_redirect:
         raise ListenerRefuses(f"{redact(url)} answers {answer.status_code}: {answer.text[:300]}")

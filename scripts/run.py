@@ -73,19 +73,19 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="TABLE=URI",
-            help="Once for each table: https://, s3://, file:// or a path. Default: generated.",
+            help="URI of a table (https://, s3://, file:// or a path), once for each table. Default: generated data.",
         ),
     ] = None,
-    epochs: Annotated[str, typer.Option(metavar="NUMBER", help="Short for the hyperparameter.")] = "",
+    epochs: Annotated[str, typer.Option(metavar="NUMBER", help="Sets the hyperparameter of that name.")] = "",
     hyperparameters: Annotated[str, typer.Option(help="JSON.")] = "{}",
-    thresholds: Annotated[str, typer.Option(help="JSON: what the gate asks for.")] = "{}",
+    thresholds: Annotated[str, typer.Option(help="The gate's thresholds, as JSON.")] = "{}",
     gate_mode: Annotated[str, typer.Option(help="enforce, warn or off.")] = "enforce",
     champion_version: Annotated[
         str, typer.Option(help="Number of the version to compare with, or none; default: the champion.")
     ] = "",
     prod_flag: Annotated[bool, typer.Option(help="The version may be proposed for production.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where runs, models and sample data go.")] = Path("build"),
-    model_store: Annotated[str, typer.Option(help="Default: models in the folder.")] = "",
+    folder: Annotated[Path, typer.Option(help="Folder for runs, models and sample data.")] = Path("build"),
+    model_store: Annotated[str, typer.Option(help="Where models are published. Default: models in the folder.")] = "",
 ) -> None:
     """Train, judge, convert, verify and publish a model here, through the pipeline that a cluster runs.
 
@@ -110,7 +110,9 @@ def command(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingsInvalid(f"--folder is {folder}, which cannot be made: {error.strerror}; name another") from None
+        raise SettingsInvalid(
+            f"--folder is {folder}, which cannot be created: {error.strerror}; choose another"
+        ) from None
     # Bound to the stream as it is now: what the local runner prints is kept away by replacing sys.stdout. What it is
     # given to print may hold any character of a path.
     console = Console(file=sys.stdout, highlight=False, emoji=False)
@@ -141,7 +143,7 @@ def command(
         report.write_text(render_report(model, finished.documents, finished.run), encoding="utf-8")
         _point(folder / "latest", finished.folder)
     except OSError as error:
-        where = f"There is no report, {report} cannot be written: {error.strerror}"
+        where = f"The report {report} cannot be written: {error.strerror}"
     _conclude(finished, where, console)
     if finished.interrupted:
         raise typer.Exit(INTERRUPTED)
@@ -164,7 +166,7 @@ def _require_plain(value: str, option: str) -> None:
         raise SettingsInvalid(f"--{option} is {value!r}, which is not UTF-8: rename the file or the folder") from None
     if "{{$" in value:
         raise SettingsInvalid(
-            f"--{option} is {value!r}, and Kubeflow takes what begins with {{{{$ for a placeholder of its own: rename "
+            f"--{option} is {value!r}, and Kubeflow reads {{{{$ as the start of a placeholder: rename "
             "the file or the folder"
         )
 
@@ -224,11 +226,11 @@ def run_pipeline(parameters: Mapping[str, Any], runs: Path, console: Console) ->
                 raise
     except KeyboardInterrupt:
         interrupted = True
-        view.failed("The run was interrupted. Start it again with the same command; it begins anew.")
+        view.failed("The run was interrupted. Start it again with the same command; it begins from the start.")
     except OSError as error:
-        view.failed(f"The run cannot go on in {folder}: {error.strerror or error}")
+        view.failed(f"The run cannot continue in {folder}: {error.strerror or error}")
     except Exception as error:  # a defect must not take the report with it
-        view.failed(f"Kubeflow's local runner has failed: {type(error).__name__}: {error}; {log.name} tells more")
+        view.failed(f"Kubeflow's local runner has failed: {type(error).__name__}: {error}; see {log.name}")
     return Finished(view.run(folder.name, started, parameters), _documents(folder), folder, interrupted)
 
 
@@ -487,7 +489,7 @@ def _how_killed(number: int, mib: int) -> str:
         name = f"signal {number}"
     if number == signal.SIGKILL:
         return (
-            f"It was killed ({name}, exit {128 + number}), most likely because the machine's memory ran out; its own "
+            f"It was killed ({name}, exit {128 + number}), most likely because the machine ran out of memory; its own "
             f"peak was {mib} MiB. Close other programs, take fewer rows or a machine with more memory, and run again."
         )
     return f"It was ended by {name} (exit {128 + number}); its peak memory was {mib} MiB."
@@ -520,9 +522,9 @@ def _conclude(finished: Finished, where: str, console: Console) -> None:
             console.print(f"Published {what} in {run.store}", markup=False, soft_wrap=True)
         else:
             kept = f"{run.store}/{model['name']}/{FAILED}/{model['number']}"
-            console.print(f"Kept {what} in {kept}, where nobody serves it", markup=False, soft_wrap=True)
+            console.print(f"Kept {what} in {kept}, which is not served", markup=False, soft_wrap=True)
             named = f"--version {model['number']} --model-store {run.store}"
-            console.print(f"Try it all the same: jukebox predict ROW {named}", markup=False, soft_wrap=True)
+            console.print(f"Try it with: jukebox predict ROW {named}", markup=False, soft_wrap=True)
     else:
         console.print("Nothing was published.")
     console.print(where, markup=False, soft_wrap=True)
@@ -532,7 +534,7 @@ def _json(text: str, option: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise SettingsInvalid(f"--{option} is {text!r}, which is no JSON: {error}") from None
+        raise SettingsInvalid(f"--{option} is {text!r}, which is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise SettingsInvalid(f'--{option} is {text!r}; expected a JSON object as {{"epochs": 2}}')
+        raise SettingsInvalid(f'--{option} is {text!r}; expected a JSON object like {{"epochs": 2}}')
     return value

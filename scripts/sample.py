@@ -15,8 +15,10 @@ from pipeline.settings import read_settings
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(help="Where a file for each table goes.")] = Path("build/sample"),
-    rows: Annotated[int, typer.Option(min=0, help="Rows of the largest table, about; 0: as many as a run needs.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="Folder to write one file for each table to.")] = Path("build/sample"),
+    rows: Annotated[
+        int, typer.Option(min=0, help="Approximate number of rows of the largest table; 0: as many as a run needs.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same data.")] = 0,
 ) -> None:
     """Generate sample data up to yesterday.
@@ -39,7 +41,7 @@ def generator(name: str) -> Callable[..., Mapping[str, Path]]:
     module = f"pipeline.models.{folder_of(name)}.sample"
     if find_spec(module) is None:
         raise SettingsInvalid(
-            f"the model {name} has no sample: name its tables with --data, or write `generate` in "
+            f"the model {name} has no sample data: give its tables with --data, or write `generate` in "
             f"pipeline/models/{folder_of(name)}/sample.py"
         )
     generate: Callable[..., Mapping[str, Path]] = import_module(module).generate

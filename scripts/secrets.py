@@ -60,7 +60,7 @@ def wanted(settings: Settings) -> tuple[Wanted, ...]:
     artifacts = settings.platform == "openshift-ai"  # Kubeflow has its own
     repository = {"repository": settings.repository}
     return (
-        Wanted(SECRET, Place.CI, KEYS, "the listener lets in who has one of them", needed=True),
+        Wanted(SECRET, Place.CI, KEYS, "the listener accepts senders that have one of them", needed=True),
         Wanted(
             "jukebox-listener", Place.CI, tuple(LISTENER), "the listener does not start without", "", True, LISTENER
         ),
@@ -73,12 +73,12 @@ def wanted(settings: Settings) -> tuple[Wanted, ...]:
             fixed=repository,
         ),
         Wanted("jukebox-registry", Place.CI, (CONFIG,), "pushes the training image", "--registry-file"),
-        Wanted("jukebox-chat", Place.CI, ("url",), "tells a chat what became of a training", "--chat-file"),
+        Wanted("jukebox-chat", Place.CI, ("url",), "sends a chat the outcome of a training", "--chat-file"),
         Wanted(settings.data_secret, Place.BOTH, S3_KEYS[:2], "reads data at s3://", "--data-file", data),
-        Wanted(settings.s3_secret, Place.RUNS, S3_KEYS[:2], "keeps what runs hand on", "--s3-file", artifacts),
+        Wanted(settings.s3_secret, Place.RUNS, S3_KEYS[:2], "stores the artifacts of runs", "--s3-file", artifacts),
         Wanted(settings.store_secret, Place.RUNS, S3_KEYS[:2], "adds models at s3://", "--store-file", store),
         *(
-            [Wanted(settings.pull_secret, Place.BOTH, (CONFIG,), "pulls all images", "--pull-file", True)]
+            [Wanted(settings.pull_secret, Place.BOTH, (CONFIG,), "pulls every image", "--pull-file", True)]
             if settings.pull_secret
             else []
         ),
@@ -93,21 +93,25 @@ def clusters(settings: Settings) -> dict[Place, list[Cluster]]:
 
 def command(
     git_token_file: Annotated[
-        Path | None, typer.Option(help="A token of the Git host that may read the repository and set commit statuses.")
+        Path | None,
+        typer.Option(help="File with a token of the Git host that may read the repository and set commit statuses."),
     ] = None,
     registry_file: Annotated[
-        Path | None, typer.Option(help="A config.json as `podman login --authfile` writes it, which may push.")
+        Path | None, typer.Option(help="File that `podman login --authfile` writes, with the right to push.")
     ] = None,
     pull_file: Annotated[
-        Path | None, typer.Option(help="Another that may pull alone, for the Secret that pull-secret names.")
+        Path | None, typer.Option(help="The same with the right to pull only, for the Secret that pull-secret names.")
     ] = None,
     data_file: Annotated[
-        Path | None, typer.Option(help=f"Reads the data. Lines as {S3_KEYS[0]}=…; also {', '.join(S3_KEYS[1:])}.")
+        Path | None,
+        typer.Option(
+            help=f"File with credentials to read the data, lines {S3_KEYS[0]}=…; also {', '.join(S3_KEYS[1:])}."
+        ),
     ] = None,
-    s3_file: Annotated[Path | None, typer.Option(help="Keeps what runs hand on, likewise.")] = None,
-    store_file: Annotated[Path | None, typer.Option(help="Adds to the model store, likewise.")] = None,
-    chat_file: Annotated[Path | None, typer.Option(help="The address of an incoming webhook.")] = None,
-    rotate: Annotated[list[str] | None, typer.Option(help=f"Make this one anew: {', '.join(KEYS)}.")] = None,
+    s3_file: Annotated[Path | None, typer.Option(help="The same, to store the artifacts of runs.")] = None,
+    store_file: Annotated[Path | None, typer.Option(help="The same, to add to the model store.")] = None,
+    chat_file: Annotated[Path | None, typer.Option(help="File with the address of an incoming webhook.")] = None,
+    rotate: Annotated[list[str] | None, typer.Option(help=f"Make this key again: {', '.join(KEYS)}.")] = None,
 ) -> None:
     """Make the Secrets that the project needs, and say which ones are missing; no value is printed or put in a file.
 
@@ -131,25 +135,25 @@ def command(
     if unknown := sorted(set(rotate or ()) - set(KEYS)):
         raise SettingsInvalid(f"{', '.join(unknown)} cannot be rotated: expected one of {', '.join(KEYS)}")
     if pull_file and not settings.pull_secret:
-        raise SettingsInvalid("--pull-file is for the Secret that pull-secret in the settings names: name one")
+        raise SettingsInvalid("--pull-file is for the Secret that pull-secret names: set pull-secret in the settings")
     places = clusters(settings)
     [ci], [runs] = places[Place.CI], places[Place.RUNS]
     for name in _move([each.name for each in wanted(settings) if each.place is Place.CI], places):
-        print(f"Secret {name} is moved from {runs.namespace}, where what is pushed could read it, to {ci.namespace}")
+        print(f"Secret {name} is moved from {runs.namespace}, where pushed code could read it, to {ci.namespace}")
     table = Table("Namespace", "Secret", "Key", "State", box=None)
     for each in wanted(settings):
         for cluster in places[each.place]:
             for key, state in write(cluster, each, given.get(each.option, {}), rotate or ()).items():
                 table.add_row(cluster.namespace, each.name, key, state)
     token = {"token": values(ci.read(SECRETS, SECRET))["alert"]}
-    alert = Wanted(ALERT, Place.RUNS, ("token",), "shows the listener that an alert is genuine", "--rotate alert")
+    alert = Wanted(ALERT, Place.RUNS, ("token",), "proves to the listener that an alert is genuine", "--rotate alert")
     if values(runs.read(SECRETS, ALERT)) == token:
         token = {}
     table.add_row(runs.namespace, ALERT, "token", write(runs, alert, token, ())["token"])
     screen = console()
     screen.print(table)
     screen.print(
-        f"To hand one to its sender: kubectl get secret {SECRET} --namespace {ci.namespace} "
+        f"To show one, for its sender: kubectl get secret {SECRET} --namespace {ci.namespace} "
         "--output jsonpath='{.data.KEY}' | base64 --decode",
         soft_wrap=True,
         markup=False,
@@ -173,8 +177,8 @@ def _move(names: Sequence[str], places: Mapping[Place, list[Cluster]]) -> Iterat
             ci.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **kept})
         elif not values(old).items() <= values(new).items():
             raise SettingsInvalid(
-                f"Secret {name} is in {runs.namespace} and, with other values, in {ci.namespace}. Keep the values that "
-                f"the other side knows in {ci.namespace}, and kubectl delete secret {name} --namespace {runs.namespace}"
+                f"Secret {name} is in {runs.namespace} and, with different values, in {ci.namespace}. Store those that "
+                f"the senders use in {ci.namespace}, and kubectl delete secret {name} --namespace {runs.namespace}"
             )
         runs.delete(SECRETS, name)
         yield name
@@ -198,8 +202,8 @@ def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequ
     owners = (there or {}).get("metadata", {}).get("ownerReferences", [])
     if new and owners:
         raise SettingsInvalid(
-            f"Secret {each.name} is kept by {owners[0]['kind']} {owners[0]['name']}, which would undo a change: "
-            "change it where that takes it from"
+            f"Secret {each.name} is managed by {owners[0]['kind']} {owners[0]['name']}, which would undo a change: "
+            "change its source"
         )
     if new and there:
         cluster.patch(SECRETS, each.name, {"stringData": new})
@@ -208,7 +212,7 @@ def write(cluster: Cluster, each: Wanted, given: Mapping[str, str], rotate: Sequ
         kind = "kubernetes.io/dockerconfigjson" if CONFIG in new else "Opaque"
         secret = {"metadata": {"name": each.name, "labels": labels}, "type": kind, "stringData": new}
         cluster.create(SECRETS, {"apiVersion": "v1", "kind": "Secret", **secret})
-    missing = f"missing: give it with {each.option}; it {each.purpose}" + ("" if each.needed else " (optional)")
+    missing = f"missing: set it with {each.option}; it {each.purpose}" + ("" if each.needed else " (optional)")
     states = {key: "there" if held.get(key) else missing for key in each.keys}
     return states | {key: "replaced" if held.get(key) else "created" for key in new}
 
@@ -232,7 +236,7 @@ def _text(file: Path, option: str) -> str:
 def _line(key: str) -> Callable[[str], dict[str, str]]:
     def read(text: str) -> dict[str, str]:
         if re.search(r"\s", text):
-            raise SettingsInvalid(f"the file of the {key} holds more than one word: expected the {key} alone")
+            raise SettingsInvalid(f"the file of the {key} holds more than one word: expected only the {key}")
         return {key: text}
 
     return read
@@ -244,7 +248,9 @@ def _registry(text: str) -> dict[str, str]:
     except (ValueError, TypeError, KeyError):
         found = None
     if not isinstance(found, dict) or not found:
-        raise SettingsInvalid("the registry's file is no JSON with auths: `podman login --authfile FILE` writes it")
+        raise SettingsInvalid(
+            "the registry's file is not JSON with auths: write it with `podman login --authfile FILE`"
+        )
     return {CONFIG: text}
 
 
@@ -256,7 +262,7 @@ def _s3(text: str) -> dict[str, str]:
     if missing or unknown:
         # Not the unknown ones themselves: a line may be a key that lacks its name.
         raise SettingsInvalid(
-            f"the file of S3 lacks {', '.join(missing) or 'nothing'} and has {len(unknown)} other lines: "
-            f"expected lines as NAME=value with {', '.join(S3_KEYS)}"
+            f"the S3 file lacks {', '.join(missing) or 'nothing'} and has {len(unknown)} unknown lines: "
+            f"expected lines NAME=value with {', '.join(S3_KEYS)}"
         )
     return found

@@ -12,7 +12,7 @@ LONGEST = 15 * 60.0  # seconds: a clock that is wrong, or an event that is forge
 
 
 def command(
-    until: Annotated[str, typer.Argument(help="Time, RFC 3339; waited for no longer than 15 minutes.")],
+    until: Annotated[str, typer.Argument(help="Time to wait for (RFC 3339); at most 15 minutes from now.")],
 ) -> None:
     """Wait until a time.
 
@@ -31,5 +31,5 @@ def seconds_until(until: str, now: datetime) -> float:
     try:
         left = (datetime.fromisoformat(until) - now).total_seconds()
     except (ValueError, TypeError):  # the latter where it names no zone
-        raise SettingsInvalid(f"{until!r} is no time of RFC 3339 as 2026-11-24T09:40:00Z") from None
+        raise SettingsInvalid(f"{until!r} is not a valid time of RFC 3339, for example 2026-11-24T09:40:00Z") from None
     return min(max(left, 0.0), LONGEST)

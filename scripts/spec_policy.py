@@ -70,8 +70,8 @@ def refuse(problems: Iterable[str]) -> None:
         more = ["…"] if len(found) > MOST_LINES else []
         lines = "\n".join(f"  {problem}" for problem in [*found[:MOST_LINES], *more])
         raise SpecRefused(
-            f"The compiled pipeline holds what the cluster does not take, so it is not used:\n{lines}\n"
-            "Mend the pipeline; if the settings have changed, run `jukebox bootstrap`, which hands them to the cluster."
+            f"The compiled pipeline contains fields or values that are not allowed, so it is refused:\n{lines}\n"
+            "Correct the pipeline. If the settings have changed, run `jukebox bootstrap`, which applies them."
         )
 
 

@@ -50,15 +50,19 @@ class Reason(StrEnum):
 
 def command(
     version: Annotated[str, typer.Argument(help="Name of the PipelineVersion.")],
-    key: Annotated[str, typer.Option(help="A second start with the same key finds the first one's run.")] = "",
-    parameters: Annotated[str, typer.Option(help="JSON: the run's parameters.")] = "{}",
-    data_version: Annotated[str, typer.Option(help="Short for the parameter; else found out from the data.")] = "",
-    commit: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
-    commit_time: Annotated[str, typer.Option(help="Short for the parameter.")] = "",
+    key: Annotated[
+        str, typer.Option(help="Idempotency key: a second start with the same key returns the first one's run.")
+    ] = "",
+    parameters: Annotated[str, typer.Option(help="The run's parameters, as JSON.")] = "{}",
+    data_version: Annotated[
+        str, typer.Option(help="Sets the parameter of that name; default: computed from the data.")
+    ] = "",
+    commit: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
+    commit_time: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
     reason: Annotated[
-        Reason, typer.Option(help="Why; a push starts nothing where a run of its version has succeeded.")
+        Reason, typer.Option(help="What causes the run. A push starts no run if one of its version has succeeded.")
     ] = Reason.MANUAL,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step afresh.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step, without the cache.")] = False,
     result_dir: ResultDir = None,
 ) -> None:
     """Start a run of the PipelineVersion and print its id; a run that has failed goes on.
@@ -124,7 +128,7 @@ def start(
     name = f"{version} {key}"
     if len(name) > NAME_LIMIT:
         raise SettingsInvalid(
-            f"the run's name would be {name!r}, {len(name)} characters: the server takes {NAME_LIMIT}; shorten the key"
+            f"the run's name would be {name!r}, {len(name)} characters: the server allows {NAME_LIMIT}; shorten the key"
         )
     pipeline_id, found = _version(kfp, settings.pipeline, version)
     judge_spec(spec_alone(found["pipeline_spec"]), found["pipeline_spec"].get("platform_spec"), settings)
@@ -134,7 +138,7 @@ def start(
     if run := kfp.run(run_id):
         _of(run, reference, key)
         if not cached and _parameters(run).get("cache", cache) != cache:
-            raise SettingsInvalid(f"the key {key!r} has started run {run_id} with the cache: give another key")
+            raise SettingsInvalid(f"the key {key!r} has started run {run_id} with the cache: use another key")
         return run, run.get("state") in FAILED and not artifacts_gone(kfp, run) and _retried(kfp, run)
     experiment_id = kfp.create_experiment(settings.model_name)
     if unless_succeeded:
@@ -144,7 +148,7 @@ def start(
     complete = _complete(found, parameters, cache, settings)
     if not cached and "cache" not in complete:
         raise SettingsInvalid(
-            f"{version} has no parameter cache, so its runs cannot go without: compile and apply the pipeline anew"
+            f"{version} has no parameter cache, so the cache cannot be turned off: compile and apply the pipeline again"
         )
     if goes_on and cached:
         begin = f"{datetime.now(UTC) - WEEK:%Y-%m-%dT%H:%M:%SZ}"
@@ -155,7 +159,7 @@ def start(
         run = next(same, {})
         if run.get("state") in FAILED:
             if artifacts_gone(kfp, run):
-                print(f"What run {run['run_id']} has read from the cache is gone: nothing is taken from there.")
+                print(f"The cached results that run {run['run_id']} used are gone: the cache is not used.")
                 complete |= {"cache": run_id} if "cache" in complete else {}
             elif _retried(kfp, run):
                 return run, True
@@ -181,9 +185,9 @@ def _retried(kfp: Kfp, run: Json) -> bool:
     try:
         kfp.retry_run(str(run["run_id"]))
     except (RequestRefused, AccessDenied) as error:
-        print(f"Run {run['run_id']} has failed and cannot go on: {error}")
+        print(f"Run {run['run_id']} has failed and cannot be retried: {error}")
         return False
-    print(f"Run {run['run_id']} had failed and goes on: what has succeeded in it is kept.")
+    print(f"Run {run['run_id']} had failed and is retried: the steps that succeeded are kept.")
     return True
 
 
@@ -207,7 +211,7 @@ def start_afresh(kfp: Kfp, run_id: str, *, cluster: Cluster | None = None, patie
         }
         _post(kfp, cluster, body, body["pipeline_version_reference"], key, patience)
     except ServerUnavailable as error:
-        print(f"Run {run_id} is not started again without the cache: {error}")
+        print(f"Run {run_id} cannot be started again without the cache: {error}")
         return ""
     return run_id_of(key)
 
@@ -241,13 +245,13 @@ def _post(
             # Somebody with the same key was faster; its run is the one that counts.
             if "Duplicate entry" in error.reason and (run := kfp.run(body["run_id"])):
                 print(
-                    "Warning: started twice at the same time, so two workflows have the label "
+                    "Warning: the run was started twice at the same time, so two workflows have the label "
                     f"pipeline/runid={body['run_id']}: delete the younger one."
                 )
                 return _of(run, reference, key), False
             raise ServerUnavailable(
-                f"The server starts no run: it answers {error.status}, {error.reason}.\n"
-                "Mend what it names; nothing is tried again."
+                f"The server refuses to start the run: it answers {error.status}, {error.reason}.\n"
+                "Correct that, and start again; the start is not retried."
             ) from None
 
     retrying = Retrying(
@@ -277,7 +281,7 @@ def _wait_for_orphans(cluster: Cluster | None, run_id: str) -> None:
     for workflow in workflows:
         if workflow.get("status", {}).get("phase") not in ENDED:
             raise ServerAway(
-                f"Workflow {workflow['metadata']['name']} belongs to run {run_id}, which the server could not store."
+                f"Workflow {workflow['metadata']['name']} belongs to run {run_id}, which the server failed to store."
             )
 
 
@@ -288,7 +292,7 @@ def _version(kfp: Kfp, pipeline_name: str, name: str) -> tuple[str, Json]:
         pipeline = kfp.pipeline(pipeline_name)
         version = pipeline and next(kfp.versions(pipeline["pipeline_id"], name), None)
         if not pipeline or not version:
-            raise _Unknown(f"the server knows no version {name} of {pipeline_name}; `jukebox apply` creates it")
+            raise _Unknown(f"the server has no version {name} of {pipeline_name}; create it with `jukebox apply`")
         return str(pipeline["pipeline_id"]), version
 
     retrying = Retrying(
@@ -310,11 +314,11 @@ def _check(parameters: Mapping[str, Any], settings: Settings) -> None:
                 "the Secret that data-secret in the settings names holds the keys for s3://"
             )
     if "{{" in to_json(parameters):
-        raise SettingsInvalid("a parameter holds {{, which the workflow of a run would fill in: name it without")
+        raise SettingsInvalid("a parameter contains {{, which the run's workflow would expand: use a value without it")
     if (claim := parameters.get(CLAIM, settings.model_storage_pvc)) != settings.model_storage_pvc:
         raise SettingsInvalid(
-            f"the parameter {CLAIM} is {claim!r}, expected {settings.model_storage_pvc}: a run mounts no other claim "
-            "than that of the settings"
+            f"the parameter {CLAIM} is {claim!r}, expected {settings.model_storage_pvc}: a run may mount only that "
+            "of the settings"
         )
 
 
@@ -341,13 +345,13 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings
     if not default or not isinstance(data, dict) or data.keys() != default.keys():
         raise SettingsInvalid(
             f"the parameter data is {to_json(data)}, expected a URI for each of the version's tables, "
-            f"{', '.join(default) or 'of which it names none: compile and apply the pipeline anew'}"
+            f"{', '.join(default) or 'of which it has none: compile and apply the pipeline again'}"
         )
     for table, uri in data.items():
         if not str(uri).startswith(("https://", "http://", "s3://")) and uri != settings.data.get(table):
             raise SettingsInvalid(
-                f"the parameter data.{table} is {uri!r}, expected https://… or s3://…: it would be looked up here, and "
-                "not where the step runs; give the data_version, too, which `jukebox data-version` prints"
+                f"the parameter data.{table} is {uri!r}, expected https://… or s3://…: it would be read here, and "
+                "not where the step runs; set data_version, too, as `jukebox data-version` prints it"
             )
     return {**parameters, "data_version": resolve_data_version(data)}
 
@@ -355,7 +359,7 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings
 def _of(run: Json, reference: Json, key: str) -> Json:
     if run.get("pipeline_version_reference") != reference:
         raise SettingsInvalid(
-            f"the key {key!r} has started run {run['run_id']} of another version: give another key for another version"
+            f"the key {key!r} has started run {run['run_id']} of another version: use another key for this version"
         )
     return run
 
@@ -371,5 +375,5 @@ def _object(text: str) -> dict[str, Any]:
     except (ValueError, NotFinite) as error:
         raise SettingsInvalid(f"--parameters is not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise SettingsInvalid('--parameters is not a JSON object as {"gate_mode": "warn"}')
+        raise SettingsInvalid('--parameters is not a JSON object like {"gate_mode": "warn"}')
     return value

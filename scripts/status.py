@@ -26,9 +26,11 @@ Rows = list[dict[str, Any]]
 
 
 def command(
-    output: Annotated[Output, typer.Option(help="For people or for programs.")] = Output.TABLE,
-    model_store: Annotated[str, typer.Option(help="A folder or s3://bucket/prefix; else the settings say.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many of each; the newest come first.")] = 10,
+    output: Annotated[Output, typer.Option(help="Output format.")] = Output.TABLE,
+    model_store: Annotated[
+        str, typer.Option(help="A folder or s3://bucket/prefix; default: that of the settings.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many runs and versions to show, the newest first.")] = 10,
 ) -> None:
     """Show the pipeline's versions, its runs and the published models.
 
@@ -85,7 +87,7 @@ def _run(run: Json) -> dict[str, Any]:
 def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
     """The newest published versions; with a note where the store cannot be seen from here."""
     if "://" not in root and not Path(root).is_dir():
-        return [], f"The models are on a claim, {root}, which is not mounted here: name a store with --model-store."
+        return [], f"The models are on a claim, {root}, which is not mounted here: set --model-store."
     store = open_store(root, model_name)
     try:
         found = [_model(store, number) for number in sorted(store.versions(), reverse=True)[:limit]]

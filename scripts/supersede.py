@@ -34,7 +34,7 @@ class Verdict(Enum):
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="Name of our own PipelineRun.")],
+    run: Annotated[str, typer.Argument(help="Name of the PipelineRun that this task is part of.")],
     commit: Annotated[str, typer.Option(help="Full hash of its commit.")],
     git_secret: GitSecret = None,
 ) -> None:
@@ -53,14 +53,14 @@ def command(
     ours = cluster.read(PIPELINE_RUNS, run)
     if ours is None:
         raise SettingsInvalid(
-            f"There is no PipelineRun {run} in {cluster.namespace}: name the one that this is part of"
+            f"There is no PipelineRun {run} in {cluster.namespace}: set it to the one that this task is part of"
         )
     metadata = ours["metadata"]
     if _by_hand(ours):
         # The dashboard's rerun bears what was noted of the first run.
         if SUPERSEDED_BY in metadata.get("annotations", {}):
             cluster.patch(PIPELINE_RUNS, run, {"metadata": {"annotations": {SUPERSEDED_BY: None}}})
-        print(f"{run} was started by hand: it is superseded by nothing, and supersedes nothing")
+        print(f"{run} was started by hand: it neither supersedes a run nor is superseded")
         return
     with TemporaryDirectory() as folder:
         history = History(Path(folder), settings.repository, settings.branch, commit, git_secret)
@@ -122,7 +122,9 @@ def record(cluster: Cluster, commit: str, run: str, history: History) -> None:
     """
     found = cluster.read(CONFIG_MAPS, RECORD)
     if found is None:
-        raise SettingsInvalid(f"There is no ConfigMap {RECORD} in {cluster.namespace}: `jukebox bootstrap` makes it")
+        raise SettingsInvalid(
+            f"There is no ConfigMap {RECORD} in {cluster.namespace}: run `jukebox bootstrap`, which creates it"
+        )
     data = found.get("data") or {}
     newest = data.get("newest", "")
     if (newest, data.get("run")) == (commit, run):  # a second attempt
@@ -130,9 +132,9 @@ def record(cluster: Cluster, commit: str, run: str, history: History) -> None:
     if commit != history.head and not (history.is_older(newest, commit) and history.is_older(commit, history.head)):
         raise CommitOutdated(
             f"The event is about commit {commit[:12]}, expected the branch's head {history.head[:12]}"
-            + (f" or a commit between that and {newest[:12]}, the newest that has run" if newest else "")
-            + ". To train from an older commit is for a person: copy a PipelineRun with generateName instead of "
-            "its name; to go back for good, push a revert"
+            + (f" or a commit between that and {newest[:12]}, the newest that was trained" if newest else "")
+            + ". To train from an older commit, start it by hand: copy a PipelineRun with generateName instead of "
+            "its name. To go back for good, push a revert"
         )
     version = {"resourceVersion": found["metadata"]["resourceVersion"]}
     cluster.patch(CONFIG_MAPS, RECORD, {"metadata": version, "data": {"newest": commit, "run": run}})

@@ -12,7 +12,7 @@ from scripts.image_records import add_records, read_records
 
 
 def command(
-    pairs: Annotated[str, typer.Argument(help="IMAGE=TAGGED, separated by spaces: an image and the name it gets.")],
+    pairs: Annotated[str, typer.Argument(help="Pairs IMAGE=TAGGED, separated by spaces: an image and its new name.")],
     auth_file: AuthFile = None,
 ) -> None:
     """Give images that are in a registry another tag, in the same repository, and record what they are. Needs skopeo.
@@ -24,7 +24,7 @@ def command(
     for pair in pairs.split():
         image, equals, tagged = pair.partition("=")
         if not equals:
-            raise SettingsInvalid(f"{pair!r} is not a pair; expected IMAGE=TAGGED")
+            raise SettingsInvalid(f"{pair!r} is not a valid pair; expected IMAGE=TAGGED")
         if not tagged:
             continue
         # One digest for both, also if the tag of the image moves in between.

@@ -25,7 +25,9 @@ OURS = "--selector=app.kubernetes.io/part-of=jukebox"
 def command(
     yes: Yes = False,
     part: OnePart = None,
-    data: Annotated[bool, typer.Option("--data", help="The data, too: models, run history and Secrets.")] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Delete the data, too: models, run history and Secrets.")
+    ] = False,
 ) -> None:
     """Print what will be deleted from the cluster of the kubeconfig, ask, and delete it.
 
@@ -43,8 +45,8 @@ def command(
     platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
     print(f"This is deleted from the cluster {context()}:")
     if platform:
-        print(f"  ApplicationSet, Applications and AppProject {project}, with all that they brought up but data,")
-        print("  and what lets the listener watch the cluster")
+        print(f"  ApplicationSet, Applications and AppProject {project}, with all that they created, except the data,")
+        print("  and the listener's rights to watch the cluster")
     if tenant:
         print(f"  the PipelineRuns in {ci}, its accounts and their rights")
     if data and tenant:
@@ -52,9 +54,9 @@ def command(
     if data and platform:
         print(f"  its admission policies, and {' and '.join(namespaces)} with all that is in it")
     if not data:
-        print("Models and Secrets stay.")
+        print("Models and Secrets are kept.")
     confirm(yes)
-    with advising("forbidden", "The platform's part is an administrator's; a tenant's is `--part tenant`."):
+    with advising("forbidden", "The platform's part needs an administrator; a tenant runs `--part tenant`."):
         if platform:
             _stop(project, f"--namespace={ARGO_CDS[settings['argo-cd']]}")
         if tenant:
@@ -65,13 +67,13 @@ def command(
             _delete("validatingadmissionpolicies,validatingadmissionpolicybindings", *policies)
             _delete(*namespaces)
     if not platform:
-        print(f"Argo CD still looks after {project}: jukebox teardown --part platform ends that, for who may.")
+        print(f"Argo CD still manages {project}: an administrator ends that with jukebox teardown --part platform.")
     elif not tenant:
-        print(f"Runs and accounts are left in {ci}, if it is there: jukebox teardown --part tenant.")
+        print(f"Runs and accounts are left in {ci}, if it exists: delete them with jukebox teardown --part tenant.")
     print(
         "Gone."
         if data
-        else f"Gone, but for the data and Secrets in {project} and {ci}: jukebox teardown --data deletes them."
+        else f"Deleted, except the data and Secrets in {project} and {ci}: jukebox teardown --data deletes them."
     )
 
 

@@ -75,8 +75,10 @@ class Pace:
 
 def command(
     run: Annotated[str, typer.Argument(help="The run's id.")],
-    timeout: Annotated[float, typer.Option(help="Minutes until the wait gives up; the run goes on.")] = 480,
-    stuck_after: Annotated[float, typer.Option(help="Minutes that a pod may be unable to start.")] = 10,
+    timeout: Annotated[float, typer.Option(help="Minutes to wait; the run continues after that.")] = 480,
+    stuck_after: Annotated[
+        float, typer.Option(help="Minutes that a pod may fail to start before the run counts as stuck.")
+    ] = 10,
     result_dir: ResultDir = None,
 ) -> None:
     """Follow a run; end with 0 only if it has succeeded, else with the cause, the failed step and the end of its log.
@@ -102,7 +104,8 @@ def command(
             if not fresh:
                 raise
             print(
-                f"{error}\nWhat it took from the cache is gone: run {fresh} was started without the cache", flush=True
+                f"{error}\nThe cached results that it used are gone: run {fresh} was started without the cache",
+                flush=True,
             )
             run = fresh
             Watch(Kfp(find, patience=0), cluster, pace).wait(run, timeout * 60)
@@ -119,7 +122,7 @@ def _cluster_of_runs(server: Server) -> Cluster | None:
     try:
         server.probe()
     except SingleUser as error:
-        print(f"What hinders a pod of the run will not be seen. {error}", flush=True)
+        print(f"Problems of the run's pods cannot be seen. {error}", flush=True)
         return None
     except ServerUnavailable:
         pass  # the wait tells it
@@ -171,7 +174,7 @@ class Watch:
                 self._check_cluster(run_id)
             if time.monotonic() >= deadline:
                 raise RunFailed(
-                    f"Run {run_id} has not ended after {timeout / 60:g} minutes; its state is {state}. It goes on: "
+                    f"Run {run_id} has not ended after {timeout / 60:g} minutes; its state is {state}. It continues: "
                     f"wait again with a longer --timeout, or terminate it in the dashboard.{self._troubles(run_id)}",
                     "timeout",
                 )
@@ -192,12 +195,12 @@ class Watch:
             return None
         if run is None:
             if "run" in self._since:
-                raise RunFailed(f"Run {run_id} was deleted while it was waited for. Start another.", "deleted")
-            raise ServerUnavailable(f"The server knows no run {run_id}.\n`jukebox status` lists the runs.")
+                raise RunFailed(f"Run {run_id} was deleted during the wait. Start another.", "deleted")
+            raise ServerUnavailable(f"The server has no run {run_id}.\nList the runs with `jukebox status`.")
         self._since.setdefault("run", time.monotonic())
         self._since.pop("denied", None)
         if self._said.pop("server", None):
-            self.say("The server is back.")
+            self.say("The server answers again.")
         return run
 
     def _show(self, run: Json) -> None:
@@ -301,7 +304,7 @@ class Watch:
             if patience is not None and time.monotonic() - since > patience:
                 raise RunFailed(
                     f"Run {run_id} is stuck: {cause}\n"
-                    f"It was given {_minutes(patience)}. Mend that and it goes on, or terminate the run.",
+                    f"The wait was {_minutes(patience)}. Fix the cause and the run continues, or terminate the run.",
                     "stuck",
                     str(cause),
                 )
@@ -311,7 +314,7 @@ class Watch:
             self._since.pop("gone", None)
         elif self._lasts("gone") > self.pace.sure:
             raise RunFailed(
-                f"Run {run_id} has no workflow any more: somebody has deleted it, and the server will have the run "
+                f"Run {run_id} has lost its workflow: somebody has deleted it, and the server will show the run as "
                 "running for ever. Terminate it in the dashboard, and start another.",
                 "deleted",
             )
@@ -319,8 +322,8 @@ class Watch:
             self._since.pop("lost", None)
         elif self._lasts("lost") > self.pace.lost:
             raise RunFailed(
-                f"Run {run_id} has ended ({', '.join(sorted(map(str, phases)))} says its workflow), and the server has "
-                "it running: it was restarted at the wrong moment. Have its persistence agent restarted, and wait "
+                f"Run {run_id} has ended (its workflow: {', '.join(sorted(map(str, phases)))}), but the server shows "
+                "it as running: it was restarted at the wrong moment. Restart its persistence agent, and wait "
                 f"again.{self._troubles(run_id)}",
                 "lost",
             )
@@ -407,8 +410,8 @@ class Watch:
             problem = error
         kind = type(problem).__name__
         if kind not in self._said:
-            until = " until it does" if isinstance(problem, ClusterAway) else ""
-            self._once(kind, f"What hinders a pod of the run will not be seen{until}: {problem}")
+            until = " until the cluster answers" if isinstance(problem, ClusterAway) else ""
+            self._once(kind, f"Problems of the run's pods cannot be seen{until}: {problem}")
         return None
 
     def _lasts(self, what: str) -> float:

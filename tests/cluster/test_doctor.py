@@ -537,7 +537,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
             (
                 "Secret jukebox-s3",
                 "fail",
-                "not there, in ada-jukebox; keeps what runs hand on",
+                "not there, in ada-jukebox; stores the artifacts of runs",
                 "jukebox secrets --s3-file FILE",
             )
         ],

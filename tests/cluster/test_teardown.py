@@ -9,10 +9,10 @@ OURS = "--selector=app.kubernetes.io/part-of=jukebox"
 def test_teardown_takes_everything_but_the_models_and_the_history(published: Project) -> None:
     project, name = published, projects.NAMESPACE
     said = project.jukebox("teardown", "--part=tenant", "--yes", kubeconfig=projects.tenant(project))
-    assert f"Argo CD still looks after {name}: jukebox teardown --part platform" in said
+    assert f"Argo CD still manages {name}: an administrator ends that with jukebox teardown --part platform" in said
     for kubectl in (project.kubectl, project.ci):
         assert not kubectl("get", "roles,rolebindings,serviceaccounts,pipelineruns", OURS, "--output=name")
-    assert "Gone, but for the data" in project.jukebox("teardown", "--yes")
+    assert "Deleted, except the data" in project.jukebox("teardown", "--yes")
     assert project.applied().keys() == {
         "PersistentVolumeClaim/jukebox-model-pvc",
         "DataSciencePipelinesApplication/dspa",

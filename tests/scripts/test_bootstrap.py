@@ -287,7 +287,7 @@ def test_teardown_says_what_goes_and_what_stays(jukebox: Jukebox) -> None:
     result = jukebox("teardown", answer="n\n")
     assert result.exit_code == 1
     assert "ApplicationSet, Applications and AppProject ada-jukebox" in result.output
-    assert "Models and Secrets stay." in result.output
+    assert "Models and Secrets are kept." in result.output
     assert result.output.endswith("Nothing was done.\n")
     both = "its admission policies, and namespace/ada-jukebox-ci and namespace/ada-jukebox with all that is in it"
     assert both in jukebox("teardown", "--data", answer="n\n").output

@@ -501,7 +501,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         gone("secrets", "jukebox-s3"),
         "Secret jukebox-s3",
         "fail",
-        "not there, in ada-jukebox; keeps what runs hand on",
+        "not there, in ada-jukebox; stores the artifacts of runs",
     ),
     ("an expired token", answering(Answer(b"{}", 401)), "Token of the Git host", "fail", "answers 401"),
     ("a token that expires soon", expiring(3), "Token of the Git host", "warn", "expires at"),

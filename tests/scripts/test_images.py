@@ -97,7 +97,7 @@ def test_each_input_changes_what_is_made_of_it_and_nothing_else(checkout: Path) 
         ("README.md", "", "more", (False, False, False)),
         ("pyproject.toml", "line-length = 120", "line-length = 119", (False, False, False)),
         ("pyproject.toml", '"PERF", ', "", (False, False, False)),
-        ("scripts/predict.py", "does not exist; ", "is not there; ", (False, False, False)),
+        ("scripts/predict.py", "does not exist: ", "is not there; ", (False, False, False)),
         ("manifests/settings/settings.yaml", 'train-cpu: "2"', 'train-cpu: "4"', (False, False, False)),
         ("pipeline/components.py", "", "\n# changed\n", (False, False, False)),
         ("pipeline/models/jukebox/sample.py", "", "\n# changed\n", (False, False, False)),
@@ -288,7 +288,7 @@ def test_a_folder_of_packages_becomes_a_layer_and_hides_what_was_there(tmp_path:
 
 def test_packages_of_another_python_than_the_base_has_are_refused(tmp_path: Path) -> None:
     (tmp_path / "packages").mkdir()
-    with pytest.raises(BuildFailed, match=r"The base image has Python 3\.9, the packages are of Python 3\."):
+    with pytest.raises(BuildFailed, match=r"The base image has Python 3\.9, the packages are for Python 3\."):
         pack_image.pack_folder(
             image(tmp_path / "base", Env=["PYTHON_VERSION=3.9.1"]), tmp_path / "packages", Path("/opt/venv")
         )
@@ -430,17 +430,17 @@ HASH = f"--hash=sha256:{'0' * 64}"
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("requirements.lock", "-e .", "holds '-e .', expected name==version with hashes"),
+        ("requirements.lock", "-e .", "holds '-e .', expected only name==version with hashes"),
         ("requirements.lock", f"--index-url https://example.com/\ntiny==1.0 {HASH}", "holds '--index-url"),
         ("requirements.lock", f"tiny @ https://example.com/tiny.tar.gz {HASH}", "holds 'tiny @"),
         ("requirements.lock", f"./tiny {HASH}", "holds './tiny"),
         ("requirements.lock", "tiny==1.0", "holds 'tiny==1.0'"),
         ("requirements.lock", f"tiny==1.0 {HASH} -r other.txt", "holds 'tiny"),
-        ("requirements.lock", f"kfp-server-api==2.17.3 {HASH}", "names another kfp-server-api than the image of the"),
-        ("requirements.lock", f"KFP_Server.api==9 \\\n  {HASH}", "names another kfp-server-api than the image of the"),
-        ("pyproject.toml", '[project]\ndependencies = ["tiny @ git+https://example.com/tiny"]', "wants 'tiny @"),
-        ("pyproject.toml", '[project]\ndependencies = ["-e ."]', "wants '-e .'"),
-        ("pyproject.toml", '[project]\ndependencies = ["tiny==1\\n-e ."]', "wants 'tiny"),
+        ("requirements.lock", f"kfp-server-api==2.17.3 {HASH}", "has another kfp-server-api than the image of the"),
+        ("requirements.lock", f"KFP_Server.api==9 \\\n  {HASH}", "has another kfp-server-api than the image of the"),
+        ("pyproject.toml", '[project]\ndependencies = ["tiny @ git+https://example.com/tiny"]', "requires 'tiny @"),
+        ("pyproject.toml", '[project]\ndependencies = ["-e ."]', "requires '-e .'"),
+        ("pyproject.toml", '[project]\ndependencies = ["tiny==1\\n-e ."]', "requires 'tiny"),
         ("pyproject.toml", '[project]\ndynamic = ["dependencies"]', "has no list of dependencies"),
     ],
 )
@@ -656,7 +656,7 @@ def test_records_of_two_runs_at_once_are_both_kept(world: World, monkeypatch: py
 
 
 def test_without_a_place_for_records_it_is_said_who_makes_it(world: World) -> None:
-    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox-ci: `jukebox bootstrap`"):
+    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-images in ada-jukebox-ci: run `jukebox bootstrap`"):
         image_records.read_records(Cluster(world.cluster.ci.namespace))
 
 

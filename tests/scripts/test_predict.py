@@ -126,7 +126,7 @@ def test_a_part_of_the_name_in_any_case_will_do(predict: Predict) -> None:
 def test_that_others_have_such_a_name_is_said(predict: Predict) -> None:
     lines = predict("golden river")
     assert lines[0].startswith("Golden River, Bo & Caro")
-    assert lines[-1] == "1 more with such a text; give what no other row has, to choose"
+    assert lines[-1] == "1 more rows match; give a unique value to choose one"
 
 
 def test_an_id_comes_before_names(predict: Predict) -> None:
@@ -176,12 +176,12 @@ def test_what_holds_no_rows_is_told(predict: Predict, tmp_path: Path, content: s
         (folder / "part.parquet").write_text("id,name\n")
     elif content == "other columns":
         pl.DataFrame({"name": ["Golden River"]}).write_parquet(folder / "part.parquet")
-    with pytest.raises(DataUnavailable, match=rf"other does not hold {TABLES[0]} as Parquet: .*; name another"):
+    with pytest.raises(DataUnavailable, match=rf"other is not a Parquet table {TABLES[0]}: .*; set --table"):
         predict("Golden River", table=folder)
 
 
 def test_a_store_without_a_model_says_how_to_get_one(predict: Predict, tmp_path: Path) -> None:
-    with pytest.raises(StoreBroken, match="nothing-here holds no version of jukebox yet; `jukebox run` publishes one"):
+    with pytest.raises(StoreBroken, match="nothing-here has no version of jukebox yet; publish one with `jukebox run`"):
         predict("Golden River", model_store=str(tmp_path / "nothing-here"))
 
 
@@ -293,7 +293,7 @@ def test_a_version_of_the_same_number_in_another_store_does_not_name_the_labels(
     store = tmp_path / "other"
     publish(store, "first", other)
     with pytest.raises(
-        StoreBroken, match=rf"version 1 answers otherwise than the one in {store}.*\n.*--model-store served"
+        StoreBroken, match=rf"version 1 gives other predictions than the one in {store}.*\n.*--model-store served"
     ) as told:
         predict("Golden River", endpoint=served.url, version=1, model_store=str(store))
     assert "deployment/jukebox-predictor -- cat /mnt/models/1/$file > served/jukebox/1/$file" in str(told.value)
@@ -303,7 +303,7 @@ def test_without_the_store_a_copy_of_the_served_version_will_do(
     predict: Predict, served: Served, tmp_path: Path
 ) -> None:
     away = tmp_path / "away"
-    with pytest.raises(StoreBroken, match=r"served version 2 must be in the store: .*does not exist") as told:
+    with pytest.raises(StoreBroken, match=r"must hold the served version 2, .*does not exist") as told:
         predict("Golden River", endpoint=served.url, model_store=str(away))
     files = re.search(r"for file in (.*?); do", str(told.value))
     assert files

@@ -73,8 +73,8 @@ def test_old_runs_go_and_sooner_the_claims_of_ended_ones(runs: World) -> None:
         "of-somebody-else",
     }
     assert runs.cluster.asked == [], "it has to do with the namespace of the CI alone"
-    assert "PipelineRun old is gone" in output
-    assert "PersistentVolumeClaim claim-last-week of last-week is gone" in output
+    assert "PipelineRun old removed" in output
+    assert "PersistentVolumeClaim claim-last-week of last-week removed" in output
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(runs: World) -> None:
@@ -82,7 +82,7 @@ def test_a_dry_run_says_the_same_and_removes_nothing(runs: World) -> None:
     dry = prune("--keep", "2", "--days", "30", "--dry-run")
     assert runs.cluster.ci.objects == before
     assert {method for method, _, _ in runs.cluster.ci.asked} == {"GET"}
-    assert dry.replace("would go", "is gone") == prune("--keep", "2", "--days", "30")
+    assert dry.replace("would be removed", "removed") == prune("--keep", "2", "--days", "30")
 
 
 def test_the_newest_stay_however_old(runs: World) -> None:

@@ -182,7 +182,7 @@ def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_g
     outcome = jukebox_run(tmp_path, *options, "--thresholds", STRICT)
     assert outcome.code == 0, outcome.printed
     kept = tmp_path / "models" / "jukebox" / ".failed" / "1"
-    assert f"Kept jukebox 0.0.2 as version 1 in {kept}, where nobody serves it" in outcome.printed
+    assert f"Kept jukebox 0.0.2 as version 1 in {kept}, which is not served" in outcome.printed
     assert (kept / "model.onnx").is_file()
     assert "Version 1 is kept, and served by nobody" in outcome.report
     store = open_store(str(tmp_path / "models"), "jukebox")
@@ -210,18 +210,18 @@ def test_data_and_store_on_s3(small: dict[str, str], s3_environment: S3Server, t
     ("options", "message"),
     [
         (("--hyperparameters", '{"epoch": 3}'), "epoch: found 3, which is not a known key"),
-        (("--hyperparameters", "epochs=3"), "--hyperparameters is 'epochs=3', which is no JSON"),
+        (("--hyperparameters", "epochs=3"), "--hyperparameters is 'epochs=3', which is not valid JSON"),
         (("--thresholds", '{"accuracy": 1}'), "accuracy: found 1, which is not a known check"),
         (("--data", f"{FIRST}=a.parquet"), f"--data: {LAST} is missing; expected {FIRST}, {LAST}"),
-        (("--data", "cars=a.csv"), "the data is 'cars=a.csv', expected TABLE=URI, once for each of the tables"),
+        (("--data", "cars=a.csv"), "--data is 'cars=a.csv', expected TABLE=URI, once for each of the tables"),
         (uris(dict.fromkeys(TABLES, "no.parquet")), "no.parquet"),
         (("--epochs", "abc"), "epochs: found 'abc', input should be a valid integer"),
         (("--epochs", "0"), "epochs: found '0', input should be greater than or equal to 1"),
         (("--hyperparameters", '{"learning_rate": NaN}'), "learning_rate: found nan"),
-        (("--folder", "README.md/build"), "README.md/build, which cannot be made: Not a directory"),
+        (("--folder", "README.md/build"), "README.md/build, which cannot be created: Not a directory"),
         (("--gate-mode", "of"), "--gate-mode is 'of'; expected one of enforce, warn, off"),
         (uris({FIRST: "a\udcff.csv", LAST: "b.csv"}), rf"--data is '{FIRST}=a\udcff.csv', which is not UTF-8"),
-        (uris({FIRST: "{{$.a}}.csv", LAST: "b.csv"}), "Kubeflow takes what begins with {{$ for a placeholder"),
+        (uris({FIRST: "{{$.a}}.csv", LAST: "b.csv"}), "Kubeflow reads {{$ as the start of a placeholder"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(
@@ -335,7 +335,7 @@ def _environment(process: Path, folder: Path) -> bool:
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("kill -KILL $$", "It was killed (SIGKILL, exit 137), most likely because the machine's memory ran out"),
+        ("kill -KILL $$", "It was killed (SIGKILL, exit 137), most likely because the machine ran out of memory"),
         ("sh -c 'kill -KILL $$' || exit $?", "It was killed (SIGKILL, exit 137)"),
         ("kill -ABRT $$", "It was ended by SIGABRT (exit 134); its peak memory was "),
         ("exit 1", "memory allocation of 99 bytes failed"),

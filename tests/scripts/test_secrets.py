@@ -132,7 +132,7 @@ def test_what_people_give_goes_from_files_into_the_cluster(world: World, tmp_pat
 
 def test_what_is_missing_is_named_with_the_option_that_gives_it(world: World) -> None:
     rows = {line.split()[1]: line for line in secrets().output.splitlines() if line.strip()}
-    assert "missing: give it with --git-token-file" in rows["jukebox-git-host"]
+    assert "missing: set it with --git-token-file" in rows["jukebox-git-host"]
     assert "(optional)" in rows["jukebox-chat"]
     assert "(optional)" not in rows["jukebox-s3"]
 
@@ -141,13 +141,13 @@ def test_what_is_missing_is_named_with_the_option_that_gives_it(world: World) ->
     ("option", "text", "words"),
     [
         ("--git-token-file", "", "is empty"),
-        ("--git-token-file", "two hidden words", "expected the token alone"),
-        ("--registry-file", "hidden", "no JSON with auths"),
-        ("--registry-file", '{"auths": {}}', "no JSON with auths"),
+        ("--git-token-file", "two hidden words", "expected only the token"),
+        ("--registry-file", "hidden", "not JSON with auths"),
+        ("--registry-file", '{"auths": {}}', "not JSON with auths"),
         ("--s3-file", "AWS_ACCESS_KEY_ID=hidden", "lacks AWS_SECRET_ACCESS_KEY"),
-        ("--s3-file", S3 + "hidden", "has 1 other lines"),
+        ("--s3-file", S3 + "hidden", "has 1 unknown lines"),
         ("--chat-file", None, "cannot be read"),
-        ("--pull-file", REGISTRY, "pull-secret in the settings names"),
+        ("--pull-file", REGISTRY, "set pull-secret in the settings"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_unseen_and_nothing_is_written(
@@ -214,7 +214,7 @@ def test_of_two_secrets_that_differ_none_is_lost(old: World) -> None:
     old.cluster.ci.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": {"alert": "b3RoZXI="}})
     result = secrets()
     assert isinstance(result.exception, SettingsInvalid)
-    assert "is in ada-jukebox and, with other values, in ada-jukebox-ci" in str(result.exception)
+    assert "is in ada-jukebox and, with different values, in ada-jukebox-ci" in str(result.exception)
     assert held(old.cluster) == OLD["jukebox-senders"]
     assert held(old.cluster.ci) == {"alert": "other"}
 
@@ -249,7 +249,7 @@ def test_what_another_program_keeps_is_left_to_it(world: World, tmp_path: Path) 
     assert secrets().exit_code == 0
     result = secrets("--rotate", "github")
     assert isinstance(result.exception, SettingsInvalid)
-    assert "kept by ExternalSecret jukebox-senders" in str(result.exception)
+    assert "managed by ExternalSecret jukebox-senders" in str(result.exception)
     assert held(world.cluster.ci) == before
 
 

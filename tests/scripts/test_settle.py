@@ -29,7 +29,7 @@ def test_it_waits_until_the_time_and_for_a_quarter_of_an_hour_at_most(until: str
 
 @pytest.mark.parametrize("until", ["soon", "", "2026-11-24T09:40:00", "2026-13-24T09:40:00Z", "1764000000"])
 def test_what_is_no_time_is_said(until: str) -> None:
-    with pytest.raises(SettingsInvalid, match=r"is no time of RFC 3339 as 2026-"):
+    with pytest.raises(SettingsInvalid, match=r"is not a valid time of RFC 3339, for example 2026-"):
         seconds_until(until, NOW)
 
 

@@ -421,7 +421,7 @@ def test_all_is_said_at_once_and_not_without_end() -> None:
     assert lines[-1].strip() == "…"
     assert max(map(len, lines)) < 400 + LONGEST_SHOWN
     assert "\x1b" not in said
-    assert "if the settings have changed, run `jukebox bootstrap`" in last
+    assert "If the settings have changed, run `jukebox bootstrap`" in last
 
 
 @pytest.mark.parametrize("value", [float("nan"), 2**64, 1 << 100_000, b"x", {1}], ids=["NaN", *"IBbs"])

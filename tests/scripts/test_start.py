@@ -158,14 +158,14 @@ def test_two_at_once_agree_on_the_run_and_say_that_two_workflows_train(
 
 def test_a_name_that_is_too_long_is_never_posted(applied: World) -> None:
     """Fact 6: the server would start a workflow for a run that it cannot store."""
-    with pytest.raises(SettingsInvalid, match="150 characters: the server takes 128"):
+    with pytest.raises(SettingsInvalid, match="150 characters: the server allows 128"):
         started(applied, "k" * (150 - len(VERSION) - 1))
     assert not applied.service.workflows
 
 
 def test_an_unknown_version_is_said_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LISTED_LATE", 0.05)
-    with pytest.raises(SettingsInvalid, match=f"knows no version {VERSION}"):
+    with pytest.raises(SettingsInvalid, match=f"has no version {VERSION}"):
         started(world)
 
 
@@ -272,8 +272,8 @@ def test_the_data_are_the_tables_of_the_version(applied: World, data: object) ->
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"commit": "{{=workflow.name}}"}, "holds {{"),
-        ({"commit": {"a": ["{{workflow.name}}"]}}, "holds {{"),
+        ({"commit": "{{=workflow.name}}"}, "contains {{"),
+        ({"commit": {"a": ["{{workflow.name}}"]}}, "contains {{"),
         ({"model_storage_pvc": "mysql"}, "the parameter model_storage_pvc is 'mysql', expected jukebox-model-pvc"),
     ],
     ids=["expression", "inside", "claim"],
@@ -336,7 +336,7 @@ def test_a_run_that_has_failed_goes_on(applied: World, key: str, capsys: pytest.
     run_id = failed(applied)
     assert started(applied, key) == (run_id, True)
     assert applied.service.runs[run_id]["state"] == "RUNNING"
-    assert f"Run {run_id} had failed and goes on" in capsys.readouterr().out
+    assert f"Run {run_id} had failed and is retried" in capsys.readouterr().out
     # The task that asked may run twice.
     assert started(applied, key) == (run_id, False)
     assert len(applied.posts(":retry")) == 1
@@ -386,7 +386,7 @@ def test_if_the_server_does_not_let_a_run_go_on_another_is_started(
 
     monkeypatch.setattr(applied.executor, "retry", nothing)
     assert started(applied, "uid-2") == (run_id_of("uid-2"), True)
-    assert f"Run {run_id} has failed and cannot go on: The server answers 500" in capsys.readouterr().out
+    assert f"Run {run_id} has failed and cannot be retried: The server answers 500" in capsys.readouterr().out
     # A key has one run; this one stays as it is.
     assert started(applied, "uid-1") == (run_id, False)
 
@@ -411,7 +411,7 @@ def test_a_run_that_misses_what_it_has_read_is_not_continued(
 ) -> None:
     failed(applied, said="2026-11-27 10:00:00,000 ERROR ArtifactsGone: nothing is at minio://mlpipeline/v2/x")
     assert started(applied, "uid-2") == (run_id_of("uid-2"), True)
-    assert "is gone: nothing is taken from there" in capsys.readouterr().out
+    assert "are gone: the cache is not used" in capsys.readouterr().out
     assert not applied.posts(":retry")
 
 
@@ -438,7 +438,7 @@ def test_the_cache_is_asked_for_the_week_and_with_no_cache_for_the_run_itself(ap
     # The same again finds the run; the key of one with the cache does not stand for one without.
     assert CliRunner().invoke(app, [*words, "--key", "uid-2", "--no-cache"]).exit_code == 0
     refused = CliRunner().invoke(app, [*words, "--key", "uid-1", "--no-cache"])
-    assert "with the cache: give another key" in str(refused.exception)
+    assert "with the cache: use another key" in str(refused.exception)
     assert len(applied.posts()) == 3
 
 

@@ -30,7 +30,7 @@ def test_an_empty_cluster_is_shown_as_such(world: World) -> None:
     result = CliRunner().invoke(app, ["status"])
     assert result.exit_code == 0, result.output
     assert result.output.count("none") == 3
-    assert "is not mounted here: name a store with --model-store" in result.output
+    assert "is not mounted here: set --model-store" in result.output
 
 
 def test_versions_runs_and_models_are_shown(world: World, store: Path, tmp_path: Path) -> None:

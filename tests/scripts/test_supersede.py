@@ -244,7 +244,9 @@ def test_what_is_missing_is_said(world: World, server: GitServer) -> None:
         supersede(world, "ours")
     add(world, "ours", commit)
     del world.cluster.ci.objects["configmaps", RECORD]
-    with pytest.raises(SettingsInvalid, match="no ConfigMap jukebox-commits in ada-jukebox-ci: `jukebox bootstrap`"):
+    with pytest.raises(
+        SettingsInvalid, match="no ConfigMap jukebox-commits in ada-jukebox-ci: run `jukebox bootstrap`"
+    ):
         supersede(world, "ours")
     world.cluster.ci.forbidden = {"pipelineruns"}
     with pytest.raises(ClusterRefuses, match="forbidden"):

@@ -416,7 +416,7 @@ def test_the_wait_has_a_deadline_of_its_own(running: World) -> None:
     running.set(RUN, ("make", "RUNNING", ""))
     failed = failure(running, 0.2)
     assert failed.state == "timeout"
-    assert "its state is RUNNING. It goes on" in str(failed)
+    assert "its state is RUNNING. It continues" in str(failed)
 
 
 def test_a_server_that_restarts_is_waited_for(running: World) -> None:
@@ -432,7 +432,7 @@ def test_a_server_that_restarts_is_waited_for(running: World) -> None:
 
     with meanwhile(restart):
         watch(running, said=said).wait(RUN, LONG)
-    assert "The server is back." in said
+    assert "The server answers again." in said
 
 
 def test_a_database_that_is_away_is_waited_for(running: World) -> None:
@@ -488,7 +488,7 @@ def test_a_run_that_the_server_has_lost_is_noticed(running: World) -> None:
     running.set(RUN, MADE, code=0)
     failed = failure(running)
     assert failed.state == "lost"
-    assert "Succeeded says its workflow" in str(failed)
+    assert "its workflow: Succeeded" in str(failed)
 
 
 def test_a_failure_before_the_first_step_shows_the_drivers_log(running: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +568,7 @@ def test_a_run_that_was_deleted_ends_the_wait(running: World, gone: str) -> None
     with meanwhile(delete), pytest.raises(RunFailed) as failed:
         watch(running, said=said).wait(RUN, LONG)
     assert failed.value.state == "deleted"
-    assert f"{'deleted' if gone == 'run' else 'has no workflow any more'}" in str(failed.value)
+    assert f"{'deleted' if gone == 'run' else 'has lost its workflow'}" in str(failed.value)
 
 
 def test_a_workflow_that_cannot_be_seen_is_not_gone(running: World) -> None:
@@ -587,7 +587,7 @@ def test_a_right_that_is_missing_is_one_sentence(running: World, kind: str) -> N
     assert failure(running, 0.3, said=said).state == "timeout"
     told = [line for line in said if "forbidden" in line]
     assert len(told) == 1
-    assert told[0].startswith("What hinders a pod of the run will not be seen: The cluster refuses: ")
+    assert told[0].startswith("Problems of the run's pods cannot be seen: The cluster refuses: ")
 
 
 def test_the_last_states_of_the_steps_are_waited_for(running: World) -> None:
@@ -626,7 +626,7 @@ def test_a_canceled_run_ends_the_wait(running: World) -> None:
 
 
 def test_an_unknown_run_is_said_at_once(running: World) -> None:
-    with pytest.raises(ServerUnavailable, match="knows no run nope"):
+    with pytest.raises(ServerUnavailable, match="has no run nope"):
         watch(running).wait("nope", LONG)
 
 
@@ -674,7 +674,7 @@ def test_the_pods_of_a_server_for_one_user_are_elsewhere(
     kubeflow.cluster.objects.pop(("workflows", kubeflow.workflow_of(RUN)))
     monkeypatch.setattr(module, "Pace", lambda **_: QUICK)
     result = CliRunner().invoke(app, ["wait", RUN, "--timeout", "0.01"])
-    assert "What hinders a pod of the run will not be seen. The server is for a single user" in result.output
+    assert "Problems of the run's pods cannot be seen. The server is in single-user mode" in result.output
     assert isinstance(result.exception, RunFailed)
     assert result.exception.state == "timeout"
 
