@@ -157,10 +157,10 @@ def read_settings(path: Path | None = None) -> Settings:
         with path.open(encoding="utf-8") as file:
             data = yaml.safe_load(file)["data"]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise SettingsInvalid(f"{path} is no ConfigMap with data: {error}") from None
+        raise SettingsInvalid(f"{path} is not a ConfigMap with data: {error}") from None
     if not isinstance(data, dict):
         raise SettingsInvalid(
-            f"{path} is no ConfigMap with data: found {type(data).__name__}, expected keys with values"
+            f"{path} is not a ConfigMap with data: found {type(data).__name__}, expected keys with values"
         )
     keys = {field.name: field.name.replace("_", "-") for field in fields(Settings)}
     # Others read the other keys; what is secret does not belong into any.
@@ -170,7 +170,7 @@ def read_settings(path: Path | None = None) -> Settings:
         if (problem := _secret(key, data.get(key)) or (_problem(key, data) if key in keys.values() else ""))
     ]
     if not wrong and len({data[key] for key in _S3_SECRETS}) < len(_S3_SECRETS):
-        wrong = [f"{', '.join(_S3_SECRETS)} name the same Secret twice, expected three: each is an identity of its own"]
+        wrong = [f"{', '.join(_S3_SECRETS)} name the same Secret twice, expected three different ones"]
     if wrong:
         raise SettingsInvalid(f"{path}: {'; '.join(wrong)}")
     # As manifests/replacements makes it.

@@ -168,7 +168,7 @@ def test_what_somebody_puts_in_the_place_of_a_version_is_not_taken_for_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module._S3Store, "_move", overtaken)
-        with pytest.raises(StoreBroken, match=r"jukebox/3/labels\.json is there, and is not what .*delete-version"):
+        with pytest.raises(StoreBroken, match=r"jukebox/3/labels\.json exists, and differs from what .*delete-version"):
             publish_version(root, "b")
     assert open_store(root, "jukebox").versions() == [1]
     s3.client.delete_object(Bucket=bucket, Key=f"{STORE}/3/labels.json")

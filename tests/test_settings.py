@@ -202,7 +202,7 @@ def test_what_only_looks_like_a_secret_is_taken(write: Write, value: str) -> Non
 def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
-    with pytest.raises(SettingsInvalid, match="is no ConfigMap with data") as raised:
+    with pytest.raises(SettingsInvalid, match="is not a ConfigMap with data") as raised:
         read_settings(path)
     assert "hidden" not in str(raised.value)
 
@@ -234,7 +234,7 @@ def test_without_a_proxy_there_are_no_variables_and_else_all_in_both_spellings(w
 def test_a_file_that_is_no_config_map_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text(text)
-    with pytest.raises(SettingsInvalid, match=re.escape(f"{path} is no ConfigMap with data")):
+    with pytest.raises(SettingsInvalid, match=re.escape(f"{path} is not a ConfigMap with data")):
         read_settings(path)
 
 
@@ -246,7 +246,7 @@ def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsInvalid, match=r"nowhere\.yaml is no ConfigMap with data: .*No such file"):
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.yaml is not a ConfigMap with data: .*No such file"):
         read_settings(tmp_path / "nowhere.yaml")
 
 

@@ -10,7 +10,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── NotFinite                a training has diverged, or a result is NaN or infinite
     ├── GateRefused              the model is not good enough to be published
     ├── CommitOutdated           a newer commit has run, or its model is published already
-    ├── ParityBroken             the ONNX model does not do what the Keras model does
+    ├── ParityBroken             the ONNX model and the Keras model differ
     ├── StoreBroken              the model store cannot be read or written
     │   └── VersionBroken        a version in it is not whole, or not there
     ├── SettingsInvalid          the settings file or an option is wrong
@@ -65,7 +65,7 @@ class CommitOutdated(JukeboxError):
 
 
 class ParityBroken(JukeboxError):
-    """The ONNX model does not do what the Keras model does."""
+    """The ONNX model and the Keras model differ."""
 
 
 class StoreBroken(JukeboxError):

@@ -113,7 +113,7 @@ def _require_small(graph: "onnx.GraphProto") -> None:
         of_examples = bool(dims) and dims[0].dim_param == "batch"
         sizes = [dim.dim_value for dim in (dims[1:] if of_examples else dims)]
         if min(sizes, default=1) < 1 or (of_examples and math.prod(sizes) > WIDEST):
-            raise ValueError(f"its value {name!r} has no size that is known, or more than {WIDEST} numbers an example")
+            raise ValueError(f"its value {name!r} has an unknown size, or more than {WIDEST} numbers an example")
         constant += 0 if of_examples else math.prod(sizes)
     if constant > LARGEST_CONSTANT:
         raise ValueError(f"it works out {constant} numbers by itself, at most {LARGEST_CONSTANT} are expected")

@@ -317,7 +317,7 @@ def _reason(error: Exception) -> str:
 def _find_s3(uri: str, rest: str) -> list[Item]:
     bucket, _, key = rest.partition("/")
     if not bucket:
-        raise DataUnavailable(f"{uri} names no bucket: expected s3://bucket/key")
+        raise DataUnavailable(f"{uri} has no bucket: expected s3://bucket/key")
     client = s3_client()
     with _s3_errors(uri):
         # What is there by this name is no pattern.

@@ -446,7 +446,7 @@ _ADVICE = {
     errno.EPERM: _WRITABLE,
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
-    errno.ENOTDIR: "a file stands where a folder is expected; name another folder, or move the file away",
+    errno.ENOTDIR: "a file exists at the path of a folder; use another folder, or move the file",
 }
 
 
@@ -531,7 +531,7 @@ class _S3Store(ModelStore):
             unpacked = _unpack(packed)
         except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
             raise StoreBroken(
-                f"{self._location}/.staging/{staged} is not what a run stages ({error}): somebody else has put it "
+                f"{self._location}/.staging/{staged} was not staged by a run ({error}): somebody else has put it "
                 "there; delete it, then run this step again"
             ) from None
         for name in sorted(unpacked, key=lambda name: name == MODEL):
@@ -578,7 +578,7 @@ class _S3Store(ModelStore):
         """Put an object where there is none, or the same one: whoever finishes for another may not be the first."""
         if not self._put_new(name, content) and self._get(name) not in (None, content):
             raise StoreBroken(
-                f"{self._location}/{name} is there, and is not what the run has published that has this number: "
+                f"{self._location}/{name} exists, and differs from what the run with this number published: "
                 "somebody else has put it there; look who may write to the store, delete this version with "
                 "`jukebox delete-version`, then run this step again"
             )

@@ -46,7 +46,9 @@ def convert_model(
     try:
         network = keras.saving.load_model(model / KERAS_FILE, safe_mode=True)
     except (ValueError, TypeError) as error:
-        raise ParityBroken(f"{KERAS_FILE} is not what train-model writes: {' '.join(str(error).split())}") from None
+        raise ParityBroken(
+            f"{KERAS_FILE} is not a model that train-model wrote: {' '.join(str(error).split())}"
+        ) from None
     description = read_description(examples)
     trained = json.loads(training.read_text())
     # tf2onnx takes an explicit signature; `model.export("onnx")` would leak Normalization's constants as inputs.
@@ -71,8 +73,8 @@ def convert_model(
         require_plain(content)
     except ValueError as error:
         raise ParityBroken(
-            f"nobody would load the ONNX model: {error}. Check what the model's network.py builds, "
-            "and what pipeline/core/runtimes.py takes"
+            f"the ONNX model cannot be loaded: {error}. Check what the model's network.py builds, "
+            "and what pipeline/core/runtimes.py supports"
         ) from None
     onnx_file.write_bytes(content)
     log.info("%d bytes of ONNX, opset %d, %d labels", onnx_file.stat().st_size, OPSET, len(description["labels"]))

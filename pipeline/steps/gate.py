@@ -20,12 +20,12 @@ def decide(decision: Mapping[str, Any]) -> None:
         log.info("%s", decision["summary"])
     elif decision["mode"] == "enforce":
         raise GateRefused(
-            f"{decision['summary']} Nothing is published. Train longer or on more data, or change what is asked for "
-            "(parameter thresholds); gate_mode 'warn' keeps the model, where nobody serves it"
+            f"{decision['summary']} Nothing is published. Train longer or on more data, or change the thresholds "
+            "(parameter thresholds); gate_mode 'warn' keeps the model, but it is not served"
         )
     else:
         log.warning(
-            "%s The gate's mode is %s: the model is kept, where nobody serves it.",
+            "%s The gate's mode is %s: the model is kept, but not served.",
             decision["summary"],
             decision["mode"],
         )

@@ -69,7 +69,7 @@ def verify_model(
     write_json(parity, result)
     if not result["passed"]:
         raise ParityBroken(
-            f"the ONNX model does not do what the Keras model does: {runtimes}; allowed are {ABSOLUTE} absolute or "
+            f"the ONNX model and the Keras model differ: {runtimes}; allowed are {ABSOLUTE} absolute or "
             f"{RELATIVE} relative. Check the versions of tf2onnx and of the runtime"
         )
     return result

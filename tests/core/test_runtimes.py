@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "says it has more than it has": (huge_without_bytes, "are not in the file"),
     "an outer product": (outer_product, f"works out 100000000 numbers by itself, at most {LARGEST_CONSTANT}"),
     "lies about its shapes": (lying, "works out 100000000 numbers"),
-    "a shape that is not known": (hidden_shape, "not known|no size that is known"),
+    "a shape that is not known": (hidden_shape, "not known|an unknown size"),
     "a layer that is too wide": (wide, f"more than {WIDEST} numbers an example"),
     "sparse numbers": (sparse, "sparse numbers"),
     "operators of its own": (own_operator, "operators"),

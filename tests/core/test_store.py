@@ -965,7 +965,7 @@ def test_a_folder_in_the_way_is_named_and_kept(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "jukebox").touch()
 
-    with pytest.raises(StoreBroken, match="a file stands where a folder is expected"):
+    with pytest.raises(StoreBroken, match="a file exists at the path of a folder"):
         open_store(str(tmp_path), "jukebox").versions()
 
 

@@ -32,7 +32,7 @@ def test_what_it_lets_go_on_without_having_passed_is_not_served(
 ) -> None:
     with caplog.at_level("WARNING", logger="jukebox"):
         gate(verdict(tmp_path, mode=mode))
-    assert f"The gate's mode is {mode}: the model is kept, where nobody serves it." in caplog.text
+    assert f"The gate's mode is {mode}: the model is kept, but not served." in caplog.text
 
 
 def test_a_refused_model_is_not_even_loaded(tmp_path: Path) -> None:
