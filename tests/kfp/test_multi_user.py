@@ -179,7 +179,7 @@ def test_a_failed_run_goes_on_if_the_role_lets_it(applied: World, version: str, 
     again = jukebox(*words, "--key", "uid-2")
     assert again.exit_code == 0, again.output
     assert ((tmp_path / "results" / "run-id").read_text() == run_id) == allowed
-    assert allowed or "cannot go on: " in again.output
+    assert allowed or "cannot be retried: " in again.output
 
 
 def test_a_token_that_was_renewed_is_read_anew(applied: World, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[Spoil, str, str]] = {
     "no server": (
         lambda world, patch: patch.setenv("KFP_ENDPOINT", "http://localhost:1"),
         "Connection refused",
-        "label app.kubernetes.io/part-of: kubeflow-profile?",
+        "label app.kubernetes.io/part-of: kubeflow-profile.",
     ),
 }
 
@@ -292,7 +292,7 @@ def test_doctor_refuses_a_server_for_a_single_user(kubeflow: World) -> None:
     kubeflow.service.access = None
     found = way(state="fail")
     assert f"starts runs in its own namespace, not in {NAMESPACE}" in found["found"]
-    assert "for many users" in found["remedy"]
+    assert "in multi-user mode" in found["remedy"]
 
 
 def test_a_server_for_a_single_user_in_the_projects_namespace_will_do(

@@ -58,7 +58,7 @@ def test_without_kubectl_it_is_asked_for(overlay: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path))
     result = render(str(overlay))
     assert isinstance(result.exception, SettingsInvalid)
-    assert "kubectl is not here" in str(result.exception)
+    assert "kubectl is not installed" in str(result.exception)
 
 
 def test_a_diff_that_cannot_be_made_ends_with_2(
