@@ -1,8 +1,7 @@
-"""What the cluster takes of a compiled pipeline: pushed code writes it, product code judges it.
+"""The policy for compiled pipelines: pushed code writes the pipeline, product code checks it.
 
-Whatever is not named here is refused: a field that only a later Kubeflow knows, too. What a step's container runs is
-free, for the image is of pushed code as well; where it runs, what it mounts, which Secrets it gets and how much it may
-ask for is not.
+Fields that are not listed here are refused, including those of a later Kubeflow. The command of a step's container is
+not restricted, because its image is built from pushed code as well. Its node, mounts, Secrets and resources are.
 """
 
 import hashlib
@@ -31,8 +30,8 @@ MOST_RETRIES = 5
 DEEPEST = 50  # levels of a document; the product's own have 20
 MOST_LINES = 20
 LONGEST_SHOWN = 100  # characters of a value
-# Argo Workflows replaces what stands between double braces twice: the second time in what the first one has put into a
-# pod's specification, so that a text might end there and fields begin. What begins with a $ is Kubeflow's own.
+# Argo Workflows substitutes double braces twice. The second pass reads the output of the first, inside a pod's
+# specification, so a value could close its string and add fields. Those that begin with a $ are Kubeflow's own.
 TEMPLATE = re.compile(r"{{(?!\$)")
 
 Rule = Callable[[Any, str], Iterator[str]]
@@ -102,20 +101,20 @@ def allowed_secrets(settings: Settings) -> tuple[str, ...]:
 
 
 def _fields(required: str = "", /, **rules: Rule) -> Rule:
-    """These fields and no others; ``required`` names those that must be there, with blanks between them."""
+    """These fields and no others; ``required`` lists the required ones, separated by spaces."""
 
     def check(value: Any, path: str) -> Iterator[str]:
         if not isinstance(value, dict):
-            yield f"{path} is {_shown(value)}, allowed are the fields {', '.join(rules)}"
+            yield f"{path} is {_shown(value)}, expected an object with the fields {', '.join(rules)}"
             return
         for name in value:
             if name in rules:
                 yield from rules[name](value[name], _at(path, name))
             else:
-                yield f"{_at(path, name)} is {_shown(value[name])}, allowed there are only {', '.join(rules)}"
+                yield f"{_at(path, name)} is {_shown(value[name])}, expected only the fields {', '.join(rules)}"
         for name in required.split():
             if name not in value:
-                yield f"{_at(path, name)} is missing, and must be there"
+                yield f"{_at(path, name)} is missing, but required"
 
     return check
 
@@ -125,7 +124,7 @@ def _map(rule: Rule) -> Rule:
 
     def check(value: Any, path: str) -> Iterator[str]:
         if not isinstance(value, dict):
-            yield f"{path} is {_shown(value)}, allowed are names with values"
+            yield f"{path} is {_shown(value)}, expected an object"
             return
         for name, inner in value.items():
             yield from rule(inner, _at(path, name))
@@ -138,7 +137,7 @@ def _list(rule: Rule) -> Rule:
 
     def check(value: Any, path: str) -> Iterator[str]:
         if not isinstance(value, list):
-            yield f"{path} is {_shown(value)}, allowed is a list"
+            yield f"{path} is {_shown(value)}, expected a list"
             return
         for number, inner in enumerate(value):
             yield from rule(inner, f"{path}[{number}]")
@@ -149,7 +148,7 @@ def _list(rule: Rule) -> Rule:
 def _if(allowed: Callable[[Any], bool], expected: str) -> Rule:
     def check(value: Any, path: str) -> Iterator[str]:
         if not allowed(value):
-            yield f"{path} is {_shown(value)}, allowed is {expected}"
+            yield f"{path} is {_shown(value)}, expected {expected}"
 
     return check
 
@@ -182,7 +181,7 @@ def _number(most: float) -> Rule:
             value = int(value)
         return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
 
-    return _if(allowed, f"a number, at most {most}")
+    return _if(allowed, f"a positive number, at most {most}")
 
 
 def _quantity(quota: str) -> Rule:
@@ -207,19 +206,19 @@ def _shown(value: object) -> str:
 
 _text = _if(lambda value: isinstance(value, str), "text")
 _flag = _exactly(True, False)
-_pause = _matching(r"[0-9]{1,6}s", "seconds as 15s, of at most six digits")
+_pause = _matching(r"[0-9]{1,6}s", "seconds such as 15s, with at most six digits")
 
 
 def _at(path: str, name: object) -> str:
-    """The path of a field; a name that might be taken for something else is quoted."""
+    """The path of a field; a name that would be ambiguous is quoted."""
     plain = isinstance(name, str) and re.fullmatch(r"[\w/.-]{1,100}", name, re.ASCII)
     return f"{path}.{name}" if plain else f"{path}[{_shown(name)}]"
 
 
 def _well_formed(value: Any, path: str, depth: int = 0) -> Iterator[str]:
-    """What is wrong with a document wherever it stands."""
+    """The problems of a document that do not depend on its place."""
     if depth > DEEPEST:
-        yield f"{path} lies too deep, allowed are {DEEPEST} levels"
+        yield f"{path} is nested too deeply, expected at most {DEEPEST} levels"
     elif isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
             place = _at(path, name) if isinstance(value, dict) else f"{path}[{name}]"
@@ -230,14 +229,14 @@ def _well_formed(value: Any, path: str, depth: int = 0) -> Iterator[str]:
         if found := TEMPLATE.search(value):
             begin = value[found.start() :]
             yield (
-                f"{path} holds {_shown(begin)}, which Argo Workflows would fill in; allowed are two braces only "
-                "before a $, as in Kubeflow's {{$}}: write them with a blank between"
+                f"{path} contains {_shown(begin)}, which Argo Workflows would substitute; two braces are allowed only "
+                "before a $, as in Kubeflow's {{$}}: put a space between them"
             )
     elif isinstance(value, int | float):
         if not -(2**63) <= value < 2**63:  # Python writes out no number of any length
-            yield f"{path} is a number that is too large, allowed are those of 64 bits"
+            yield f"{path} is a number that is too large, expected at most 64 bits"
     elif value is not None:
-        yield f"{path} is a {type(value).__name__}, allowed is what JSON has: text, numbers, true, false, null"
+        yield f"{path} is a {type(value).__name__}, expected a JSON value: text, a number, true, false or null"
 
 
 # The two resources
@@ -338,7 +337,7 @@ def _pipeline_spec(settings: Settings, image: str) -> Rule:
 
 
 def _root_parameters(parameter: Mapping[str, Rule], settings: Settings) -> Rule:
-    """The parameters of a run; those that name a place of the project do so as the settings do."""
+    """The parameters of a run; those that are settings as well must have the settings' values."""
     default = {name: _same(getattr(settings, name)) for name in PLACES}
 
     def check(value: Any, path: str) -> Iterator[str]:
@@ -448,7 +447,7 @@ _TASK = _fields(
     componentRef=_fields("name", name=_text),
     inputs=_fields(parameters=_map(_SOURCE), artifacts=_map(_ARTIFACT_SOURCE)),
     dependentTasks=_list(_text),
-    # A cacheKey of one's own would stand for the digest by which another version finds its results.
+    # A custom cacheKey could be the digest by which another version finds its results.
     cachingOptions=_fields(enableCache=_flag),
     triggerPolicy=_fields(condition=_text, strategy=_text),
     parameterIterator=_fields(items=_fields(raw=_text, inputParameter=_text), itemInput=_text),
@@ -477,17 +476,16 @@ _GRAPH = {
 
 
 def _across(pipeline_spec: Resource, platform_spec: Resource) -> Iterator[str]:
-    """What is wrong between places of a spec in which each place is right.
+    """The problems between parts of a spec that are valid on their own.
 
-    Each step needs its part of the platform, in which its timeout is. A parameter that names a claim is looked up in
-    the graph that the step is a task of: the root's has the right default, another graph's or a loop's may come from
-    anywhere.
+    Each step needs its part of the platform, which holds its timeout. A parameter that names a claim is looked up in
+    the graph that contains the step: the root's has the right default, another graph's or a loop's may have any value.
     """
     parts = platform_spec["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name in pipeline_spec["deploymentSpec"]["executors"]:
         if name not in parts:
             path = "platformSpec.platforms.kubernetes.deploymentSpec.executors"
-            yield f"{_at(path, name)} is missing, and must be there for the timeout of the step"
+            yield f"{_at(path, name)} is missing, but required for the step's timeout"
     components = pipeline_spec.get("components", {})
     mounting = {
         name
@@ -503,5 +501,5 @@ def _across(pipeline_spec: Resource, platform_spec: Resource) -> Iterator[str]:
             if (name := details["componentRef"]["name"]) in mounting and not once_in_root:
                 yield (
                     f"{_at(f'{place}.dag.tasks', task)}.componentRef.name is {name!r}, which mounts a claim that a "
-                    "parameter names, allowed only in the root, outside of loops"
+                    "parameter names; this is allowed only in the root, outside of loops"
                 )
