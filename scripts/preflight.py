@@ -1,7 +1,7 @@
-"""The checks of `jukebox doctor --preflight`: whether a cluster will take an overlay, before any of it is applied.
+"""The checks of `jukebox doctor --preflight`: whether a cluster will accept an overlay, before any of it is applied.
 
-Nothing is changed, and a tenant's rights suffice, those of `admin` in its namespace: what else there is to see, a
-finding says is for others to look at. The pods are tried by dry runs, so that what judges pods there speaks itself.
+They change nothing, and a tenant's rights suffice: `admin` of its namespace. If a check needs more, its finding says
+who can run it. Dry runs test the pods, so the cluster's own admission decides.
 """
 
 import re
@@ -27,7 +27,7 @@ from scripts.findings import Checks, Finding, Findings, Project, State, allowed,
 from scripts.pods import STEPS, TASKS, Planned, containers, of_kind, plan, workspaces
 from scripts.secrets import values
 
-# The oldest and the newest release that is supported; docs/support-matrix.md says the same, and why.
+# The oldest and the newest supported release. docs/support-matrix.md has the same table, with the reasons.
 SUPPORTED = {
     "Kubernetes": ("1.30", "1.35"),
     "OpenShift": ("4.19", "4.22"),
@@ -38,10 +38,10 @@ SUPPORTED = {
 SCC = "restricted-v2"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 MODE = "serving.kserve.io/deploymentMode"
-# Where these are installed, of which a cluster has one each.
+# The namespaces in which these may be installed.
 TEKTON = ("openshift-pipelines", "tekton-pipelines")
 KSERVE = ("redhat-ods-applications", "opendatahub", "kubeflow", "kserve")
-# The modes of KServe in which it makes a Deployment: the name from 0.16 on, and the one before.
+# The modes in which KServe creates a Deployment: the name since 0.16, and the earlier one.
 PLAIN_MODES = ("Standard", "RawDeployment")
 
 ACCOUNTS = Kind("", "v1", "serviceaccounts")
@@ -63,19 +63,19 @@ Sizes = dict[str, Decimal]  # by the names of a quota: pods, requests.cpu
 
 
 RESTRICT_TEKTON = (
-    "have set-security-context set to true (ConfigMap feature-flags of Tekton's namespace; on OpenShift TektonConfig, "
-    "spec.pipeline), or the namespace enforce baseline."
+    "set set-security-context to true (ConfigMap feature-flags of Tekton's namespace; on OpenShift TektonConfig, "
+    "spec.pipeline), or enforce only baseline in the namespace."
 )
 
 
 class Remedy(NamedTuple):
-    """What to do about a pod that is refused with a message like this."""
+    """What to do about a pod whose refusal matches the pattern."""
 
     pattern: str
     text: str
 
 
-# The first that fits is said.
+# The first match applies.
 REMEDIES = (
     Remedy(
         r"exceeded quota",
@@ -83,22 +83,23 @@ REMEDIES = (
     ),
     Remedy(
         r"failed quota: .*must specify",
-        "A quota asks for sizes of every container: have a LimitRange made with default and defaultRequest.",
+        "The quota requires sizes for every container. Create a LimitRange with default and defaultRequest.",
     ),
     Remedy(
-        r"(maximum|minimum) .* usage per|limit to request ratio", "Fit the sizes in the settings to the LimitRange."
+        r"(maximum|minimum) .* usage per|limit to request ratio",
+        "Change the sizes in the settings to fit the LimitRange.",
     ),
     Remedy(
         r"fsGroup|not an allowed group",
-        "Take fsGroup out of the pods' securityContext in the overlay: OpenShift gives one of the namespace's range.",
+        "Remove fsGroup from the pods' securityContext in the overlay: OpenShift assigns one of the namespace's range.",
     ),
     Remedy(
         r"runAsUser: Invalid|must be in the ranges",
-        "Take runAsUser out of the overlay: OpenShift gives one of the namespace's range.",
+        "Remove runAsUser from the overlay: OpenShift assigns one of the namespace's range.",
     ),
     Remedy(
         rf"(not usable by user or serviceaccount|SCC|security context constraint).*{SCC}|{SCC}.*not (found|usable)",
-        f"Have ClusterRole system:openshift:scc:{SCC} bound to group system:authenticated, as OpenShift does.",
+        f"Bind ClusterRole system:openshift:scc:{SCC} to the group system:authenticated, as OpenShift does.",
     ),
     Remedy(
         r"violates? PodSecurity.*(prepare|place-scripts|working-dir-initializer|affinity-assistant)",
@@ -106,28 +107,24 @@ REMEDIES = (
     ),
     Remedy(
         r"violates? PodSecurity.*kube-rbac-proxy",
-        "This is OpenShift AI's proxy, which sets no security context: have the namespace enforce baseline.",
+        "This is OpenShift AI's proxy, which sets no security context. Enforce only baseline in the namespace.",
     ),
     Remedy(
         r'violates? PodSecurity.*containers? .*"(init|wait|main|kfp-launcher)"',
-        "Kubeflow Pipelines makes this pod: have the namespace enforce baseline, or its server be 2.16 or newer.",
+        "Kubeflow Pipelines creates this pod. Enforce only baseline in the namespace, or update it to 2.16 or newer.",
     ),
-    Remedy(
-        r"seccomp", "Let the overlay name seccompProfile RuntimeDefault, or none if an SCC without profiles judges."
-    ),
-    Remedy(r"capabilit", "Let the overlay drop ALL capabilities, and add none."),
-    Remedy(
-        r"violates? PodSecurity", "Mend what the message names in the overlay, or have the namespace enforce baseline."
-    ),
+    Remedy(r"seccomp", "Set seccompProfile RuntimeDefault in the overlay, or none if the SCC does not allow profiles."),
+    Remedy(r"capabilit", "In the overlay, drop ALL capabilities and add none."),
+    Remedy(r"violates? PodSecurity", "Correct these fields in the overlay, or enforce only baseline in the namespace."),
     Remedy(
         r"ValidatingAdmissionPolicy|admission webhook|denied the request",
-        "This is a policy of your cluster: give the pods in the overlay what it asks for, or have it leave them out.",
+        "This is a policy of your cluster. Add what it requires to the pods in the overlay, or exempt them.",
     ),
 )
 
 
 def checks(project: Project) -> Checks:
-    """Return the checks that can be made: where the namespace is not there, those of the cluster alone."""
+    """Return the checks that are possible: only those of the cluster if the namespace does not exist."""
     openshift_ai = project.data["platform"] == "openshift-ai"
     spec = spec_of(build_pipeline(project.settings))
     restricted = bool(_set_security_context(project.cluster))
@@ -158,7 +155,7 @@ def checks(project: Project) -> Checks:
 
 
 def kubernetes(project: Project) -> Findings:
-    """A version that knows all that is in the manifests."""
+    """The version supports all resources in the manifests."""
     version = str(project.cluster.get("/version")["gitVersion"])
     minor = re.match(r"v1\.(\d+)", version)
     if minor and _is_openshift(project.cluster):
@@ -169,7 +166,7 @@ def kubernetes(project: Project) -> Findings:
 
 
 def release(cluster: Cluster, definition: str) -> str:
-    """Return the release that a definition's labels name, where it may be read and names one."""
+    """Return the release that a definition's labels name; empty if it cannot be read or names none."""
     try:
         labels = (cluster.read(DEFINITIONS, definition) or {})["metadata"].get("labels", {})
     except (ClusterRefuses, KeyError):
@@ -179,20 +176,20 @@ def release(cluster: Cluster, definition: str) -> str:
 
 def _openshift_ai(project: Project) -> Findings:
     if OPENSHIFT_AI.plural not in _served(project.cluster, f"{OPENSHIFT_AI.group}/{OPENSHIFT_AI.version}"):
-        remedy = "Install the operator OpenShift AI, or let platform in the settings say kubeflow."
-        yield Finding("OpenShift AI", State.WARN, "the cluster does not know DataScienceClusters", remedy)
+        remedy = "Install the operator OpenShift AI, or set platform to kubeflow in the settings."
+        yield Finding("OpenShift AI", State.WARN, "the cluster does not serve DataScienceClusters", remedy)
         return
     for each in project.cluster.list(OPENSHIFT_AI):
         version = each.get("status", {}).get("release", {}).get("version", "")
         if version.startswith("2.25."):
             modes = [_mode(service) for service in of_kind(project.overlay, "InferenceService")]
-            remedy = "Let the overlay name the component openshift-ai-2."
+            remedy = "Add the component openshift-ai-2 to the overlay."
             yield judge("OpenShift AI", modes == ["RawDeployment"], version, remedy)
         else:
             yield _judge_version("OpenShift AI", version)
 
 
-# What OpenShift's monitoring must be told: namespace and name of a ConfigMap, and where in its config.yaml it stands.
+# What OpenShift's monitoring needs: namespace and name of a ConfigMap, and the paths of switches in its config.yaml.
 MONITORING = {
     ("openshift-monitoring", "cluster-monitoring-config"): (("enableUserWorkload",),),
     ("openshift-user-workload-monitoring", "user-workload-monitoring-config"): (
@@ -203,79 +200,80 @@ MONITORING = {
 
 
 def _monitoring(project: Project) -> Findings:
-    """OpenShift measures what users run, and its Alertmanager takes what the overlay says."""
+    """OpenShift monitors user workloads, and its Alertmanager accepts the overlay's configuration."""
     for (namespace, name), switches in MONITORING.items():
         found = _config_map(project.cluster, (namespace,), name)
         where = f"ConfigMap {name} in {namespace}"
         if found is None:
-            remedy = (
-                f"Ask a platform administrator to see that it says {', '.join('.'.join(each) for each in switches)}."
-            )
-            yield Finding("Monitoring", State.WARN, f"{where} is not there, or cannot be read", remedy)
+            names = ", ".join(".".join(each) for each in switches)
+            remedy = f"Ask a platform administrator to create it and set {names} to true."
+            yield Finding("Monitoring", State.WARN, f"{where} does not exist or cannot be read", remedy)
             continue
         held = yaml.safe_load(found.get("config.yaml", "")) or {}
         off = [".".join(each) for each in switches if not reduce(lambda part, key: part.get(key) or {}, each, held)]
-        text = f"{where} leaves {', '.join(off)} off" if off else f"{where} says what is needed"
-        remedy = "Have it set to true: else nothing is measured, or no alert asks for a training."
+        text = f"{where} does not enable {', '.join(off)}" if off else f"{where} enables what is needed"
+        remedy = (
+            "Ask a platform administrator to set it to true. Otherwise there are no metrics, or alerts do not train."
+        )
         yield judge("Monitoring", not off, text, remedy, State.WARN)
 
 
 def _tekton(project: Project) -> Findings:
-    """Its version, which everybody may read, and whether its own containers fit Pod Security's strictest level."""
+    """Its version, which everybody may read, and whether its own containers pass Pod Security's strictest level."""
     name = "Tekton Pipelines"
     info = _config_map(project.cluster, TEKTON, "pipelines-info") or {}
     yield _judge_version(name, info.get("version") or release(project.cluster, "tasks.tekton.dev"))
     flag = _set_security_context(project.cluster)
     if flag is None:
-        remedy = "Ask somebody who may read ConfigMap feature-flags of Tekton's namespace; here it is taken for false."
+        remedy = "Ask somebody who may read ConfigMap feature-flags of Tekton's namespace. The preflight assumes false."
         yield Finding(name, State.WARN, "set-security-context cannot be read", remedy)
     else:
         yield Finding(name, State.OK, f"set-security-context is {str(flag).lower()}")
 
 
 def _argo_cd(project: Project) -> Findings:
-    """Its version, by what the API says that the ApplicationSet has."""
+    """Its version, derived from the API's schema of the ApplicationSet."""
     name = "Argo CD"
     path = ("spec", "template", "spec", "syncPolicy", "retry", "refresh")
     declared = _declares(project.cluster, "argoproj.io/v1alpha1", "ApplicationSet", path)
     if declared is not None:
-        found = f"ApplicationSets {'have' if declared else 'do not have'} retry.refresh, which is of Argo CD 3.2"
-        remedy = "Update it (OpenShift GitOps 1.20): before, a failed sync tries the same commit until it gives up."
+        found = f"ApplicationSets {'have' if declared else 'do not have'} retry.refresh, which Argo CD 3.2 added"
+        remedy = "Update it (OpenShift GitOps 1.20). An older one retries a failed sync with the same commit only."
         yield judge(name, declared, found, remedy, State.WARN)
 
 
 def _pipeline_store(project: Project) -> Findings:
-    """PipelineVersions are kept as resources of the cluster, with what steps need of the platform."""
+    """PipelineVersions are stored as resources of the cluster, with the platform's part of the steps."""
     name = "Kubeflow Pipelines"
     declared = _declares(
         project.cluster, f"{VERSIONS.group}/{VERSIONS.version}", "PipelineVersion", ("spec", "platformSpec")
     )
     if declared is not None:
-        found = f"PipelineVersions {'have' if declared else 'do not have'} platformSpec, which is of 2.14"
-        remedy = "Update the pipeline server, and the CRD pipelineversions with it: else claims and Secrets are lost."
+        found = f"PipelineVersions {'have' if declared else 'do not have'} platformSpec, which 2.14 added"
+        remedy = "Update the pipeline server and its CRD pipelineversions: without it, claims and Secrets are lost."
         yield judge(name, declared, found, remedy)
     if server := project.cluster.read(PIPELINE_SERVERS, "dspa"):
         store = server["spec"].get("apiServer", {}).get("pipelineStore", "database")
-        remedy = "Let the overlay's DataSciencePipelinesApplication replace it: pipelineStore is kubernetes there."
+        remedy = "Apply the overlay's DataSciencePipelinesApplication, which has pipelineStore kubernetes."
         yield judge("Pipeline store", store == "kubernetes", f"pipelineStore of dspa is {store}", remedy)
 
 
 def _nodes(project: Project) -> Findings:
-    """Each selector of the settings finds a node."""
+    """Each node selector of the settings matches a node."""
     for key in ("nodes", "train-nodes", "store-nodes"):
         if selector := project.data.get(key, ""):
             found = sorted(each["metadata"]["name"] for each in project.cluster.list(NODES, selector))
             text = f"{key}: nodes with {selector}: {', '.join(found[:5]) or 'none'}{' …' if found[5:] else ''}"
-            yield judge("Nodes", bool(found), text, f"Label a node, or change {key}: pods would wait for ever.")
+            yield judge("Nodes", bool(found), text, f"Label a node, or change {key}: pods would stay pending.")
 
 
 def _storage(project: Project) -> Findings:
-    """The store's class is there, steps may write to its volumes, and all pods reach them."""
+    """The store's class exists, steps may write to its volumes, and all pods can mount them."""
     name = "Storage class"
     claims = {each["metadata"]["name"]: each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")}
     claim = claims.get(project.settings.model_storage_pvc)
     if not project.settings.on_claim or not claim:
-        yield Finding(name, State.OK, f"none is needed: the model store is {project.settings.model_store}")
+        yield Finding(name, State.OK, f"not needed: the model store is {project.settings.model_store}")
         return
     modes = claim["accessModes"]
     wanted = claim.get("storageClassName", "")
@@ -284,8 +282,8 @@ def _storage(project: Project) -> Findings:
     defaults = [key for key, each in classes.items() if each["metadata"].get("annotations", {}).get(mark) == "true"]
     [given] = [wanted] if wanted else defaults[:1] or [""]
     if given not in classes:
-        text = f"{wanted or 'a default class'} is not there; classes: {', '.join(sorted(classes)) or 'none'}"
-        yield Finding(name, State.FAIL, text, "Name one of them in storage-class, or have it made.")
+        text = f"{wanted or 'a default class'} does not exist; classes: {', '.join(sorted(classes)) or 'none'}"
+        yield Finding(name, State.FAIL, text, "Set storage-class to one of them, or ask an administrator to create it.")
         return
     provisioner = classes[given]["provisioner"]
     yield Finding(name, State.OK, f"{given} of {provisioner}")
@@ -294,26 +292,26 @@ def _storage(project: Project) -> Findings:
 
 
 def _reachable(project: Project, provisioner: str, modes: list[str]) -> Finding:
-    """Whether all pods that mount the claim can be where its volume is."""
+    """Whether all pods that mount the claim can run on a node that has its volume."""
     name = "Access mode"
     if "ReadWriteMany" in modes or provisioner in OF_ONE_NODE:
-        where = "on all nodes" if "ReadWriteMany" in modes else "on the volume's node, which pods follow"
-        return Finding(name, State.OK, f"{' '.join(modes)}: pods reach it {where}")
+        where = "on all nodes" if "ReadWriteMany" in modes else "on the volume's node, where they are scheduled"
+        return Finding(name, State.OK, f"{' '.join(modes)}: pods can mount it {where}")
     selector = project.data.get("store-nodes", "")
     try:
         nodes = sorted(each["metadata"]["name"] for each in project.cluster.list(NODES, selector))
     except ClusterRefuses as error:
         text = f"{' '.join(modes)} works on one node only; nodes cannot be read: {error.reason}"
-        return Finding(name, State.WARN, text, "Let store-nodes name a label that one node has, or take ReadWriteMany.")
-    text = f"{' '.join(modes)} works on one node only; {selector or 'no store-nodes'} leaves {', '.join(nodes)}"
+        return Finding(name, State.WARN, text, "Set store-nodes to a label of one node only, or use ReadWriteMany.")
+    text = f"{' '.join(modes)} works on one node only; {selector or 'no store-nodes'} matches {', '.join(nodes)}"
     remedy = (
-        "Let store-nodes name a label that one node has, as kubernetes.io/hostname=NODE: else a step and the model "
-        "server may be on different nodes, and one waits for the volume for ever. Or take ReadWriteMany, or S3."
+        "Set store-nodes to a label of one node only, such as kubernetes.io/hostname=NODE, or use ReadWriteMany "
+        "or S3. Otherwise a step and the model server may be on different nodes, and one cannot mount the volume."
     )
     return judge(name, len(nodes) == 1, text, remedy)
 
 
-# Their volumes say themselves on which node they are. The former honours fsGroup, the latter lets everybody write.
+# Their volumes carry a node affinity. The former honours fsGroup, the latter's volumes are writable by everybody.
 OF_ONE_NODE = ("kubernetes.io/no-provisioner", "rancher.io/local-path")
 
 
@@ -321,8 +319,8 @@ def _writable(project: Project, provisioner: str, modes: list[str]) -> Finding:
     """Whether steps may write to a fresh volume, which belongs to root: it depends on whether fsGroup is honoured."""
     name = "Writing to the store"
     remedy = (
-        "Take a class whose driver has fsGroupPolicy File, have the volume's folder given to group 0 with mode 2775 "
-        "(all steps are in group 0), or keep the models in S3 (model-store: s3://…)."
+        "Use a class whose driver has fsGroupPolicy File, give the volume's folder group 0 and mode 2775 (all steps "
+        "are in group 0), or keep the models in S3 (model-store: s3://…)."
     )
     if provisioner in OF_ONE_NODE:
         return Finding(name, State.OK, f"volumes of {provisioner} can be written")
@@ -330,7 +328,7 @@ def _writable(project: Project, provisioner: str, modes: list[str]) -> Finding:
         return Finding(name, State.WARN, f"the in-tree {provisioner} does not honour fsGroup", remedy)
     driver = project.cluster.read(DRIVERS, provisioner)
     if not driver:
-        return Finding(name, State.WARN, f"{provisioner} is not a CSI driver, so nobody says", remedy)
+        return Finding(name, State.WARN, f"{provisioner} is not a CSI driver: fsGroup support is unknown", remedy)
     policy = driver["spec"].get("fsGroupPolicy", "ReadWriteOnceWithFSType")
     honoured = policy == "File" or (policy != "None" and "ReadWriteMany" not in modes)
     text = (
@@ -340,7 +338,7 @@ def _writable(project: Project, provisioner: str, modes: list[str]) -> Finding:
 
 
 def _endpoint(project: Project) -> Findings:
-    """It speaks what its address says; what is asked there needs no access."""
+    """The server uses the protocol of its address. The request needs no access rights."""
     name = "Address of the pipeline server"
     server = find_server(project.settings)
     host, other = urlsplit(server.host), {"http": "https", "https": "http"}
@@ -354,12 +352,12 @@ def _endpoint(project: Project) -> Findings:
         if re.search(r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE", str(error)):
             yield Finding(name, State.FAIL, f"{server.host} speaks http, not https", f"Set {key} to {there}.")
         else:
-            text = f"{server.host} speaks https, by a certificate that is not trusted here: {said(error)}"
+            text = f"{server.host} speaks https, but its certificate is not trusted here: {said(error)}"
             yield Finding(name, State.WARN, text, "Run this in a pod of the cluster, which trusts its CA.")
         return
     except OSError as error:
         remedy = f"Run this in a pod of the cluster, or forward the server's port and name it in {key}."
-        yield Finding(name, State.WARN, f"{server.host} cannot be tried from here: {said(error)}", remedy)
+        yield Finding(name, State.WARN, f"{server.host} cannot be reached from here: {said(error)}", remedy)
         return
     if host.scheme == "http" and answer.status_code == 400 and "HTTPS" in answer.text:
         yield Finding(name, State.FAIL, f"{server.host} speaks https, not http", f"Set {key} to {there}.")
@@ -369,45 +367,43 @@ def _endpoint(project: Project) -> Findings:
     if version := said_of_itself.get("tag_name", ""):
         yield _judge_version("Kubeflow Pipelines", version)
     if said_of_itself.get("multi_user") is False and project.data["platform"] == "kubeflow":
-        text = "it is for a single user, and runs everything in its own namespace"
-        remedy = (
-            "Have Kubeflow Pipelines installed multi-user: claims, Secrets and versions of the project lie in its own."
-        )
+        text = "it is single-user and runs everything in its own namespace"
+        remedy = "Install Kubeflow Pipelines in multi-user mode: the project has its own namespace."
         yield Finding("Kubeflow Pipelines", State.FAIL, text, remedy)
 
 
 def _namespace(project: Project) -> Findings:
-    """Both are there, and Pod Security fits Tekton."""
+    """Both namespaces exist, and Tekton's containers pass their Pod Security level."""
     yield from _is_there(project.cluster, PROFILE if project.data["platform"] == "kubeflow" else BOOTSTRAP)
     yield from _is_there(project.ci, BOOTSTRAP)
     found = project.ci.read(NAMESPACES, project.ci.namespace)
     if not found:
         return
     level = found["metadata"].get("labels", {}).get(ENFORCE, "")
-    text = f"{project.ci.namespace} enforces {level or 'no level of its own'}"
+    text = f"{project.ci.namespace} enforces {level or 'no level'}"
     flag = _set_security_context(project.cluster)
     if level == "restricted" and not flag:
-        text += ", which Tekton's own containers do not fit" + (" by default" if flag is None else "")
+        text += ", which refuses Tekton's own containers" + (" by default" if flag is None else "")
         state = State.WARN if flag is None else State.FAIL
-        yield Finding("Pod Security", state, text, f"H{RESTRICT_TEKTON[1:]}")
+        yield Finding("Pod Security", state, text, f"S{RESTRICT_TEKTON[1:]}")
     else:
         yield Finding("Pod Security", State.OK, text)
 
 
-PROFILE = "Have a Profile of that name made, which makes it with all that runs need."
-BOOTSTRAP = "Have a platform administrator make it (jukebox bootstrap --part platform)."
+PROFILE = "Create a Profile of that name. Kubeflow then creates the namespace with all that runs need."
+BOOTSTRAP = "Ask a platform administrator to create it (jukebox bootstrap --part platform)."
 
 
 def _is_there(cluster: Cluster, remedy: str) -> Findings:
     if not cluster.read(NAMESPACES, cluster.namespace):
-        found, remedy = f"{cluster.namespace} is not there", f"{remedy} Then run this again: it tries the pods."
+        found, remedy = f"{cluster.namespace} does not exist", f"{remedy} Then run this again to test the pods."
         yield Finding("Namespace", State.FAIL, found, remedy)
 
 
 def _scc(pods: list[Planned], project: Project) -> Findings:
-    """You and the accounts may use the SCC that all pods fit."""
+    """You and the accounts may use the SCC that the pods are written for."""
     use = ("use", "security.openshift.io", "securitycontextconstraints", "", SCC)
-    remedy = f"Have the ClusterRole system:openshift:scc:{SCC} bound to you and the accounts."
+    remedy = f"Bind ClusterRole system:openshift:scc:{SCC} to you and the accounts."
     for cluster, mine in _by_namespace(project, pods):
         may = allowed(cluster, use)
         yield judge("SCC", may, f"you may{'' if may else ' not'} use {SCC} in {cluster.namespace}", remedy)
@@ -426,12 +422,12 @@ def _by_namespace(project: Project, pods: list[Planned]) -> list[tuple[Cluster, 
 
 
 def _profile(project: Project) -> Findings:
-    """Kubeflow's server lets the namespace in, and what its controllers put there for runs is there."""
+    """Kubeflow's server accepts traffic from the namespace, which has what its controllers create for runs."""
     found = (project.cluster.read(NAMESPACES, project.cluster.namespace) or {}).get("metadata", {})
     label, value = "app.kubernetes.io/part-of", "kubeflow-profile"
-    remedy = "Have a Profile of this name make the namespace: it does not take over one that exists."
+    remedy = "Create the namespace by a Profile of this name; a Profile does not adopt an existing namespace."
     has = found.get("labels", {}).get(label, "")
-    text = f"the namespace's label {label} is {has or 'missing'}; the NetworkPolicy ml-pipeline lets {value} in alone"
+    text = f"the namespace's label {label} is {has or 'missing'}; the NetworkPolicy ml-pipeline admits only {value}"
     yield judge("Profile", has == value, text, remedy)
     owned = any(each["kind"] == "Profile" for each in found.get("ownerReferences", ()))
     text = f"{'a' if owned else 'no'} Profile owns the namespace"
@@ -442,17 +438,17 @@ def _profile(project: Project) -> Findings:
         "ConfigMap kfp-launcher": (CONFIG_MAPS, "kfp-launcher"),
     }
     missing = [text for text, (kind, name) in needed.items() if not project.cluster.read(kind, name)]
-    text = f"{', '.join(missing)} is missing: runs wait or fail" if missing else "what runs need is there"
+    text = f"missing, so runs wait or fail: {', '.join(missing)}" if missing else "has what runs need"
     yield judge(
-        "Profile", not missing, text, f"{remedy} Label pipelines.kubeflow.org/enabled: true brings the artifacts'."
+        "Profile", not missing, text, f"{remedy} Label pipelines.kubeflow.org/enabled=true adds what artifacts need."
     )
 
 
 def _token(project: Project) -> Findings:
-    """The cluster makes tokens for the server's audience, and they are taken."""
+    """The cluster issues tokens for the server's audience, and they are valid."""
     name = "Token for the pipeline server"
     account = "jukebox-release" if project.ci.read(ACCOUNTS, "jukebox-release") else "default"
-    # Of a request for a token nothing is kept, and this one is good for ten minutes.
+    # The cluster stores nothing of a token request. This token is valid for ten minutes.
     request = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -470,22 +466,22 @@ def _token(project: Project) -> Findings:
     except ClusterRefuses as error:
         if error.status != 403:
             raise
-        text = f"{account} has one; TokenReview cannot be read: {error.reason}"
+        text = f"{account} has one, but its TokenReview cannot be read: {error.reason}"
         yield Finding(name, State.WARN, text, "Ask somebody with ClusterRole system:auth-delegator to run this.")
         return
     good = bool(status.get("authenticated")) and AUDIENCE in status.get("audiences", ())
-    text = f"TokenReview {'takes' if good else 'does not take'} one of {account} for {AUDIENCE}"
+    text = f"TokenReview {'accepts' if good else 'rejects'} a token of {account} for {AUDIENCE}"
     remedy = (
-        f"See {status.get('error') or 'the API server'}: --service-account-issuer and its keys must fit the tokens."
+        f"See {status.get('error') or 'the API server'}: check the API server's --service-account-issuer and its keys."
     )
     yield judge(name, good, text, remedy)
 
 
 def _pull_secret(project: Project) -> Findings:
-    """It is there, as the kubelet takes it."""
+    """It exists in the form that the kubelet accepts."""
     name = project.data.get("pull-secret", "")
     if not name:
-        yield Finding("Pull secret", State.OK, "none is named")
+        yield Finding("Pull secret", State.OK, "not set")
         return
     kind = "kubernetes.io/dockerconfigjson"
     make = (
@@ -495,15 +491,15 @@ def _pull_secret(project: Project) -> Findings:
         secret = cluster.read(SECRETS, name)
         where = f"Secret {name} in {cluster.namespace}"
         if not secret:
-            yield Finding("Pull secret", State.FAIL, f"{where} is not there", f"Make it: {make}")
+            yield Finding("Pull secret", State.FAIL, f"{where} does not exist", f"Create it: {make}")
         else:
             good = secret.get("type") == kind and bool(values(secret).get(".dockerconfigjson"))
             text = f"{where} is of type {secret.get('type', 'Opaque')}"
-            yield judge("Pull secret", good, text, f"Nodes take {kind} only: delete it, and make it anew: {make}")
+            yield judge("Pull secret", good, text, f"Nodes accept only {kind}. Delete it and create it again: {make}")
 
 
 def _trusted_ca(project: Project) -> Findings:
-    """What pods shall trust are certificates, which are still good."""
+    """The CAs that pods shall trust are valid certificates."""
     for cluster in (project.cluster, project.ci):
         yield _trusted(cluster)
 
@@ -512,9 +508,9 @@ def _trusted(cluster: Cluster) -> Finding:
     name = f"ConfigMap {CONFIG_MAP} in {cluster.namespace}"
     found = cluster.read(CONFIG_MAPS, CONFIG_MAP)
     if not found:
-        return Finding("Trusted CA", State.OK, f"{name} is not there: pods trust public CAs alone")
-    remedy = f"Put your CA's certificates into its key {FILE.name}, as PEM, and take out what has expired."
-    # What stands between them may be of any alphabet, which ssl does not take.
+        return Finding("Trusted CA", State.OK, f"{name} does not exist: pods trust only public CAs")
+    remedy = f"Put your CA's certificates into its key {FILE.name}, as PEM, and remove expired ones."
+    # Text between them may be non-ASCII, which ssl rejects.
     text = found.get("data", {}).get(FILE.name, "")
     pem = "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----", text))
     store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -540,13 +536,13 @@ def _subject(certificate: Mapping[str, Any]) -> str:
 
 
 def _kserve(project: Project) -> Findings:
-    """It takes the overlay's InferenceService in a mode that makes a Deployment, and as a change of the live one."""
+    """It accepts the overlay's InferenceService in a mode with a Deployment, and as a change of the live one."""
     for service in of_kind(project.overlay, "InferenceService"):
         name = service["metadata"]["name"]
         word = _mode(service)
         remedy = (
-            f"Let the overlay's annotation {MODE} say the word that this KServe has for a Deployment: Standard, before "
-            "0.16 RawDeployment. Without the annotation, have its default mode changed to that."
+            f"Set the annotation {MODE} in the overlay to this KServe's name for a Deployment: Standard, or "
+            "RawDeployment before 0.16. Or ask an administrator to make that the default mode."
         )
         tried = {**service, "metadata": {**service["metadata"], "name": f"{name[:50]}-preflight"}}
         try:
@@ -555,9 +551,9 @@ def _kserve(project: Project) -> Findings:
             state, text, remedy = _refused(error, remedy)
             yield Finding("KServe", state, f"InferenceService {name}: {text}", remedy)
         else:
-            # Its webhook writes down the default mode, unless that is Knative.
+            # Its webhook adds the default mode, unless that is Knative.
             mode = _mode(admitted)
-            found = f"InferenceService {name} is admitted, of mode {mode or 'Knative'}"
+            found = f"InferenceService {name} is admitted, with mode {mode or 'Knative'}"
             yield judge("KServe", mode in PLAIN_MODES, found, remedy)
         if not word:
             yield from _default_mode(project.cluster)
@@ -568,14 +564,14 @@ def _kserve(project: Project) -> Findings:
                 project.cluster.patch(INFERENCE_SERVICES, name, change, dry_run=True)
             except ClusterRefuses as error:
                 remedy = (
-                    f"Take the annotation {MODE} out of the overlay, so that it stays as it is; or delete the "
-                    f"InferenceService, which interrupts the service, and let Argo CD make it anew."
+                    f"Remove the annotation {MODE} from the overlay to keep the mode, or delete the InferenceService. "
+                    "Argo CD then creates it again; the service is interrupted."
                 )
                 state, text, remedy = _refused(error, remedy)
-                text = f"the live InferenceService {name}, of mode {live}: {text}"
+                text = f"the live InferenceService {name}, with mode {live}: {text}"
                 yield Finding("KServe", state, text, remedy)
             else:
-                yield Finding("KServe", State.OK, f"the live InferenceService {name} is of mode {live}")
+                yield Finding("KServe", State.OK, f"the live InferenceService {name} has mode {live}")
 
 
 def _mode(service: Resource) -> str:
@@ -584,20 +580,20 @@ def _mode(service: Resource) -> str:
 
 
 def _default_mode(cluster: Cluster) -> Findings:
-    """What its ConfigMap says of who names no mode."""
+    """The mode that its ConfigMap gives an InferenceService without the annotation."""
     found = _config_map(cluster, KSERVE, "inferenceservice-config")
     if found is None:
-        remedy = "Ask somebody who may read ConfigMap inferenceservice-config; the dry run above shows what it says."
+        remedy = "Ask somebody who may read ConfigMap inferenceservice-config. The dry run above shows its effect."
         yield Finding("KServe", State.WARN, "its default mode cannot be read", remedy)
         return
     mode = re.search(r'"defaultDeploymentMode"\s*:\s*"(\w+)"', found.get("deploy", ""))
-    text = f"its default mode is {mode[1] if mode else 'not said, so Knative'}"
-    remedy = f"Let the overlay's annotation {MODE} say Standard (before KServe 0.16: RawDeployment)."
+    text = f"its default mode is {mode[1] if mode else 'not set, so Knative'}"
+    remedy = f"Set the annotation {MODE} in the overlay to Standard (before KServe 0.16: RawDeployment)."
     yield judge("KServe", bool(mode) and mode[1] in PLAIN_MODES, text, remedy)  # type: ignore[index]
 
 
 def _pods(pods: list[Planned], project: Project) -> Findings:
-    """The pods are admitted; those that are judged in the same words are one finding."""
+    """The pods are admitted; pods with the same outcome are one finding."""
     openshift = _is_openshift(project.cluster)
     outcomes: dict[tuple[str, State, str, str], list[str]] = {}
     absent = set()
@@ -606,7 +602,7 @@ def _pods(pods: list[Planned], project: Project) -> Findings:
         for each in mine:
             account = each.pod["spec"].get("serviceAccountName", "default")
             if account not in there:
-                # The API server refuses a pod whose account is not there before anybody else sees it.
+                # The API server refuses a pod whose account does not exist before other admission sees it.
                 absent.add(account)
                 account = "default"
             for outcome in _outcomes(cluster, each.pod, account, openshift):
@@ -614,15 +610,15 @@ def _pods(pods: list[Planned], project: Project) -> Findings:
     for (group, state, text, remedy), names in outcomes.items():
         yield Finding(group, state, f"{', '.join(names)}: {text}", remedy)
     if absent:
-        found = f"{', '.join(sorted(absent))} are not there yet: their pods were tried as account default"
+        found = f"{', '.join(sorted(absent))} do not exist yet: their pods were tested with account default"
         yield Finding("Accounts", State.OK, found)
 
 
 def _outcomes(cluster: Cluster, pod: Resource, account: str, openshift: bool) -> Iterable[tuple[State, str, str]]:
-    """What becomes of a pod of an account: state, text and remedy."""
+    """The outcome of a dry run of a pod with an account: state, text and remedy."""
     pod = {**pod, "spec": {**pod["spec"], "serviceAccountName": account}}
     if openshift:
-        # So that no wider SCC, which you may use and the controllers may not, lets it pass.
+        # Otherwise a wider SCC that you may use, but the controllers may not, could admit it.
         annotations = {**pod["metadata"]["annotations"], "openshift.io/required-scc": SCC}
         pod = {**pod, "metadata": {**pod["metadata"], "annotations": annotations}}
     try:
@@ -637,22 +633,22 @@ def _outcomes(cluster: Cluster, pod: Resource, account: str, openshift: bool) ->
 
 
 def _refused(error: ClusterRefuses, remedy: str) -> tuple[State, str, str]:
-    """What is said of a refusal, state, text and remedy: of who may not even ask, that it cannot be tried."""
+    """State, text and remedy for a refusal; a warning if you have no right to try."""
     if re.search(r'User "[^"]*" cannot ', error.reason):
         remedy = "Ask somebody with ClusterRole admin of the namespace to run this."
-        return State.WARN, f"cannot be tried: {error.reason}", remedy
+        return State.WARN, f"cannot be tested: {error.reason}", remedy
     reason = re.sub(r'^pods "jukebox-preflight" is (forbidden|invalid): ', "", error.reason)
     return State.FAIL, f"refused{f' by {error.webhook}' if error.webhook else ''}: {reason}", remedy
 
 
 def _remedy(message: str) -> str:
-    """What to do about a pod that is refused, or warned of, in these words."""
+    """The remedy for a pod's refusal or warning."""
     fitting = (each.text for each in REMEDIES if re.search(each.pattern, message, re.DOTALL))
-    return next(fitting, "Show this to whoever runs the cluster.")
+    return next(fitting, "Show this to the cluster's administrator.")
 
 
 def _quota(pods: list[Planned], project: Project) -> Findings:
-    """The quotas leave room for one run, and for what runs all the time unless it does already."""
+    """The quotas leave room for one run, and for what always runs if it is not installed yet."""
     serving = project.cluster.read(INFERENCE_SERVICES, project.settings.model_name)
     there = project.cluster.read(CLAIMS, project.settings.model_storage_pvc)
     claims = [] if there else [each["spec"] for each in of_kind(project.overlay, "PersistentVolumeClaim")]
@@ -662,7 +658,7 @@ def _quota(pods: list[Planned], project: Project) -> Findings:
         for claim in workspaces(project.overlay) if ci else claims:
             size = parse_quantity(claim["resources"]["requests"]["storage"])
             need = _sum([need, {"persistentvolumeclaims": Decimal(1), "requests.storage": size}])
-        # The overlay's own comes in the first wave; one that is there already says what is used of it.
+        # The overlay's own quota is applied in the first wave; an existing one tells its usage.
         own = [each for each in of_kind(project.overlay, "ResourceQuota") if ("namespace" in each["metadata"]) is ci]
         yield from _room([*own, *cluster.list(QUOTAS)], need, cluster.namespace)
 
@@ -670,13 +666,13 @@ def _quota(pods: list[Planned], project: Project) -> Findings:
 def _room(quotas: list[Resource], need: Sizes, namespace: str) -> Findings:
     for name, quota in {each["metadata"]["name"]: each for each in quotas}.items():
         if quota["spec"].get("scopes") or quota["spec"].get("scopeSelector"):
-            continue  # which is of some pods alone
+            continue  # which counts only some pods
         used = quota.get("status", {}).get("used", {})
         short = []
         for key, bound in quota["spec"].get("hard", {}).items():
             room = parse_quantity(bound) - parse_quantity(used.get(key, "0"))
             if need.get(key, 0) > room:
-                short.append(f"{key} {_shown(need[key])}, where {_shown(max(room, Decimal(0)))} are left")
+                short.append(f"{key} {_shown(need[key])}, but {_shown(max(room, Decimal(0)))} are left")
         where = f"{name} of {namespace}"
         found = f"{where}: one run needs {'; '.join(short)}" if short else f"{where} leaves room for one run"
         remedy = "Ask for a larger quota (quota-cpu, quota-memory, quota-storage), or make the steps smaller."
@@ -684,7 +680,7 @@ def _room(quotas: list[Resource], need: Sizes, namespace: str) -> Findings:
 
 
 def _run(pods: list[Planned]) -> Sizes:
-    """What a run asks of a namespace's quota at most: three tasks side by side, and in its own the largest step."""
+    """The most that a run uses of a namespace's quota: three parallel tasks, or the largest step."""
     tasks = [_asked(each.pod) for each in pods if each.group == TASKS]
     steps = [_asked(each.pod) for each in pods if each.group == STEPS]
     need = {}
@@ -695,12 +691,12 @@ def _run(pods: list[Planned]) -> Sizes:
 
 
 def _asked(pod: Resource, replicas: int = 1) -> Sizes:
-    """What so many pods ask of a quota, each for the sum of its containers, or the largest of those that come first."""
+    """What these pods use of a quota: each the sum of its containers, or its largest init container if that is more."""
     first = len(pod["spec"].get("initContainers", ()))
     sizes = [each.get("resources", {}) for each in containers(pod)]
     asked = {"pods": Decimal(1)}
     for kind in ("requests", "limits"):
-        # Who names a limit alone requests as much.
+        # A limit without a request is the request as well.
         given = [{**(each.get("limits", {}) if kind == "requests" else {}), **each.get(kind, {})} for each in sizes]
         for key in {key for each in given for key in each}:
             numbers = [parse_quantity(each.get(key, "0")) for each in given]
@@ -731,7 +727,7 @@ def _is_openshift(cluster: Cluster) -> bool:
 
 
 def _served(cluster: Cluster, version: str) -> set[str]:
-    """The resources that the API has of a group's version."""
+    """The resources that the API serves in a group's version."""
     try:
         return {each["name"] for each in cluster.get(f"/apis/{version}")["resources"]}
     except ClusterRefuses as error:
@@ -748,7 +744,7 @@ def _is_missing(cluster: Cluster) -> bool:
 
 
 def _declares(cluster: Cluster, version: str, kind: str, path: tuple[str, ...]) -> bool | None:
-    """Whether a kind has a field, by what the API says of itself to everybody; None: there is no such kind."""
+    """Whether a kind has a field, by the API's public schema; None: there is no such kind."""
     try:
         schemas = cluster.get(f"/openapi/v3/apis/{version}")["components"]["schemas"].values()
     except ClusterRefuses as error:
@@ -762,7 +758,7 @@ def _declares(cluster: Cluster, version: str, kind: str, path: tuple[str, ...]) 
 
 
 def _has(schema: Resource, path: tuple[str, ...]) -> bool:
-    """Whether what a schema describes may have a field."""
+    """Whether a schema allows a field."""
     if not path or schema.get("x-kubernetes-preserve-unknown-fields"):
         return True
     below = schema.get("properties", {}).get(path[0])
@@ -770,7 +766,7 @@ def _has(schema: Resource, path: tuple[str, ...]) -> bool:
 
 
 def _config_map(cluster: Cluster, namespaces: Iterable[str], name: str) -> Mapping[str, str] | None:
-    """The data of a ConfigMap in the first of the namespaces that has it; None where it is not to be seen."""
+    """The data of a ConfigMap in the first of the namespaces that has it; None if it cannot be read."""
     for namespace in namespaces:
         try:
             data: Mapping[str, str] = cluster.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}").get("data", {})
@@ -783,24 +779,24 @@ def _config_map(cluster: Cluster, namespaces: Iterable[str], name: str) -> Mappi
 
 
 def _set_security_context(cluster: Cluster) -> bool | None:
-    """Tekton's feature flag; None where it is not to be seen."""
+    """Tekton's feature flag; None if it cannot be read."""
     flags = _config_map(cluster, TEKTON, "feature-flags")
     return None if flags is None else flags.get("set-security-context", "false") == "true"
 
 
 def _judge_version(name: str, version: str, more: str = "") -> Finding:
-    """Whether a release is between the oldest and the newest that is supported."""
+    """Whether a release is between the oldest and the newest supported one."""
     oldest, newest = SUPPORTED[name]
     found = re.match(r"v?(\d+)\.(\d+)", version)
     text = f"{version} {more}".strip()
     if not found:
-        remedy = f"Ask somebody who may look: supported is {oldest} to {newest}."
+        remedy = f"Ask somebody who may read it. Supported: {oldest} to {newest}."
         return Finding(name, State.WARN, f"its version cannot be read{f': {text}' if text else ''}", remedy)
     number = int(found[1]), int(found[2])
     if number < _number(oldest):
         return Finding(name, State.FAIL, text, f"Update it to {oldest} or newer.")
     if number > _number(newest):
-        remedy = f"Nobody has tried it: supported is {oldest} to {newest}, see docs/support-matrix.md."
+        remedy = f"It is untested. Supported: {oldest} to {newest}, see docs/support-matrix.md."
         return Finding(name, State.WARN, text, remedy)
     return Finding(name, State.OK, text)
 

@@ -119,10 +119,10 @@ def test_nothing_fails_where_nothing_is_wrong(site: Site) -> None:
     texts = {(each["name"], each["state"]): each["found"] for each in found}
     assert texts["Pods of the tasks", "ok"].startswith("settle, checkout, supersede")
     assert texts["Pod of the model server", "ok"] == "jukebox: admitted"
-    assert "InferenceService jukebox is admitted, of mode Standard" in [each["found"] for each in found]
+    assert "InferenceService jukebox is admitted, with mode Standard" in [each["found"] for each in found]
     assert texts["Argo CD", "ok"].startswith("ApplicationSets have retry.refresh")
     assert texts["Token for the pipeline server", "ok"] == (
-        "TokenReview takes one of default for pipelines.kubeflow.org"
+        "TokenReview accepts a token of default for pipelines.kubeflow.org"
     )
     assert site.kubectl("get", "pods,serviceaccounts,inferenceservices", "--output=name").split() == [
         "serviceaccount/default",
@@ -329,7 +329,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     "restricted, and Tekton sets nothing": (
         [unset, RESTRICTED],
         [
-            ("Pod Security", "fail", "enforces restricted, which Tekton's own containers do not fit", "feature-flags"),
+            ("Pod Security", "fail", "enforces restricted, which refuses Tekton's own containers", "feature-flags"),
             (
                 "Pods of the tasks",
                 "fail",
@@ -366,19 +366,19 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
                 }
             )
         ],
-        [("Pods of the steps", "fail", "train-model: refused: maximum memory usage", "Fit the sizes")],
+        [("Pods of the steps", "fail", "train-model: refused: maximum memory usage", "Change the sizes")],
     ),
     "no storage class": (
         [with_settings(storage_class="missing")],
-        [("Storage class", "fail", "missing is not there; classes: ", "Name one of them in storage-class")],
+        [("Storage class", "fail", "missing does not exist; classes: ", "Set storage-class to one of them")],
     ),
     "no pull secret": (
         [with_settings(pull_secret="pulls")],
-        [("Pull secret", "fail", "is not there", "kubectl create secret docker-registry pulls")],
+        [("Pull secret", "fail", "does not exist", "kubectl create secret docker-registry pulls")],
     ),
     "a pull secret of another type": (
         [with_settings(pull_secret="other"), made(secret("other", "Opaque"))],
-        [("Pull secret", "fail", "is of type Opaque", "Nodes take kubernetes.io/dockerconfigjson only")],
+        [("Pull secret", "fail", "is of type Opaque", "Nodes accept only kubernetes.io/dockerconfigjson")],
     ),
     "a CA that is not PEM": (
         [made({**named("ConfigMap", "jukebox-trusted-ca"), "data": {"ca-bundle.crt": "MIIB"}})],
@@ -386,7 +386,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     ),
     "a namespace without the profile's label": (
         [labelled({"app.kubernetes.io/part-of": None})],
-        [("Profile", "fail", "label app.kubernetes.io/part-of is missing", "Have a Profile of this name")],
+        [("Profile", "fail", "label app.kubernetes.io/part-of is missing", "by a Profile of this name")],
     ),
     "an old PipelineVersion": (
         [without_platform_spec],
@@ -395,8 +395,8 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
     "a KServe whose default is Knative": (
         [default_mode("Serverless"), without_mode],
         [
-            ("KServe", "fail", "InferenceService jukebox: refused", f"annotation {MODE} say the word"),
-            ("KServe", "fail", "its default mode is Serverless", f"annotation {MODE} say Standard"),
+            ("KServe", "fail", "InferenceService jukebox: refused", f"annotation {MODE} in the overlay to this KServe"),
+            ("KServe", "fail", "its default mode is Serverless", f"annotation {MODE} in the overlay to Standard"),
         ],
     ),
     "a live InferenceService of another mode": (
@@ -406,7 +406,7 @@ PROVOKED: dict[str, tuple[list[Break], list[Finding]]] = {
                 "KServe",
                 "fail",
                 "deploymentMode cannot be changed from 'RawDeployment' to 'Standard'",
-                "Take the annotation",
+                "Remove the annotation",
             )
         ],
     ),
@@ -533,6 +533,6 @@ def test_openshift_admits_each_pod_and_refuses_an_fsgroup_with_a_remedy(openshif
     with broken(openshift, group):
         expect(
             openshift,
-            ("Pods of the tasks", "fail", "1001 is not an allowed group", "Take fsGroup out"),
-            ("Pod that keeps the tasks together", "fail", "1001 is not an allowed group", "Take fsGroup out"),
+            ("Pods of the tasks", "fail", "1001 is not an allowed group", "Remove fsGroup"),
+            ("Pod that keeps the tasks together", "fail", "1001 is not an allowed group", "Remove fsGroup"),
         )

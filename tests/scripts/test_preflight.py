@@ -207,7 +207,7 @@ def test_each_pod_is_tried_under_the_scc_that_all_fit_and_the_one_that_admits_it
     assert [each for each in found if each["state"] != "ok"] == []
     texts = {each["name"]: each["found"] for each in found}
     assert texts["Pods of the steps"].endswith("driver: admitted by restricted-v2")
-    assert "pipeline-runner-dspa are not there yet" in texts["Accounts"]
+    assert "pipeline-runner-dspa do not exist yet" in texts["Accounts"]
     assert texts["OpenShift"] == "4.21 of Kubernetes v1.34.4"
     assert texts["OpenShift AI"] == "3.4.1"
 
@@ -251,7 +251,7 @@ def test_an_overlay_may_be_named(site: Site) -> None:
 def test_a_namespace_that_is_not_there_is_said_and_all_that_can_be_looked_at_is(site: Site, namespace: str) -> None:
     del site.world.cluster.objects["namespaces", namespace]
     found = {each["name"]: each for each in site.look()}
-    assert (found["Namespace"]["state"], found["Namespace"]["found"]) == ("fail", f"{namespace} is not there")
+    assert (found["Namespace"]["state"], found["Namespace"]["found"]) == ("fail", f"{namespace} does not exist")
     assert "run this again" in found["Namespace"]["remedy"]
     assert found["Storage class"]["state"] == "ok"
     assert "Pods of the tasks" not in found
@@ -374,14 +374,20 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "/api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config",
             {"data": {"config.yaml": "enableUserWorkload: false\n"}},
         ),
-        *("openshift-ai", "Monitoring", "warn", "leaves enableUserWorkload off", "Have it set to true"),
+        *("openshift-ai", "Monitoring", "warn", "does not enable enableUserWorkload", "set it to true"),
     ),
     "an Alertmanager that takes nothing": (
         path(
             "/api/v1/namespaces/openshift-user-workload-monitoring/configmaps/user-workload-monitoring-config",
             {"data": {"config.yaml": "alertmanager: {enabled: true}\n"}},
         ),
-        *("openshift-ai", "Monitoring", "warn", "alertmanager.enableAlertmanagerConfig off", "no alert asks"),
+        *(
+            "openshift-ai",
+            "Monitoring",
+            "warn",
+            "does not enable alertmanager.enableAlertmanagerConfig",
+            "alerts do not train",
+        ),
     ),
     "an old Tekton": (
         path(FLAGS.replace("feature-flags", "pipelines-info"), {"data": {"version": "v0.68.0"}}),
@@ -397,7 +403,13 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "a DSPA that keeps them in its database": (
         lambda site: site.add("datasciencepipelinesapplications", "dspa", spec={"apiServer": {}}),
-        *("openshift-ai", "Pipeline store", "fail", "pipelineStore of dspa is database", "replace it"),
+        *(
+            "openshift-ai",
+            "Pipeline store",
+            "fail",
+            "pipelineStore of dspa is database",
+            "has pipelineStore kubernetes",
+        ),
     ),
     "no node for training": (
         settings(train_nodes="gpu=yes"),
@@ -405,7 +417,13 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "no storage class": (
         settings(storage_class="missing"),
-        *("kubeflow", "Storage class", "fail", "missing is not there; classes: shared", "Name one of them"),
+        *(
+            "kubeflow",
+            "Storage class",
+            "fail",
+            "missing does not exist; classes: shared",
+            "Set storage-class to one of them",
+        ),
     ),
     "a driver that gives fsGroup nothing": (
         lambda site: site.get("csidrivers", "files.csi.example.com")["spec"].update(
@@ -419,7 +437,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "openshift-ai",
             "Access mode",
             "fail",
-            "works on one node only; no store-nodes leaves one, two",
+            "works on one node only; no store-nodes matches one, two",
             "store-nodes",
         ),
     ),
@@ -427,7 +445,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
         lambda site: site.host.serve(
             HEALTH, Answer(b'{"multi_user": false}', headers={"Content-Type": "application/json"})
         ),
-        *("kubeflow", "Kubeflow Pipelines", "fail", "for a single user", "multi-user"),
+        *("kubeflow", "Kubeflow Pipelines", "fail", "it is single-user", "multi-user"),
     ),
     "an old pipeline server": (
         lambda site: site.host.serve(
@@ -442,7 +460,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
                 {"pod-security.kubernetes.io/enforce": "restricted"}
             ),
         ),
-        *("kubeflow", "Pod Security", "fail", "enforces restricted, which Tekton's own", "set-security-context"),
+        *("kubeflow", "Pod Security", "fail", "enforces restricted, which refuses", "set-security-context"),
     ),
     "an SCC that you may not use": (
         lambda site: site.world.cluster.denied.add(("use", "securitycontextconstraints", "")),
@@ -460,30 +478,42 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "an SCC that an account may not use": (
         lambda site: site.world.cluster.ci.denied.add(("use", "securitycontextconstraints", "jukebox-runs")),
-        *("openshift-ai", "SCC", "fail", "jukebox-runs may not use restricted-v2", "bound to you and the accounts"),
+        *("openshift-ai", "SCC", "fail", "jukebox-runs may not use restricted-v2", "to you and the accounts"),
     ),
     "a namespace without the profile's label": (
         lambda site: site.get("namespaces", NAMESPACE)["metadata"].update(labels={}),
-        *("kubeflow", "Profile", "fail", "part-of is missing", "Have a Profile"),
+        *("kubeflow", "Profile", "fail", "part-of is missing", "by a Profile"),
     ),
     "a namespace that no Profile owns": (
         lambda site: site.get("namespaces", NAMESPACE)["metadata"].update(ownerReferences=[]),
-        *("kubeflow", "Profile", "warn", "no Profile owns", "Have a Profile"),
+        *("kubeflow", "Profile", "warn", "no Profile owns", "by a Profile"),
     ),
     "no account for runs": (
         lambda site: site.world.cluster.objects.pop(("serviceaccounts", "default-editor")),
-        *("kubeflow", "Profile", "fail", "ServiceAccount default-editor is missing", "Have a Profile"),
+        *(
+            "kubeflow",
+            "Profile",
+            "fail",
+            "missing, so runs wait or fail: ServiceAccount default-editor",
+            "by a Profile",
+        ),
     ),
     "a token that is not taken": (
         path("/apis/authentication.k8s.io/v1/tokenreviews", {"status": {"authenticated": False, "error": "unknown"}}),
-        *("kubeflow", "Token for the pipeline server", "fail", "does not take one of default", "See unknown"),
+        *("kubeflow", "Token for the pipeline server", "fail", "rejects a token of default", "See unknown"),
     ),
     "nobody who may review tokens": (
         both(
             lambda site: site.world.cluster.forbidden.add("tokenreviews"),
             lambda site: site.world.cluster.paths.pop("/apis/authentication.k8s.io/v1/tokenreviews"),
         ),
-        *("kubeflow", "Token for the pipeline server", "warn", "default has one; TokenReview cannot", "auth-delegator"),
+        *(
+            "kubeflow",
+            "Token for the pipeline server",
+            "warn",
+            "default has one, but its TokenReview",
+            "auth-delegator",
+        ),
     ),
     "no pull secret": (
         pull_secret(PULLS, True),
@@ -491,13 +521,13 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "kubeflow",
             "Pull secret",
             "fail",
-            f"Secret pulls in {NAMESPACE} is not there",
+            f"Secret pulls in {NAMESPACE} does not exist",
             "kubectl create secret docker-registry pulls",
         ),
     ),
     "no pull secret for the CI": (
         pull_secret(PULLS, False),
-        *("kubeflow", "Pull secret", "fail", f"Secret pulls in {CI_NAMESPACE} is not there", "kubectl create secret"),
+        *("kubeflow", "Pull secret", "fail", f"Secret pulls in {CI_NAMESPACE} does not exist", "kubectl create secret"),
     ),
     "a pull secret of another type": (
         both(pull_secret(PULLS, True), pull_secret("Opaque", False)),
@@ -506,7 +536,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "Pull secret",
             "fail",
             f"Secret pulls in {NAMESPACE} is of type Opaque",
-            "Nodes take kubernetes.io/dockerconfig",
+            "Nodes accept only kubernetes.io/dockerconfigjson",
         ),
     ),
     "a CA that is not PEM": (
@@ -535,7 +565,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
     ),
     "a default that is not a Deployment": (
         lambda site: setattr(site, "mode", ""),
-        *("kubeflow", "KServe", "fail", "is admitted, of mode Knative", f"annotation {MODE}"),
+        *("kubeflow", "KServe", "fail", "is admitted, with mode Knative", f"annotation {MODE}"),
     ),
     "a word that KServe does not know": (
         lambda site: site.judges.update(
@@ -546,7 +576,7 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             "KServe",
             "fail",
             "InferenceService jukebox: refused: customizing",
-            "before 0.16 RawDeployment",
+            "RawDeployment before 0.16",
         ),
     ),
     "a quota that a run does not fit": (
@@ -566,28 +596,28 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             (
                 "openshift-ai",
                 f"{SCC}restricted-v2: .spec.securityContext.fsGroup: Invalid value: 1001",
-                "Take fsGroup out",
+                "Remove fsGroup",
             ),
             (
                 "openshift-ai",
                 f"{SCC}restricted-v2: .containers[0].runAsUser: Invalid value: 5000",
-                "Take runAsUser out",
+                "Remove runAsUser",
             ),
             (
                 "openshift-ai",
                 "required scc/restricted-v2 not found",
-                "Have ClusterRole system:openshift:scc:restricted",
+                "Bind ClusterRole system:openshift:scc:restricted",
             ),
             ("openshift-ai", f"{SCC}anyuid: .seccompProfile: seccomp may not be set", "seccompProfile RuntimeDefault"),
             (
                 "kubeflow",
                 RESTRICTED + 'allowPrivilegeEscalation != false (containers "prepare" must set …)',
-                "have set-security-context",
+                "set set-security-context",
             ),
             (
                 "kubeflow",
                 RESTRICTED + 'runAsNonRoot != true (pod or containers "main" must set …)',
-                "Kubeflow Pipelines makes",
+                "Kubeflow Pipelines creates",
             ),
             (
                 "openshift-ai",
@@ -597,9 +627,9 @@ PROVOKED: dict[str, tuple[Spoil, str, str, str, str, str]] = {
             ("kubeflow", 'violates PodSecurity "baseline:latest": non-default capabilities (…)', "drop ALL"),
             ("kubeflow", "exceeded quota: ours, requested: cpu=2, used: cpu=0, limited: cpu=1", "larger quota"),
             ("kubeflow", "failed quota: ours: must specify limits.cpu for: prepare", "LimitRange"),
-            ("kubeflow", "maximum cpu usage per Container is 1, but limit is 2", "Fit the sizes"),
+            ("kubeflow", "maximum cpu usage per Container is 1, but limit is 2", "Change the sizes"),
             ("kubeflow", "ValidatingAdmissionPolicy 'labels' with binding 'all' denied request: no team", "policy of"),
-            ("kubeflow", "nobody knows why", "whoever runs the cluster"),
+            ("kubeflow", "nobody knows why", "the cluster's administrator"),
         )
     },
 }
@@ -620,16 +650,16 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
 @pytest.mark.parametrize(
     ("spoil", "site", "name", "text"),
     [
-        (both(of_one_node("two"), settings(store_nodes="disk=fast")), "openshift-ai", "Access mode", "leaves two"),
+        (both(of_one_node("two"), settings(store_nodes="disk=fast")), "openshift-ai", "Access mode", "matches two"),
         (
             both(
                 of_one_node("two"),
                 lambda site: site.get("storageclasses", "shared").update(provisioner="rancher.io/local-path"),
             ),
-            *("openshift-ai", "Access mode", "on the volume's node, which pods follow"),
+            *("openshift-ai", "Access mode", "on the volume's node, where they are scheduled"),
         ),
         (component("openshift-ai-2"), "openshift-ai", "OpenShift AI", "2.25.3"),
-        (settings(model_store="s3://data/models"), "openshift-ai", "Storage class", "none is needed"),
+        (settings(model_store="s3://data/models"), "openshift-ai", "Storage class", "not needed"),
         (
             settings(storage_class="shared", nodes="kubernetes.io/os=linux"),
             "kubeflow",
@@ -688,7 +718,7 @@ def test_an_address_says_http_or_https_as_the_server_does(
 
     monkeypatch.setenv("KFP_ENDPOINT", "http://ml-pipeline.kubeflow.invalid:8888")
     wrong = found()
-    assert (wrong["state"], "cannot be tried from here" in wrong["found"]) == ("warn", True)
+    assert (wrong["state"], "cannot be reached from here" in wrong["found"]) == ("warn", True)
     assert "Run this in a pod of the cluster" in wrong["remedy"]
 
 
