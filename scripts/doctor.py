@@ -1,4 +1,4 @@
-"""``jukebox doctor``: look at a cluster, and say of each thing that the project needs whether it is there."""
+"""``jukebox doctor``: check whether a cluster has what the project needs, with a remedy for each problem."""
 
 import re
 from collections.abc import Iterator
@@ -57,29 +57,30 @@ ROUTES = Kind("route.openshift.io", "v1", "routes")
 TASKS = Kind("tekton.dev", "v1", "tasks")
 TEMPLATES = Kind("triggers.tekton.dev", "v1beta1", "triggertemplates")
 
-ENFORCED = ("baseline", "restricted")  # the levels below which a pod may reach its node
+ENFORCED = ("baseline", "restricted")  # any other level lets a pod access its node
 
-# Who makes volumes that pods on many nodes may write to; a class does not say it itself.
+# Provisioners whose volumes support ReadWriteMany; the class has no field for it.
 SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx")
 PINNED = re.compile(r'"versions":\s*\[(\d+)\]')
 
 
 def command(
     overlay: Annotated[
-        Path | None, typer.Option(help="What Git says runs here, as manifests/overlays/openshift-ai/prod.")
+        Path | None, typer.Option(help="Compare with this overlay, for example manifests/overlays/openshift-ai/prod.")
     ] = None,
     preflight: Annotated[
-        bool, typer.Option("--preflight", help="Before anything is applied: whether the cluster will take the overlay.")
+        bool,
+        typer.Option("--preflight", help="Check before the first apply whether the cluster will accept the overlay."),
     ] = False,
-    output: Annotated[Output, typer.Option(help="For people or for programs.")] = Output.TABLE,
+    output: Annotated[Output, typer.Option(help="Output format.")] = Output.TABLE,
 ) -> None:
-    """Look at the cluster: what is there, what is missing, and what to do; end with 1 where something fails.
+    """Check the installation on the cluster and print a remedy for each problem. Exits with 1 if a check fails.
 
-    No secret is shown. Without an overlay, what is applied is not compared with Git.
+    It never prints secrets. Without an overlay, it does not compare the cluster with Git.
 
-    The preflight changes nothing and needs the rights of `admin` in the namespace alone. It compares the versions with
-    those that are supported, and tries each pod of the overlay by a dry run. Without an overlay it takes that of the
-    platform and of the environment that have a cluster in the settings.
+    The preflight changes nothing and needs only the role `admin` in the namespace. It compares the versions with the
+    supported ones, and tests each pod of the overlay by a dry run. Without --overlay, it uses the overlay of the
+    settings' platform, for the first environment that has a cluster in the settings.
 
     Example: `jukebox doctor --overlay manifests/overlays/openshift-ai/prod`
     """
@@ -104,7 +105,7 @@ def command(
         raise typer.Exit(1)
 
 
-# What serves each of these; without Argo CD and the Prometheus Operator a cluster trains and serves all the same.
+# The kind that shows that each is installed. Training and serving work without Argo CD and the Prometheus Operator.
 INSTALLED = {
     "Tekton Pipelines": (TASKS, State.FAIL, "Install Tekton Pipelines; on OpenShift the operator OpenShift Pipelines."),
     "Tekton Triggers": (TEMPLATES, State.FAIL, "Install Tekton Triggers; on OpenShift it comes with Pipelines."),
@@ -117,18 +118,18 @@ INSTALLED = {
     "Argo CD": (
         Kind("argoproj.io", "v1alpha1", "applications"),
         State.WARN,
-        "Install Argo CD, unless that of another cluster looks after this one.",
+        "Install Argo CD, unless another cluster's Argo CD manages this one.",
     ),
     "Prometheus Operator": (
         Kind("monitoring.coreos.com", "v1", "podmonitors"),
         State.WARN,
-        "Without it nothing is measured, and no alert asks for a training.",
+        "Install it if you want metrics, and alerts that start trainings.",
     ),
 }
 
 
 def _installed(project: Project) -> Findings:
-    """The kinds of resources that the project is made of, in the versions that it uses."""
+    """The cluster serves the kinds of resources that the project uses, in their versions."""
     for name, (kind, absent, remedy) in INSTALLED.items():
         served = f"{kind.group}/{kind.version}"
         try:
@@ -141,12 +142,12 @@ def _installed(project: Project) -> Findings:
         if kind.plural in there:
             yield Finding(name, State.OK, f"{served} {named}".strip())
         else:
-            yield Finding(name, absent, f"the cluster does not know {kind.plural} of {served}", remedy)
+            yield Finding(name, absent, f"the cluster does not serve {kind.plural} of {served}", remedy)
 
 
 def _storage(project: Project) -> Findings:
-    """A claim that runs and model servers on several nodes reach at once."""
-    name, remedy = project.settings.model_storage_pvc, "Name a class with ReadWriteMany in storage-class"
+    """Runs and model servers on several nodes can mount the claim at once."""
+    name, remedy = project.settings.model_storage_pvc, "Set storage-class to a class that supports ReadWriteMany"
     if not project.settings.on_claim:
         yield Finding("Model store", State.OK, project.settings.model_store)
         return
@@ -160,19 +161,19 @@ def _storage(project: Project) -> Findings:
         else:
             many = "ReadWriteMany" in modes
             yield judge(
-                "Model store", many, found, f"All its pods go to one node. {remedy} to change that.", State.WARN
+                "Model store", many, found, f"All its pods run on one node. {remedy} to change that.", State.WARN
             )
         return
     classes = {each["metadata"]["name"]: each["provisioner"] for each in project.cluster.list(STORAGE_CLASSES)}
     shared = sorted(each for each, provisioner in classes.items() if SHARED.search(provisioner))
-    found = f"claim {name} is not there; classes: {', '.join(sorted(classes)) or 'none'}"
-    advice = f", likely {', '.join(shared)}" if shared else ", or take the component storage-rwo"
+    found = f"claim {name} does not exist; classes: {', '.join(sorted(classes)) or 'none'}"
+    advice = f", probably {', '.join(shared)}" if shared else ", or use the component storage-rwo"
     yield Finding(
         "Model store", State.WARN if classes else State.FAIL, found, f"{remedy}{advice}, and apply the overlay."
     )
 
 
-# What no webhook may let pass. A dry run, so nothing is created where one does.
+# Resources that the webhooks must refuse. A dry run creates nothing if one does not.
 PROVOCATIONS: dict[str, tuple[Kind, str, Resource]] = {
     "Tekton Pipelines": (TASKS, "Task", {"steps": [{"name": "a", "image": "a", "command": ["$(params.missing)"]}]}),
     "Tekton Triggers": (
@@ -199,7 +200,7 @@ PROVOCATIONS: dict[str, tuple[Kind, str, Resource]] = {
 
 
 def _webhooks(project: Project) -> Findings:
-    """The webhooks refuse what they must refuse."""
+    """The webhooks refuse invalid resources."""
     for owner, (kind, word, spec) in PROVOCATIONS.items():
         resource = {
             "apiVersion": f"{kind.group}/{kind.version}",
@@ -209,22 +210,24 @@ def _webhooks(project: Project) -> Findings:
         }
         name = f"Admission of {owner}"
         try:
-            # Each where the project has resources of the kind.
+            # In the namespace where the project has resources of the kind.
             cluster = project.ci if "Tekton" in owner else project.cluster
             cluster.create(kind, resource, dry_run=True)
         except ClusterRefuses as error:
             if error.webhook:
                 yield Finding(name, State.OK, f"{error.webhook} is up")
             elif error.status == 403:
-                yield Finding(name, State.WARN, f"cannot be tried: {error.reason}", "Ask somebody who may create it.")
+                yield Finding(
+                    name, State.WARN, f"cannot be tested: {error.reason}", "Ask somebody who may create it to run this."
+                )
             else:
-                yield Finding(name, State.FAIL, error.reason, f"See the webhook's pods: is {owner} installed and up?")
+                yield Finding(name, State.FAIL, error.reason, f"Check the webhook's pods, and that {owner} is running.")
         else:
-            remedy = f"Its webhook is missing: see whether {owner} is ready (the pipeline server: oc get dspa)."
-            yield Finding(name, State.FAIL, f"nothing refuses a wrong {word}", remedy)
+            remedy = f"Its webhook is missing. Check that {owner} is ready (the pipeline server: oc get dspa)."
+            yield Finding(name, State.FAIL, f"an invalid {word} was accepted", remedy)
 
 
-# Verb, group, resource and subresource, and what it is for, in the namespace of Tekton.
+# Verb, group, resource, subresource and purpose of each right, in Tekton's namespace.
 OURS = {
     ("create", "", "secrets", ""): "jukebox secrets",
     ("patch", "", "secrets", ""): "jukebox secrets --rotate",
@@ -239,49 +242,47 @@ THEIRS = {
 
 
 def _permissions(project: Project) -> Findings:
-    """What you and the accounts of the project may do."""
+    """You and the project's accounts have the rights that they need."""
     denied = [
         f"{' '.join(filter(None, right))} ({purpose})"
         for right, purpose in OURS.items()
         if not allowed(project.ci, right)
     ]
-    found = f"you may not {', '.join(denied)}" if denied else "you may do what the commands do"
-    yield judge("Your permissions", not denied, found, "Ask for the role admin of both namespaces.", State.WARN)
+    found = f"you may not {', '.join(denied)}" if denied else "you have the rights that the commands need"
+    yield judge("Your permissions", not denied, found, "Ask for the role admin in both namespaces.", State.WARN)
     for account, right in THEIRS.items():
         cluster = project.cluster if account == "jukebox-release" else project.ci
         may = allowed(cluster, right, account, of=project.ci.namespace)
         found = f"{account} {'may' if may else 'may not'} {right[0]} {right[2]} in {cluster.namespace}"
-        yield judge(
-            "Account", may, found, "Run `jukebox bootstrap --part tenant`: its Role or RoleBinding is not there."
-        )
-    # It runs what was pushed, tests and all.
+        yield judge("Account", may, found, "Run `jukebox bootstrap --part tenant`: its Role or RoleBinding is missing.")
+    # It runs pushed code, including its tests.
     for cluster in (project.ci, project.cluster):
         may = allowed(cluster, ("get", "", "secrets"), "jukebox-steps", of=project.ci.namespace)
         found = f"jukebox-steps {'may' if may else 'may not'} read Secrets of {cluster.namespace}"
-        yield judge("Account", not may, found, "Take that right away: this account runs whatever is pushed.")
+        yield judge("Account", not may, found, "Revoke that right: this account runs pushed code.")
 
 
 def _relied_on(project: Project) -> Findings:
-    """The settings that the tasks rely on are those of the file."""
+    """The tasks use the same settings as the file."""
     held = (project.ci.read(CONFIG_MAPS, SETTINGS) or {}).get("data", {}).get("settings.yaml")
-    name, remedy = f"ConfigMap {SETTINGS}", "Run `jukebox bootstrap --part tenant`: the tasks rely on these settings."
+    name, remedy = f"ConfigMap {SETTINGS}", "Run `jukebox bootstrap --part tenant`: the tasks use these settings."
     if held is None:
-        yield Finding(name, State.FAIL, f"is not there, in {project.ci.namespace}", remedy)
+        yield Finding(name, State.FAIL, f"does not exist in {project.ci.namespace}", remedy)
         return
     data = yaml.safe_load(held)["data"]
     other = sorted(key for key in {*data, *project.data} if data.get(key) != project.data.get(key))
-    text = f"has another {', '.join(other)} than {settings_file().name}" if other else "is as the settings are"
+    text = f"differs from {settings_file().name} in {', '.join(other)}" if other else "equals the settings"
     yield judge(name, not other, text, remedy, State.WARN)
 
 
 def _ci_image(project: Project) -> Findings:
-    """It has the commands and the lock of the commit that was checked out last, as that checkout, run in it, has told.
+    """It has the commands and the lock of the last commit, by the result of the newest checkout task.
 
-    What lies on this machine may be another commit, and the image cannot be read from here.
+    The task runs in the image. This machine may have another commit, and cannot read the image.
     """
     told = [each for each in project.ci.list(TASK_RUNS, "tekton.dev/pipelineTask=checkout") if STALE in results(each)]
     if not told:
-        yield Finding("CI image", State.OK, "no run has told yet whether it is stale")
+        yield Finding("CI image", State.OK, "no run has reported yet whether it is stale")
         return
     newest = max(told, key=lambda each: str(each["status"].get("completionTime", "")))
     run, stale = newest["metadata"]["labels"]["tekton.dev/pipelineRun"], results(newest)[STALE]
@@ -290,61 +291,63 @@ def _ci_image(project: Project) -> Findings:
         if stale
         else f"has the commands and the lock of {run}'s commit"
     )
-    yield judge("CI image", not stale, text, f"{REBUILD} The next run tells whether it is still stale.", State.WARN)
+    yield judge("CI image", not stale, text, f"{REBUILD} The next run reports whether it is still stale.", State.WARN)
 
 
 def _policies(project: Project) -> Findings:
-    """What is there for safety is in force; without it all works the same, for whoever breaks in as well."""
-    remedy = f"Label the namespace {ENFORCE}=baseline; bootstrap does, unless a Profile or somebody else decides it."
+    """Pod Security and the admission policies are enforced. The project works without them, but so do attacks."""
+    remedy = f"Label the namespace {ENFORCE}=baseline. bootstrap does this if nobody else manages the label."
     for cluster in (project.cluster, project.ci):
         namespace = cluster.read(NAMESPACES, cluster.namespace) or {"metadata": {}}
         level = namespace["metadata"].get("labels", {}).get(ENFORCE, "")
-        found = f"enforced in {cluster.namespace} is {level or 'nothing'}"
+        found = f"{cluster.namespace} enforces {level or 'no level'}"
         yield judge("Pod Security", level in ENFORCED, found, remedy, State.WARN)
     for policy in POLICIES:
         name = f"{policy}.{project.cluster.namespace}"
         binding = project.cluster.read(ADMISSION_BINDINGS, name)
         if not project.cluster.read(ADMISSION_POLICIES, name):
-            found = "is not there"
+            found = "does not exist"
         elif not binding:
             found = "has no binding"
         else:
             actions = binding["spec"]["validationActions"]
-            found = "" if "Deny" in actions else f"denies nothing: {', '.join(actions)}"
+            found = "" if "Deny" in actions else f"does not deny, its actions are {', '.join(actions)}"
         text = f"{name} {found or 'denies'}"
         yield judge("Admission policy", not found, text, "Run `jukebox bootstrap --part platform` again.", State.WARN)
 
 
 def _secrets(project: Project) -> Findings:
-    """They are there and hold their keys; and none of the CI's is where what is pushed could read it."""
+    """They exist with their keys, and pushed code cannot read those of the CI."""
     places = clusters(project.settings)
     for each in wanted(project.settings):
         for cluster in places[each.place]:
             yield _secret(each, cluster)
         if each.place is Place.CI and project.cluster.read(SECRETS, each.name):
-            found = f"is in {project.cluster.namespace} as well, where what is pushed may read it"
-            yield Finding(f"Secret {each.name}", State.FAIL, found, "jukebox secrets, which moves it")
+            found = f"is also in {project.cluster.namespace}, where pushed code may read it"
+            yield Finding(f"Secret {each.name}", State.FAIL, found, "Run `jukebox secrets`, which moves it.")
     token = values(project.ci.read(SECRETS, SECRET)).get("alert", "")
     if not token:
-        return  # which is said of that Secret
+        return  # reported as a finding of that Secret
     shown = values(project.cluster.read(SECRETS, ALERT)).get("token", "")
     found = (
-        f"holds {'the' if shown == token else 'another'} token" if shown else "is not there; alerts start no training"
+        f"contains {'the' if shown == token else 'another'} token"
+        if shown
+        else "does not exist, so alerts do not start trainings"
     )
-    yield judge(f"Secret {ALERT}", bool(shown) and shown == token, found, "jukebox secrets")
+    yield judge(f"Secret {ALERT}", bool(shown) and shown == token, found, "Run `jukebox secrets`.")
 
 
 def _secret(each: Wanted, cluster: Cluster) -> Finding:
     name = f"Secret {each.name}"
     secret = cluster.read(SECRETS, each.name)
-    remedy = f"jukebox secrets{f' {each.option} FILE' if each.option else ''}"
+    remedy = f"Run `jukebox secrets{f' {each.option} FILE' if each.option else ''}`."
     held = values(secret)
     missing = [key for key in each.keys if not held.get(key)]
     short = [] if each.option else [key for key in KEYS if 0 < len(held.get(key, "")) < SHORTEST]
     if secret is None and not each.needed:
-        return Finding(name, State.OK, f"not there, and not needed; it {each.purpose}")
+        return Finding(name, State.OK, f"does not exist and is optional; it {each.purpose}")
     if secret is None:
-        return Finding(name, State.FAIL, f"not there, in {cluster.namespace}; {each.purpose}", remedy)
+        return Finding(name, State.FAIL, f"does not exist in {cluster.namespace}; {each.purpose}", remedy)
     if missing or short:
         found = [f"{key} is missing or empty" for key in missing]
         found += [f"{key} has fewer than {SHORTEST} characters" for key in short]
@@ -353,42 +356,48 @@ def _secret(each: Wanted, cluster: Cluster) -> Finding:
 
 
 def _token(project: Project) -> Findings:
-    """It takes the token, for some time still."""
+    """The Git host accepts the token, which does not expire soon."""
     name = "Token of the Git host"
     held = values(project.ci.read(SECRETS, "jukebox-git-host"))
     token = held.get("token", "")
     repository = held.get("repository", "")
     if not token or not repository:
-        return  # which is a finding of the Secret
+        return  # reported as a finding of the Secret
     if repository != project.settings.repository:
-        text = f"it is for {repository}, and the settings name {project.settings.repository}: it is sent to neither"
-        yield Finding(name, State.FAIL, text, "jukebox secrets --git-token-file FILE, which notes what it is for")
+        text = f"it is for {repository}, but the settings name {project.settings.repository}, so it is not sent"
+        yield Finding(
+            name, State.FAIL, text, "Run `jukebox secrets --git-token-file FILE` with a token for the latter."
+        )
         return
     if "<" in project.settings.repository:
-        remedy = "Put yours into manifests/settings/settings.yaml."
-        yield Finding(name, State.WARN, f"cannot be tried: the repository is {project.settings.repository}", remedy)
+        remedy = "Set repository in manifests/settings/settings.yaml."
+        yield Finding(name, State.WARN, f"cannot be tested: the repository is {project.settings.repository}", remedy)
         return
     host = Host(project.settings.git_host)
     url, headers = find_api(host, project.settings.repository, token)
-    if host is Host.GITLAB:  # which tells of the token itself, and of no one else's
+    if host is Host.GITLAB:  # which describes the token itself
         url = f"{url.partition('/projects/')[0]}/personal_access_tokens/self"
     try:
         answer = requests.get(url, headers=headers, timeout=TIMEOUT, allow_redirects=False)
     except OSError as error:
-        yield Finding(name, State.WARN, f"{url} does not answer from here: {said(error)}", "Try it from elsewhere.")
+        yield Finding(
+            name, State.WARN, f"{url} does not answer from here: {said(error)}", "Run this on another machine."
+        )
         return
-    remedy = "Make a new token there, and give it with `jukebox secrets --git-token-file FILE`."
+    remedy = "Create a new token there, and store it with `jukebox secrets --git-token-file FILE`."
     expires = _expiry(answer)
     if not answer.ok:
-        yield Finding(name, State.FAIL, f"{url} answers {answer.status_code}: it has expired, or may not read", remedy)
+        yield Finding(
+            name, State.FAIL, f"{url} answers {answer.status_code}: it has expired or has no read access", remedy
+        )
     elif expires and expires < datetime.now(UTC) + SOON:
         yield Finding(name, State.WARN, f"expires at {expires:%Y-%m-%d %H:%M} UTC", remedy)
     else:
-        yield Finding(name, State.OK, f"taken, until {expires:%Y-%m-%d}" if expires else "taken")
+        yield Finding(name, State.OK, f"valid until {expires:%Y-%m-%d}" if expires else "valid")
 
 
 def _expiry(answer: requests.Response) -> datetime | None:
-    """When the host says that the token expires: GitHub in a header, GitLab in the answer."""
+    """The time when the token expires: GitHub sends it in a header, GitLab in the body."""
     text = answer.headers.get("GitHub-Authentication-Token-Expiration", "")
     if not text and "json" in answer.headers.get("Content-Type", ""):
         found = answer.json()
@@ -402,25 +411,25 @@ def _expiry(answer: requests.Response) -> datetime | None:
 
 
 def _pipeline_server(project: Project) -> Findings:
-    """It is ready. Kubeflow's is not in the project's namespace: only the way to it shows that."""
+    """It is ready. Kubeflow's is not in the project's namespace: for that, only the connection is checked."""
     if project.settings.platform == "kubeflow":
         return
     server = project.cluster.read(PIPELINE_SERVERS, "dspa")
     if not server:
         remedy = "Apply the overlay; on plain Kubeflow set platform to kubeflow in the settings."
-        yield Finding("Pipeline server", State.FAIL, "DataSciencePipelinesApplication dspa is not there", remedy)
+        yield Finding("Pipeline server", State.FAIL, "DataSciencePipelinesApplication dspa does not exist", remedy)
     else:
-        yield _ready("Pipeline server", server, "See `oc describe dspa dspa`, and the pods whose names hold dspa.")
+        yield _ready("Pipeline server", server, "See `oc describe dspa dspa` and the pods with dspa in their names.")
 
 
 def _way_to_pipeline_server(project: Project) -> Findings:
-    """It lets you in; and what it runs for you is in the project's namespace."""
+    """It accepts your credentials, and runs pipelines in the project's namespace."""
     found = find_server(project.settings)
     try:
         found.probe()
     except ServerUnavailable as error:
         what, _, remedy = str(error).partition("\n")
-        # Who looks may be elsewhere, or somebody else, than who starts runs; what the server is, it is for all.
+        # You may have another network or account than the tasks. A single-user server is wrong for everybody.
         state = State.FAIL if isinstance(error, SingleUser) else State.WARN
         yield Finding("Way to the pipeline server", state, f"{found.host}: {what}", remedy)
     else:
@@ -429,13 +438,13 @@ def _way_to_pipeline_server(project: Project) -> Findings:
 
 def _ready(name: str, resource: Resource, remedy: str) -> Finding:
     conditions = resource.get("status", {}).get("conditions", [])
-    ready = next((each for each in conditions if each["type"] == "Ready"), {"status": "not said"})
+    ready = next((each for each in conditions if each["type"] == "Ready"), {"status": "not set"})
     words = (ready["status"], ready.get("reason", ""), ready.get("message", ""))
     return judge(name, ready["status"] == "True", f"Ready is {' '.join(filter(None, words))}", remedy)
 
 
 def _listener(project: Project) -> Findings:
-    """It runs, so does its proxy, and the world reaches it."""
+    """It and its proxy run, and it is reachable from outside."""
     listener = project.ci.read(LISTENERS, "jukebox")
     deployment = project.ci.read(DEPLOYMENTS, "el-jukebox")
     if not listener or not deployment:
@@ -446,10 +455,10 @@ def _listener(project: Project) -> Findings:
     yield judge("Listener", available > 0, f"{available} pods available", remedy)
     proxy = project.ci.read(DEPLOYMENTS, "jukebox-listener-proxy")
     available = (proxy or {}).get("status", {}).get("availableReplicas", 0)
-    found = f"{available} pods available" if proxy else "Deployment jukebox-listener-proxy is not there"
+    found = f"{available} pods available" if proxy else "Deployment jukebox-listener-proxy does not exist"
     remedy = (
-        "See `kubectl describe deployment jukebox-listener-proxy`: its account may be missing, or nginx in the CI "
-        "image, which is to be built anew from this Containerfile."
+        "See `kubectl describe deployment jukebox-listener-proxy`: its account may be missing, or the CI image may "
+        "lack nginx. In that case, build it again from this Containerfile."
     )
     yield judge("Proxy of the listener", available > 0, found, remedy if proxy else "Apply the overlay.")
     hosts = list(_hosts(project.ci))
@@ -466,7 +475,7 @@ def _listener(project: Project) -> Findings:
 
 
 def _hosts(cluster: Cluster) -> Iterator[str]:
-    # Of a kind that it does not know, the cluster says that there is none.
+    # For a kind that the cluster does not serve, read returns nothing.
     if route := cluster.read(ROUTES, "jukebox-listener"):
         yield route["spec"]["host"]
     if route := cluster.read(HTTP_ROUTES, "jukebox-listener"):
@@ -474,47 +483,47 @@ def _hosts(cluster: Cluster) -> Iterator[str]:
 
 
 def _overlay(project: Project) -> Findings:
-    """Nothing is left to be filled in: in the overlay, and in what the tasks alone take from the settings."""
+    """No placeholder is left in the overlay, or in the settings that only the tasks read."""
     left = placeholders(to_json(project.overlay) + project.settings.image)
     if project.overlay:
-        found = f"{', '.join(left)} is not filled in" if left else "all are filled in"
-        yield judge("Settings", not left, found, "Put yours into manifests/settings/settings.yaml.")
+        found = f"without a value: {', '.join(left)}" if left else "all have values"
+        yield judge("Settings", not left, found, "Set them in manifests/settings/settings.yaml.")
 
 
 def _model(project: Project) -> Findings:
-    """What is served is what Git says."""
+    """The served version is the one that Git pins."""
     name = project.settings.model_name
     service = project.cluster.read(INFERENCE_SERVICES, name)
     if not service:
-        yield Finding("Model server", State.FAIL, f"InferenceService {name} is not there", "Apply the overlay.")
+        yield Finding("Model server", State.FAIL, f"InferenceService {name} does not exist", "Apply the overlay.")
         return
-    remedy = f"See `kubectl describe inferenceservice {name}`; before the first training there is no model to load."
+    remedy = f"See `kubectl describe inferenceservice {name}`. Before the first training there is no model to load."
     yield _ready("Model server", service, remedy)
     served, why = _served(project.cluster, name)
     pins = [each for each in project.overlay if each["kind"] == "InferenceService"]
     pinned = _pinned(pins[0]) if pins else _pinned(service)
     source = "Git" if pins else "the cluster"
-    text = f"served is {', '.join(served) or f'unknown: {why}'}; {source} pins {pinned or 'none'}"
+    text = f"serves {', '.join(served) or f'an unknown version: {why}'}; {source} pins {pinned or 'none'}"
     if pins and pinned != _pinned(service):
         text += f", the cluster {_pinned(service) or 'none'}"
-        yield Finding("Model", State.FAIL, text, "See whether Argo CD has synced, and what hinders it.")
+        yield Finding("Model", State.FAIL, text, "Check in Argo CD whether the last sync succeeded.")
     elif not served:
-        yield Finding("Model", State.WARN, text, "Ask the model server itself: GET /v2/models/NAME.")
+        yield Finding("Model", State.WARN, text, "Query the model server: GET /v2/models/NAME.")
     else:
-        remedy = "Was the version published, and is it in the store? See the model server's log."
+        remedy = "Check that the version was published and is in the store, and see the model server's log."
         yield judge("Model", not pinned or served == [pinned], text, remedy)
 
 
 def _pinned(service: Resource) -> str:
-    """The one version that an InferenceService asks for, or nothing."""
+    """The version that an InferenceService pins; empty if there is none."""
     found = PINNED.search(" ".join(service["spec"]["predictor"].get("model", {}).get("args", [])))
     return found[1] if found else ""
 
 
 def _served(cluster: Cluster, name: str) -> tuple[list[str], str]:
-    """The versions that the model server's pods have loaded; or none, and why it is not known.
+    """The versions that the model server's pods have loaded, or none and the reason.
 
-    A pod that is not ready answers nobody: one that waits for a version that is not there leaves the others serving.
+    Only ready pods are asked: one that waits for a missing version does not stop the others.
     """
     pods = cluster.list(PODS, f"serving.kserve.io/inferenceservice={name}")
     ready = [pod["metadata"]["name"] for pod in pods if _is_ready(pod)]
@@ -525,7 +534,7 @@ def _served(cluster: Cluster, name: str) -> tuple[list[str], str]:
             versions |= {str(version) for version in cluster.get(path).get("versions", [])}
     except ClusterRefuses as error:
         return [], error.reason
-    why = "the server names no version" if ready else "no pod is ready"
+    why = "the server reports no version" if ready else "no pod is ready"
     return sorted(versions, key=lambda version: (len(version), version)), why
 
 
@@ -534,7 +543,7 @@ def _is_ready(pod: Resource) -> bool:
     return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
-# What is looked at before anything is applied, besides what the preflight itself does.
+# The checks that run before the first apply, in addition to the preflight's own.
 BEFORE: Checks = {"What is installed": _installed, "Settings": _overlay}
 CHECKS: Checks = {
     "Kubernetes": before.kubernetes,

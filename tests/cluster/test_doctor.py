@@ -219,7 +219,7 @@ def test_a_project_in_order_has_nothing_to_remedy(fork: Fork) -> None:
     assert found["Admission of Kubeflow Pipelines"] == "pipelineversions.pipelines.kubeflow.org is up"
     assert found["Model store"] == "claim jukebox-model-pvc is Bound, ReadWriteMany, of class standard"
     assert found["Way to the listener"].endswith("/live answers 200")
-    assert found["Model"] == "served is 1; Git pins 1"
+    assert found["Model"] == "serves 1; Git pins 1"
 
 
 def test_who_may_only_look_is_told_what_cannot_be_seen_and_that_nothing_fails(fork: Fork) -> None:
@@ -229,7 +229,7 @@ def test_who_may_only_look_is_told_what_cannot_be_seen_and_that_nothing_fails(fo
     assert {each["state"] for each in found.values()} == {"warn"}
     texts = {name: each["found"] for name, each in found.items()}
     for owner in ("Tekton Pipelines", "Tekton Triggers", "KServe", "Kubeflow Pipelines"):
-        assert "cannot be tried" in texts[f"Admission of {owner}"]
+        assert "cannot be tested" in texts[f"Admission of {owner}"]
     assert "create secrets (jukebox secrets)" in texts["Your permissions"]
     assert "answers 403" in texts["Way to the pipeline server"]
     for name in ("Permissions", "Secrets", "Token of the Git host"):
@@ -452,13 +452,13 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "webhooks of Tekton that leave the namespace out": (
         unlabelled,
         [
-            ("Admission of Tekton Pipelines", "fail", "nothing refuses a wrong Task", "whether Tekton Pipelines is"),
-            ("Admission of Tekton Triggers", "fail", "wrong TriggerTemplate", "whether Tekton Triggers is"),
+            ("Admission of Tekton Pipelines", "fail", "an invalid Task was accepted", "that Tekton Pipelines is"),
+            ("Admission of Tekton Triggers", "fail", "invalid TriggerTemplate", "that Tekton Triggers is"),
         ],
     ),
     "no webhook of the pipeline server": (
         without(f"mutating{WEBHOOK}", f"validating{WEBHOOK}"),
-        [("Admission of Kubeflow Pipelines", "fail", "nothing refuses a wrong PipelineVersion", "oc get dspa")],
+        [("Admission of Kubeflow Pipelines", "fail", "an invalid PipelineVersion was accepted", "oc get dspa")],
     ),
     "a policy without its binding": (
         without(f"validatingadmissionpolicybinding/jukebox-listener.{projects.NAMESPACE}"),
@@ -467,7 +467,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     "a pipeline server that is away": (
         away,
         [
-            ("Admission of Kubeflow Pipelines", "fail", "failed calling webhook", "See the webhook's pods"),
+            ("Admission of Kubeflow Pipelines", "fail", "failed calling webhook", "Check the webhook's pods"),
             ("Way to the pipeline server", "warn", "The server does not answer", "Check that the DSPA is ready"),
         ],
     ),
@@ -485,7 +485,14 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "no claim": (
         with_settings(model_storage_pvc="missing"),
-        [("Model store", "warn", "claim missing is not there; classes: standard", "or take the component storage-rwo")],
+        [
+            (
+                "Model store",
+                "warn",
+                "claim missing does not exist; classes: standard",
+                "or use the component storage-rwo",
+            )
+        ],
     ),
     "a claim that waits": (
         on_claim("waiting", "ReadWriteMany", "nobody"),
@@ -497,12 +504,12 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "a placeholder": (
         with_settings(image="<REGISTRY>/jukebox-training"),
-        [("Settings", "fail", "<REGISTRY> is not filled in", "settings.yaml")],
+        [("Settings", "fail", "without a value: <REGISTRY>", "settings.yaml")],
     ),
     **{
         f"{account} without its right": (
             without(f"rolebinding/{account}"),
-            [("Account", "fail", f"{account} may not {right}", "Role or RoleBinding is not there")],
+            [("Account", "fail", f"{account} may not {right}", "Role or RoleBinding is missing")],
         )
         for account, right in {
             "jukebox-listener": "create pipelineruns",
@@ -512,17 +519,17 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     },
     "an account that may too much": (
         readable,
-        [("Account", "fail", "jukebox-steps may read Secrets", "Take that right away")],
+        [("Account", "fail", "jukebox-steps may read Secrets", "Revoke that right")],
     ),
     "settings that no bootstrap has seen": (
         untold,
-        [("ConfigMap jukebox-settings", "warn", "has another schedule than settings.yaml", "jukebox bootstrap")],
+        [("ConfigMap jukebox-settings", "warn", "differs from settings.yaml in schedule", "jukebox bootstrap")],
     ),
     "a token for another repository": (
         with_key("jukebox-git-host", "repository", "https://elsewhere.example/acme/jukebox"),
         [(TOKEN, "fail", "it is for https://elsewhere.example/acme/jukebox", "--git-token-file FILE")],
     ),
-    "no senders": (without("secret/jukebox-senders"), [(SENDERS, "fail", "not there", "jukebox secrets")]),
+    "no senders": (without("secret/jukebox-senders"), [(SENDERS, "fail", "does not exist", "jukebox secrets")]),
     "an empty key": (
         with_key("jukebox-senders", "alert", ""),
         [(SENDERS, "fail", "alert is missing or empty", "jukebox secrets")],
@@ -537,7 +544,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
             (
                 "Secret jukebox-s3",
                 "fail",
-                "not there, in ada-jukebox; stores the artifacts of runs",
+                "does not exist in ada-jukebox; stores the artifacts of runs",
                 "jukebox secrets --s3-file FILE",
             )
         ],
@@ -549,13 +556,13 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "a Git host that is away": (
         with_settings(repository="http://127.0.0.1:1/acme/jukebox"),
-        [(TOKEN, "warn", "does not answer from here", "from elsewhere")],
+        [(TOKEN, "warn", "does not answer from here", "on another machine")],
     ),
     "no repository": (
         with_settings(repository="https://github.com/<ORGANISATION>/jukebox"),
         [
-            ("Settings", "fail", "<ORGANISATION> is not filled in", "settings.yaml"),
-            (TOKEN, "warn", "cannot be tried: the repository is https://github.com/<ORG", "settings.yaml"),
+            ("Settings", "fail", "without a value: <ORGANISATION>", "settings.yaml"),
+            (TOKEN, "warn", "cannot be tested: the repository is https://github.com/<ORG", "settings.yaml"),
         ],
     ),
     "no listener": (
@@ -580,25 +587,25 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "a promotion that has not arrived": (
         pinning(2),
-        [("Model", "fail", "served is 1; Git pins 2, the cluster 1", "whether Argo CD has synced")],
+        [("Model", "fail", "serves 1; Git pins 2, the cluster 1", "whether the last sync succeeded")],
     ),
     "a version that nobody has published": (
         unpublished,
         [
             ("Model server", "fail", "Ready is Unknown", "describe inferenceservice jukebox"),
-            ("Model", "fail", "served is 1; Git pins 7", "Was the version published"),
+            ("Model", "fail", "serves 1; Git pins 7", "Check that the version was published"),
         ],
     ),
     "a model server that is stopped": (
         stopped,
         [
             ("Model server", "fail", "Ready is False Stopped", "describe inferenceservice jukebox"),
-            ("Model", "warn", "served is unknown: no pod is ready; Git pins 1", "/v2/models/"),
+            ("Model", "warn", "serves an unknown version: no pod is ready; Git pins 1", "/v2/models/"),
         ],
     ),
     "no model server": (
         without("inferenceservice/jukebox"),
-        [("Model server", "fail", "InferenceService jukebox is not there", "Apply the overlay")],
+        [("Model server", "fail", "InferenceService jukebox does not exist", "Apply the overlay")],
     ),
 }
 

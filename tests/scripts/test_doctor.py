@@ -166,7 +166,7 @@ def test_a_project_in_order_has_nothing_to_remedy(project: Project) -> None:
     texts = {each["name"]: each["found"] for each in found}
     assert texts["Kubernetes"] == "v1.34.4"
     assert texts["Tekton Pipelines"] == "tekton.dev/v1 v1.15.0"
-    assert texts["Model"] == "served is 3; Git pins 3"
+    assert texts["Model"] == "serves 3; Git pins 3"
     asked = [*project.world.cluster.asked, *project.world.cluster.ci.asked]
     assert {method for method, path, _ in asked if "reviews" not in path} == {"GET", "POST"}
 
@@ -204,7 +204,7 @@ def test_the_newest_checkout_says_whether_the_ci_image_is_stale(project: Project
         return told["state"], told["found"], told["remedy"]
 
     check_out(project, "push-of-an-older-release", 9, commit="a")
-    assert found() == ("ok", "no run has told yet whether it is stale", "")
+    assert found() == ("ok", "no run has reported yet whether it is stale", "")
     check_out(project, "push-2", 2, ci_image_stale="scripts/wait.py, requirements.lock")
     check_out(project, "push-1", 1, ci_image_stale="")
     state, text, remedy = found()
@@ -337,7 +337,7 @@ def leave_a_placeholder(project: Project) -> None:
 
 PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     ("an old Kubernetes", version("v1.29.14"), "Kubernetes", "fail", "v1.29.14"),
-    ("no Tekton", without("tekton.dev"), "Tekton Pipelines", "fail", "does not know tasks of tekton.dev/v1"),
+    ("no Tekton", without("tekton.dev"), "Tekton Pipelines", "fail", "does not serve tasks of tekton.dev/v1"),
     ("no Triggers", without("triggers.tekton.dev"), "Tekton Triggers", "fail", "triggertemplates"),
     ("no KServe", without("serving.kserve.io"), "KServe", "fail", "inferenceservices"),
     ("no KFP", without("pipelines.kubeflow.org"), "Kubeflow Pipelines", "fail", "pipelineversions"),
@@ -348,10 +348,10 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         let_pass("tasks"),
         "Admission of Tekton Pipelines",
         "fail",
-        "nothing refuses a wrong",
+        "an invalid Task was accepted",
     ),
     ("webhooks that are down", unadmitted, "Admission of KServe", "fail", "failed calling webhook"),
-    ("nobody who may try", forbidden("tasks"), "Admission of Tekton Pipelines", "warn", "cannot be tried"),
+    ("nobody who may try", forbidden("tasks"), "Admission of Tekton Pipelines", "warn", "cannot be tested"),
     ("a claim that waits", claim(status={"phase": "Pending"}), "Model store", "fail", "is Pending"),
     ("a claim of one node", claim(spec={"accessModes": ["ReadWriteOnce"]}), "Model store", "warn", "ReadWriteOnce"),
     (
@@ -364,7 +364,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     ("no storage class", classes(), "Model store", "fail", "classes: none"),
     ("nobody who may see classes", forbidden("persistentvolumeclaims"), "Model store", "warn", "cannot be read"),
     ("a placeholder", leave_a_placeholder, "Settings", "fail", "<MODEL>"),
-    ("no registry", leave_an_image_out, "Settings", "fail", "<REGISTRY> is not filled in"),
+    ("no registry", leave_an_image_out, "Settings", "fail", "without a value: <REGISTRY>"),
     ("no right", denied("create", "secrets"), "Your permissions", "warn", "create secrets (jukebox secrets)"),
     (
         "an account without its right",
@@ -396,7 +396,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
             gone("namespaces", namespace),
             "Pod Security",
             "warn",
-            f"enforced in {namespace} is nothing",
+            f"{namespace} enforces no level",
         )
         for namespace in (NAMESPACE, CI_NAMESPACE)
     ),
@@ -405,7 +405,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         lambda project: project.get("namespaces", CI_NAMESPACE)["metadata"]["labels"].update({ENFORCE: "privileged"}),
         "Pod Security",
         "warn",
-        f"enforced in {CI_NAMESPACE} is privileged",
+        f"{CI_NAMESPACE} enforces privileged",
     ),
     *(
         (
@@ -413,7 +413,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
             gone("validatingadmissionpolicies", f"{policy}.{NAMESPACE}"),
             "Admission policy",
             "warn",
-            f"{policy}.{NAMESPACE} is not there",
+            f"{policy}.{NAMESPACE} does not exist",
         )
         for policy in POLICIES
     ),
@@ -422,14 +422,14 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         gone("configmaps", "jukebox-settings"),
         "ConfigMap jukebox-settings",
         "fail",
-        f"is not there, in {CI_NAMESPACE}",
+        f"does not exist in {CI_NAMESPACE}",
     ),
     (
         "settings that were changed since",
         settings_without_bootstrap,
         "ConfigMap jukebox-settings",
         "warn",
-        "has another ci-image, train-cpu than settings.yaml",
+        "differs from settings.yaml in ci-image, train-cpu",
     ),
     *(
         (
@@ -437,7 +437,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
             copied_to_the_runs(name),
             f"Secret {name}",
             "fail",
-            f"is in {NAMESPACE} as well",
+            f"is also in {NAMESPACE}",
         )
         for name in ("jukebox-git-host", "jukebox-registry", "jukebox-senders", "jukebox-chat")
     ),
@@ -446,14 +446,14 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         gone("secrets", "jukebox-alert"),
         "Secret jukebox-alert",
         "fail",
-        "alerts start no training",
+        "alerts do not start trainings",
     ),
     (
         "another token than the listener knows",
         secret("jukebox-alert", token="b3RoZXI="),
         "Secret jukebox-alert",
         "fail",
-        "holds another token",
+        "contains another token",
     ),
     (
         "a token that says not what it is for",
@@ -467,7 +467,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         token_for_another_repository,
         "Token of the Git host",
         "fail",
-        "it is for https://elsewhere.example.com/a/b, and the settings name",
+        "it is for https://elsewhere.example.com/a/b, but the settings name",
     ),
     ("no binding", gone("validatingadmissionpolicybindings", POLICY), "Admission policy", "warn", "has no binding"),
     (
@@ -477,7 +477,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         ),
         "Admission policy",
         "warn",
-        "denies nothing: Warn, Audit",
+        "does not deny, its actions are Warn, Audit",
     ),
     (
         "nobody who may see policies",
@@ -486,7 +486,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "warn",
         "cannot be read",
     ),
-    ("no senders", gone("secrets", "jukebox-senders"), "Secret jukebox-senders", "fail", "not there"),
+    ("no senders", gone("secrets", "jukebox-senders"), "Secret jukebox-senders", "fail", "does not exist"),
     (
         "an empty key",
         secret("jukebox-senders", alert=""),
@@ -501,7 +501,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         gone("secrets", "jukebox-s3"),
         "Secret jukebox-s3",
         "fail",
-        "not there, in ada-jukebox; stores the artifacts of runs",
+        "does not exist in ada-jukebox; stores the artifacts of runs",
     ),
     ("an expired token", answering(Answer(b"{}", 401)), "Token of the Git host", "fail", "answers 401"),
     ("a token that expires soon", expiring(3), "Token of the Git host", "warn", "expires at"),
@@ -511,14 +511,14 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         lambda project: project.get("datasciencepipelinesapplications", "dspa").update(status={}),
         "Pipeline server",
         "fail",
-        "Ready is not said",
+        "Ready is not set",
     ),
     (
         "not a pipeline server",
         gone("datasciencepipelinesapplications", "dspa"),
         "Pipeline server",
         "fail",
-        "DataSciencePipelinesApplication dspa is not there",
+        "DataSciencePipelinesApplication dspa does not exist",
     ),
     (
         "a pipeline server that keeps you out",
@@ -540,7 +540,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         gone("deployments", "jukebox-listener-proxy"),
         "Proxy of the listener",
         "fail",
-        "is not there",
+        "does not exist",
     ),
     (
         "a proxy of the listener that is down",
@@ -564,7 +564,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "fail",
         "does not answer",
     ),
-    ("no model server", gone("inferenceservices", "jukebox"), "Model server", "fail", "is not there"),
+    ("no model server", gone("inferenceservices", "jukebox"), "Model server", "fail", "does not exist"),
     (
         "a model server that is not ready",
         live("3", {"type": "Ready", "status": "False", "reason": "Stopped"}),
@@ -572,15 +572,15 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "fail",
         "Ready is False Stopped",
     ),
-    ("another model", served("2"), "Model", "fail", "served is 2; Git pins 3"),
+    ("another model", served("2"), "Model", "fail", "serves 2; Git pins 3"),
     ("a promotion that has not arrived", pinned("4"), "Model", "fail", "Git pins 4, the cluster 3"),
-    ("no pod", gone("pods", "model-server"), "Model", "warn", "unknown: no pod is ready; Git pins 3"),
+    ("no pod", gone("pods", "model-server"), "Model", "warn", "unknown version: no pod is ready; Git pins 3"),
     (
         "a pod that is not to be asked",
         lambda project: project.world.cluster.paths.pop(SERVED),
         "Model",
         "warn",
-        "unknown: the server could not find",
+        "unknown version: the server could not find",
     ),
 ]
 
@@ -602,8 +602,8 @@ def test_each_thing_that_is_wrong_is_found_with_a_remedy(
 @pytest.mark.parametrize(
     ("spoil", "name", "text"),
     [
-        (expiring(90), "Token of the Git host", "taken, until 20"),
-        (gone("secrets", "jukebox-registry"), "Secret jukebox-registry", "not needed"),
+        (expiring(90), "Token of the Git host", "valid until 20"),
+        (gone("secrets", "jukebox-registry"), "Secret jukebox-registry", "is optional"),
         (lambda project: [each(project) for each in (pinned(""), live(""), served("7"))], "Model", "Git pins none"),
         (lambda project: project.set(model_store="s3://data/models"), "Model store", "s3://data/models"),
     ],

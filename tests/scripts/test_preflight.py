@@ -237,7 +237,7 @@ def test_without_an_overlay_it_is_that_of_the_settings(site: Site, monkeypatch: 
     texts = {each["name"]: each["found"] for each in json.loads(result.stdout)}
     assert "default-editor" not in texts["Accounts"]  # which is there
     assert texts["Storage class"].startswith("shared of ")
-    assert texts["Settings"] == "all are filled in"
+    assert texts["Settings"] == "all have values"
 
 
 @on_openshift_ai
