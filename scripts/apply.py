@@ -36,10 +36,10 @@ def command(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the pipeline server's admission webhook.")] = 120,
     result_dir: ResultDir = None,
 ) -> None:
-    """Apply the Pipeline and create the PipelineVersion, unless it is there.
+    """Apply the Pipeline, and create the PipelineVersion unless it exists.
 
-    Pushed code has written the file. What it asks for is compared with the settings first, and nothing is applied if
-    that is more than they give: another Secret, claim or image, more than the quota, a field that is not known.
+    Pushed code wrote the file, so it is compared with the settings first. Nothing is applied if it asks for more than
+    they allow: another Secret, claim or image, more than the quota, or an unknown field.
 
     Example: `jukebox apply build/pipeline.yaml`
     """

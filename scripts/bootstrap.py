@@ -55,9 +55,9 @@ OnePart = Annotated[
     Part | None,
     typer.Option(
         "--part",
-        help="Apply only one part: an administrator's (the namespaces, what fences the project in, and Argo CD's "
-        "AppProject and ApplicationSet), or a tenant's who has the role admin of both (the accounts, their rights, and "
-        "the settings that the tasks rely on).",
+        help="Only one part: platform, for an administrator (the namespaces, their admission policies, and Argo CD's "
+        "AppProject and ApplicationSet), or tenant, for somebody with the role admin in both namespaces (the accounts, "
+        "their rights, and the settings that the tasks use).",
     ),
 ]
 MANAGER = "jukebox"
@@ -78,8 +78,8 @@ def command(
         bool,
         typer.Option(
             "--health-checks",
-            help="Teach Argo CD, for all who share it, when a pipeline server and a listener are ready. Without, it "
-            "does not wait for them, and an event that comes while they start may start a run that fails.",
+            help="Add health checks of pipeline servers and listeners to Argo CD, for all who share it. Otherwise it "
+            "does not wait for them, and an early event may start a run that fails.",
         ),
     ] = False,
     git_token_file: Annotated[
@@ -89,11 +89,11 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Print what will be applied to the cluster of the kubeconfig, ask, and apply it.
+    """Print what will be applied to the kubeconfig's cluster, ask for confirmation, and apply it.
 
-    The platform's part comes first. All else Argo CD takes from the repository that the settings name: push first. It
-    may be run again; run it again before you push an upgrade of jukebox, or settings that say where credentials go: the
-    addresses, the images, the Secrets and claims. The tasks rely on the settings of the last bootstrap.
+    The platform's part is applied first. Argo CD applies the rest from the repository of the settings, so push first.
+    Run this again before you push an upgrade of jukebox, or settings that decide where credentials are sent: addresses,
+    images, Secrets and claims. The tasks use the settings of the last bootstrap.
 
     Example: `jukebox bootstrap --part platform --print`
     """

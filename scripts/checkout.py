@@ -24,9 +24,9 @@ def command(
     git_secret: GitSecret = None,
     result_dir: ResultDir = None,
 ) -> None:
-    """Check out one commit into a folder, as often as you like, and print it.
+    """Check out one commit into a folder and print its hash. It can be repeated.
 
-    The settings name the repository and the branch. Every object is checked; nothing that was pushed is run.
+    The settings name the repository and the branch. Git checks every object, and no pushed code runs.
 
     Example: `jukebox checkout /tmp/source --git-secret secret`
     """

@@ -57,13 +57,13 @@ def command(
     git_secret: GitSecret = None,
     last: Last = State.SUCCESS,
     superseded_by: SupersededBy = "",
-    description: Annotated[str, typer.Option(help="One line that is shown beside the state.")] = "",
+    description: Annotated[str, typer.Option(help="One line to show next to the state.")] = "",
     pipeline_run: PipelineRun = "",
 ) -> None:
-    """Set the commit's status; without a token there is nothing to set, which is said and no error.
+    """Set the status of a commit on the Git host. Without a token, print that and exit with 0.
 
-    Of a run that has failed, the status says why, and it links to the run's page if there is one. It says if the CI
-    image is stale. The settings name the repository, the kind of its host, and that page.
+    The status includes the cause if the run failed, a link to the run's page if the settings have one, and whether the
+    CI image is stale. The settings name the repository, its Git host and the page.
 
     Example: `jukebox commit-status 0a1b… success --git-secret secret --description "Published 7"`
     """

@@ -26,7 +26,7 @@ def command(
         Path | None, typer.Option(help="Settings file; default: JUKEBOX_SETTINGS, else the checkout's.")
     ] = None,
 ) -> None:
-    """Write Pipeline and PipelineVersion; the version is named by the hash of what it does.
+    """Write the Pipeline and the PipelineVersion, which is named by a hash of its spec.
 
     Example: `jukebox compile --image registry/jukebox-training@sha256:…`
     """

@@ -22,10 +22,10 @@ def command(
         str, typer.Option(help="A folder or s3://bucket/prefix; default: that of the settings.")
     ] = "",
 ) -> None:
-    """Delete versions from the model store, for good. This works on a full disk.
+    """Delete versions from the model store permanently. This works on a full disk.
 
-    It refuses, before it deletes anything, the newest version, which dev serves; the one that this checkout pins for
-    production; the champion; and those that have a file `<number>.pinned` beside them.
+    It deletes nothing if one of them is the newest version, which dev serves; the version that this checkout pins for
+    production; the champion; or a version with a file `<number>.pinned` next to it.
 
     Example: `jukebox delete-version 3 4 --model-store build/models`
     """

@@ -15,9 +15,9 @@ def command(
     target: Target = "",
     auth_file: AuthFile = None,
 ) -> None:
-    """Fetch an image into a folder: what a registry must be told of it, if it has the rest. Needs skopeo.
+    """Fetch an image into a folder, without the layers that the target's registry has. Needs skopeo.
 
-    That is without its layers if the target is in the same repository.
+    If the target is in the same repository, no layers are fetched.
 
     Example: `jukebox fetch-image example.com/training:deps-0123 /tmp/image --target example.com/training:mine`
     """

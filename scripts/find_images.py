@@ -32,15 +32,15 @@ LONGEST = 300  # characters of a result; Tekton keeps 4096 bytes of all results 
 
 
 def command(
-    run: Annotated[str, typer.Option(help="Name that the tags of newly built images begin with.")],
+    run: Annotated[str, typer.Option(help="Prefix of the tags of newly built images.")],
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:
-    """Look for the images of the checkout's commit: its training image, the packages below it, and the tasks' image.
+    """Find the images of the checkout's commit: its training image, the packages below it, and the tasks' image.
 
-    Each is known by a tag that is the hash of what it is made of, and is taken only if it is the one that is recorded
-    of that tag. Needs skopeo, and runs nothing of the commit. The settings name the images, and the base image.
+    The tag of each is a hash of its inputs. An image is used only if its digest is the recorded one. Needs skopeo, and
+    runs no code of the commit. The settings name the images and the base image.
 
     Example: `jukebox find-images --run mine`
     """

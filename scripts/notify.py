@@ -31,10 +31,10 @@ def command(
     superseded_by: SupersededBy = "",
     pipeline_run: PipelineRun = "",
 ) -> None:
-    """Print the line, and send it to an incoming webhook (Slack, Mattermost, Rocket.Chat, Google Chat) if there is one.
+    """Print the outcome of a training and send it to a chat's incoming webhook, if the file has one.
 
-    Of a run that has failed, it says why, and it links to the run's page if there is one. It says if the CI
-    image is stale.
+    Slack, Mattermost, Rocket.Chat and Google Chat are supported. The message includes the cause if the run failed, a
+    link to the run's page if the settings have one, and whether the CI image is stale.
 
     Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """

@@ -20,9 +20,9 @@ def command(
     at: Annotated[Path, typer.Option(help="Path of that folder in the image.")] = Path("/opt/venv"),
     target: Target = "",
 ) -> None:
-    """Pack what the Containerfile copies from a checkout's commit, or a folder of packages. Runs nothing of either.
+    """Add a layer with the files that the Containerfile copies from a commit, or with a folder of packages.
 
-    The same content has the same digest.
+    It runs none of their code. The same content has the same digest.
 
     Example: `jukebox pack-image /tmp/image`
     """

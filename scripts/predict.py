@@ -52,7 +52,7 @@ def command(
     ] = "",
     top: Annotated[int, typer.Option(min=1, help="How many labels to show.")] = 5,
 ) -> None:
-    """Show what a model answers for a row of its table.
+    """Print a model's prediction for a row of its table.
 
     Example: `jukebox predict "part of a name" --top 10`
 
@@ -79,7 +79,8 @@ def command(
     console.print(one_line(title), markup=False, soft_wrap=True)
     console.print(_shown(model, answer[0], [*map(str, published.labels)], top))
     if others:
-        console.print(f"{others} more rows match; give a unique value to choose one")
+        matches = "row matches" if others == 1 else "rows match"
+        console.print(f"{others} more {matches}; give a unique value to choose one")
 
 
 def _shown(model: Model, prediction: NDArray[np.float32], labels: Sequence[str], top: int) -> Shown:

@@ -8,14 +8,14 @@ import typer
 def command(
     run: Annotated[str, typer.Argument(help="Id of the run that published the model.")],
 ) -> None:
-    """Say what a promotion would do; it does nothing yet.
+    """Print what a promotion would do. It is not implemented yet.
 
-    A promotion is a pull request that pins the version of the run's model in the overlay of production. Merging it
-    serves the version, reverting the merge rolls it back; nothing else may write what production serves.
+    A promotion is a pull request that pins the version of the run's model in production's overlay. Merging it serves
+    the version, and reverting the merge rolls it back. Nothing else changes what production serves.
 
     Example: `jukebox promote 6f1c3c2e-…`
     """
     print(
-        f"Promotion is not implemented yet. That of run {run} would open a pull request that pins the version of the "
-        "model that it has published in manifests/overlays/<platform>/prod; merging that serves it."
+        f"Promotion is not implemented yet. For run {run}, it would open a pull request that pins the run's model "
+        "version in manifests/overlays/<platform>/prod. Merging the pull request would serve that version."
     )

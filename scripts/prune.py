@@ -17,12 +17,13 @@ def command(
     keep: Annotated[int, typer.Option(min=0, help="Number of the newest runs to keep, whatever their age.")] = 20,
     days: Annotated[float, typer.Option(min=0, help="Minimum age of a run, counted from its end.")] = 30,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be removed, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be deleted, and delete nothing.")
     ] = False,
 ) -> None:
-    """Remove old PipelineRuns, and the volumes of those that ended a day ago; nothing that runs, no version, no model.
+    """Delete old PipelineRuns, and the volumes of those that ended over a day ago.
 
-    Runs stay for long since it is their names that refuse the redelivery of an event.
+    It never deletes active runs, PipelineVersions or models. Old runs are kept for long because their names reject the
+    redelivery of an event.
 
     Example: `jukebox prune --keep 20 --days 30 --dry-run`
     """

@@ -17,7 +17,7 @@ def command(
     auth_file: AuthFile = None,
     result_dir: ResultDir = None,
 ) -> None:
-    """Push the image of an OCI layout; layers that the registry has may be missing in it. Needs skopeo.
+    """Push the image of an OCI layout, which may lack layers that the registry has. Needs skopeo.
 
     Example: `jukebox push-image /tmp/image registry.example.com/jukebox-training:mine`
     """

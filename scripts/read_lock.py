@@ -24,9 +24,10 @@ def command(
     folder: Annotated[Path, typer.Option(help="The checkout.")] = Path(),
     commit: Annotated[str, typer.Option(help="The commit to read.")] = "HEAD",
 ) -> None:
-    """Write the lock of a commit, and the names of what training needs, to a folder, for install_packages.py.
+    """Write a commit's lock and the names of the packages for training to a folder, for install_packages.py.
 
-    It refuses what would be built, and so run, by whoever installs it. The settings name the package index.
+    It refuses packages that an installation would build, because a build runs their code. The settings name the package
+    index.
 
     Example: `jukebox read-lock /tmp/lock`
     """

@@ -22,7 +22,9 @@ def command(
     ],
     diff: Annotated[bool, typer.Option("--diff", help="Show what an apply would change in the cluster.")] = False,
 ) -> None:
-    """Show what Git says runs; with a diff, end with 0 where the cluster is the same, 1 where not, 2 on an error.
+    """Print the resources of an overlay, or what applying them would change.
+
+    Exit codes with --diff: 0 if the cluster has no differences, 1 if it has, 2 on an error.
 
     Example: `jukebox render manifests/overlays/openshift-ai/prod --diff`
     """

@@ -139,7 +139,9 @@ def command(
     ] = "",
     delivery: Annotated[str, typer.Option(help="The event's identity. Use the same one again for a redelivery.")] = "",
 ) -> None:
-    """Send an event; the listener takes it with 202 before it looks at it, so look for the PipelineRun.
+    """Send an event to the listener.
+
+    The listener answers 202 before it evaluates the event. Check that a PipelineRun is created.
 
     Example: `jukebox replay push`
     """

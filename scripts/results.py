@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 ResultDir = Annotated[
-    Path | None, typer.Option(help="Write what was found there too, one file a value: /tekton/results in Tekton.")
+    Path | None, typer.Option(help="Folder to write the results to, one file for each; /tekton/results in Tekton.")
 ]
 
 

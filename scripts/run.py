@@ -87,7 +87,7 @@ def command(
     folder: Annotated[Path, typer.Option(help="Folder for runs, models and sample data.")] = Path("build"),
     model_store: Annotated[str, typer.Option(help="Where models are published. Default: models in the folder.")] = "",
 ) -> None:
-    """Train, judge, convert, verify and publish a model here, through the pipeline that a cluster runs.
+    """Run the whole pipeline on this machine: train, evaluate, convert, verify and publish a model.
 
     Example: `jukebox run --data TABLE=file.parquet --data OTHER=s3://bucket/other/ --epochs 5`
     """

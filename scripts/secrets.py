@@ -111,12 +111,12 @@ def command(
     s3_file: Annotated[Path | None, typer.Option(help="The same, to store the artifacts of runs.")] = None,
     store_file: Annotated[Path | None, typer.Option(help="The same, to add to the model store.")] = None,
     chat_file: Annotated[Path | None, typer.Option(help="File with the address of an incoming webhook.")] = None,
-    rotate: Annotated[list[str] | None, typer.Option(help=f"Make this key again: {', '.join(KEYS)}.")] = None,
+    rotate: Annotated[list[str] | None, typer.Option(help=f"Generate this key again: {', '.join(KEYS)}.")] = None,
 ) -> None:
-    """Make the Secrets that the project needs, and say which ones are missing; no value is printed or put in a file.
+    """Create the Secrets that the project needs and list missing ones. Values are never printed or written to files.
 
-    What is there stays, unless it is given in a file or is to be rotated: then the sender needs the new one. The token
-    of the Git host is noted to be for the repository of the settings, and is sent nowhere else.
+    Existing values are kept, unless you give a file or rotate a key. After a rotation, the sender needs the new key.
+    The Git host's token is stored with the repository of the settings, and is sent to no other.
 
     Example: `jukebox secrets --git-token-file token --data-file data.env --s3-file s3.env`
     """

@@ -39,7 +39,7 @@ RUN_IDS = uuid5(NAMESPACE_URL, "https://jukebox.github.io/runs")
 
 
 class Reason(StrEnum):
-    """Why there is a training."""
+    """The reason for a training."""
 
     PUSH = "push"
     DATA = "data"
@@ -60,15 +60,15 @@ def command(
     commit: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
     commit_time: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
     reason: Annotated[
-        Reason, typer.Option(help="What causes the run. A push starts no run if one of its version has succeeded.")
+        Reason, typer.Option(help="Reason for the run. A push starts no run if a run of its version has succeeded.")
     ] = Reason.MANUAL,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step, without the cache.")] = False,
     result_dir: ResultDir = None,
 ) -> None:
-    """Start a run of the PipelineVersion and print its id; a run that has failed goes on.
+    """Start a run of a PipelineVersion, or retry its failed run, and print the run's id.
 
-    If the newest run of the version with these parameters has failed this week, it is that run that goes on: what has
-    succeeded in it is kept. Data, alerts and the schedule always start a new run.
+    If the newest run of the version with these parameters failed within a week, that run is retried and keeps the steps
+    that succeeded. Data, alerts and the schedule always start a new run.
 
     Example: `jukebox start prod-train-save-0123456789ab --key "$UID" --parameters '{"gate_mode": "warn"}'`
     """

@@ -38,13 +38,13 @@ def command(
     commit: Annotated[str, typer.Option(help="Full hash of its commit.")],
     git_secret: GitSecret = None,
 ) -> None:
-    """Cancel the runs of older pushes that have not started training; where a newer push has a run, our own.
+    """Cancel the runs of older pushes that have not started training, or this run if a newer push has one.
 
-    Older is the commit that the other one descends from, so a branch that was forced elsewhere supersedes nothing. What
-    a person has started again is left alone. A cancelled run still does what it does at the end.
+    A commit is older if the other one descends from it, so a force push to another history supersedes nothing. Runs
+    that a person started again are not cancelled. A cancelled run still executes its final tasks.
 
-    It fails if an event is replayed: its commit has to be the head of the branch, or to descend from the newest that
-    has run.
+    It fails for a replayed event: the commit must be the head of the branch, or descend from the newest one that has
+    run.
 
     Example: `jukebox supersede push-0a1b2c3d4e5f --commit 0a1b…`
     """

@@ -15,7 +15,7 @@ def command(
     pairs: Annotated[str, typer.Argument(help="Pairs IMAGE=TAGGED, separated by spaces: an image and its new name.")],
     auth_file: AuthFile = None,
 ) -> None:
-    """Give images that are in a registry another tag, in the same repository, and record what they are. Needs skopeo.
+    """Add tags to images in a registry, in the same repository, and record their digests. Needs skopeo.
 
     Example: `jukebox tag-images example.com/jukebox-training:mine=example.com/jukebox-training:good`
     """

@@ -29,12 +29,12 @@ def command(
         bool, typer.Option("--data", help="Delete the data, too: models, run history and Secrets.")
     ] = False,
 ) -> None:
-    """Print what will be deleted from the cluster of the kubeconfig, ask, and delete it.
+    """Print what will be deleted from the kubeconfig's cluster, ask for confirmation, and delete it.
 
-    The Applications go with all that they brought up, then the runs of Tekton and the accounts with their rights. The
-    model store, the pipeline server with its history, a bucket, the Secrets and the records of images and commits stay,
-    so that a later bootstrap finds them, and so do the namespaces and their admission policies. What Argo CD's own
-    configuration was given stays as well: it harms nobody.
+    It deletes the Applications with their resources, then Tekton's runs, and the accounts with their rights. It keeps
+    the model store, the pipeline server with its history, a bucket, the Secrets, the records of images and commits, the
+    namespaces and their admission policies for a later bootstrap. It also keeps the health checks in Argo CD's
+    configuration.
 
     Example: `jukebox teardown`
     """

@@ -81,16 +81,17 @@ def command(
     ] = 10,
     result_dir: ResultDir = None,
 ) -> None:
-    """Follow a run; end with 0 only if it has succeeded, else with the cause, the failed step and the end of its log.
+    """Wait for a run to end. If it fails, print the cause, the failed step and the end of its log.
 
-    What keeps a pod from starting is told within seconds, and waited for as long as it may pass: an image, a Secret or
-    a key that is missing ends the wait after half a minute, a registry that is away or a node that is too small after
-    --stuck-after, a full quota or a queue only after --timeout. The run itself goes on when that is mended.
+    If a pod does not start, the cause is printed within seconds. The wait ends after half a minute for a missing image,
+    Secret or key, after --stuck-after for an unavailable registry or a node that is too small, and after --timeout for
+    a full quota or a queue. The run itself continues when the cause is fixed.
 
-    If what it took from the cache is gone, the run is started once more without the cache, and that one is followed.
+    If the cached results that it used are gone, a new run is started once, without the cache, and waited for.
 
-    Exit codes: 0 the run has succeeded; 1 it has not, or is not seen; 2 the options are wrong. With --result-dir the
-    file `state` says succeeded, failed, terminated, deleted, stuck, lost, timeout or unknown, and `why` has a line.
+    Exit codes: 0 if the run succeeded; 1 if it did not, or its state is unknown; 2 for invalid options. --result-dir
+    gets a file `state` with succeeded, failed, terminated, deleted, stuck, lost, timeout or unknown, and a file `why`
+    with the cause in one line.
 
     Example: `jukebox wait 6f1c3c2e-0d5b-5c8e-9a51-3f0f6d1f2b7a --timeout 120`
     """

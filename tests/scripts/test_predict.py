@@ -126,7 +126,7 @@ def test_a_part_of_the_name_in_any_case_will_do(predict: Predict) -> None:
 def test_that_others_have_such_a_name_is_said(predict: Predict) -> None:
     lines = predict("golden river")
     assert lines[0].startswith("Golden River, Bo & Caro")
-    assert lines[-1] == "1 more rows match; give a unique value to choose one"
+    assert lines[-1] == "1 more row matches; give a unique value to choose one"
 
 
 def test_an_id_comes_before_names(predict: Predict) -> None:
