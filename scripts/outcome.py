@@ -28,7 +28,12 @@ WORDS = {
 }
 STALE = "ci-image-stale"  # the result of the task checkout
 REBUILD = "Build the stage ci of the Containerfile, push it, put its digest into ci-image, and run `jukebox bootstrap`."
-PHRASES = {State.PENDING: "goes on", State.SUCCESS: "succeeded", State.FAILURE: "failed", State.ERROR: "broke off"}
+PHRASES = {
+    State.PENDING: "is running",
+    State.SUCCESS: "succeeded",
+    State.FAILURE: "failed",
+    State.ERROR: "ended with an error",
+}
 
 Last = Annotated[
     State, typer.Option(help="Tekton's status of the last task; without its success the outcome is not a success.")

@@ -98,12 +98,12 @@ def test_each_host_is_asked_at_its_own_address(kind: Host, repository: str, url:
 @pytest.mark.parametrize(
     ("state", "last", "newer", "github", "gitlab", "phrase"),
     [
-        ("pending", "success", "", "pending", "pending", "goes on"),
+        ("pending", "success", "", "pending", "pending", "is running"),
         ("Succeeded", "Succeeded", "", "success", "success", "succeeded"),
         ("Completed", "Succeeded", "", "success", "success", "succeeded"),
         ("Failed", "None", "", "failure", "failed", "failed"),
         ("Failed", "Failed", "", "failure", "failed", "failed"),
-        ("None", "None", "", "error", "failed", "broke off"),
+        ("None", "None", "", "error", "failed", "ended with an error"),
         # Cancelled by hand between two tasks, and for a newer push.
         ("Completed", "None", "", "error", "canceled", "was cancelled"),
         ("Completed", "None", "push-2", "error", "canceled", "superseded by push-2, a newer push"),
