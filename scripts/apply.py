@@ -68,9 +68,9 @@ class _Loader(yaml.SafeLoader):
 def read_resources(file: Path) -> tuple[Resource, Resource]:
     """Return the Pipeline and the PipelineVersion in a YAML or JSON file, which anybody may have written.
 
-    Raises SettingsInvalid, which quotes no line of it, where it is not a file of at most 1 MiB with one of each,
-    or where a name in it has become something else than text: n, y, no or on are truth values for some YAML readers,
-    and the server would take a parameter called "false".
+    Raises SettingsInvalid, which quotes no line of it, if it is not a file of at most 1 MiB with one of each, or if a
+    key in it is not text: some YAML readers read n, y, no or on as booleans, and the server would accept a parameter
+    called "false".
     """
     try:
         documents = _documents(file)
@@ -109,7 +109,7 @@ def apply(cluster: Cluster, pipeline: Resource, version: Resource, timeout: floa
 
     Both are sent as JSON. A version's spec is immutable: one with the same compiled spec is left alone. The version is
     created only when the admission has seen it in a dry run, because one that slipped past it would belong to no
-    pipeline. Raises ServerUnavailable with the refusal; NotYet where the admission is not up for ``timeout`` seconds.
+    pipeline. Raises ServerUnavailable with the refusal; NotYet if the admission is not up for ``timeout`` seconds.
     """
     retrying = Retrying(
         stop=stop_after_delay(timeout),
@@ -173,7 +173,7 @@ def _holds(found: Any, wanted: Any) -> bool:
 
 
 def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerUnavailable:
-    """What a refusal becomes: what another try may mend, or the refusal with what to do."""
+    """The error for a refusal: NotYet if a retry may succeed, else one with a remedy."""
     reason = error.reason.strip()
     if "failed calling webhook" in reason or error.status in (429, 502, 503, 504):
         return NotYet(f"The pipeline server's admission webhook does not answer: {reason}.")
@@ -194,7 +194,7 @@ def _explained(error: ClusterRefuses, what: str, spec: object = None) -> ServerU
 
 
 def _wrong_in(spec: object) -> str:
-    """What is wrong in a spec, of which the server says no more than that it is invalid."""
+    """The problems of a spec; the server only reports that it is invalid."""
     try:
         json_format.ParseDict(spec, PipelineSpec())
     except (json_format.ParseError, AttributeError, TypeError) as error:
@@ -203,7 +203,7 @@ def _wrong_in(spec: object) -> str:
 
 
 def _strange_keys(value: object, path: str = "") -> Iterator[str]:
-    """Where a key is no text."""
+    """The keys that are not text."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):

@@ -184,8 +184,8 @@ def relied_on(namespace: str) -> Resource:
 def checkout() -> Iterator[Path]:
     """Yield a copy of the manifests that this code comes with, with the settings that are in force.
 
-    Kustomize takes the settings from their place in the repository, wherever the settings file lies. Raises
-    SettingsInvalid if this code lies in no checkout.
+    Kustomize reads the settings from their path in the repository, even if the settings file is elsewhere. Raises
+    SettingsInvalid if this code is not in a checkout.
     """
     root = SETTINGS_FILE.parents[2]
     if missing := [part for part in PARTS if not (root / part).is_dir()]:
@@ -269,7 +269,7 @@ def credential_name(project: str) -> str:
 
 
 def fitted(ours: Resource, live: Resource | None) -> Resource:
-    """Return the namespace without those labels that somebody else has set: they stay as they are."""
+    """Return the namespace without the labels that another manager has set, to keep those."""
     theirs = {
         key.removeprefix("f:")
         for each in (live or {"metadata": {}})["metadata"].get("managedFields", [])
@@ -406,12 +406,12 @@ def environments(settings: dict[str, str]) -> list[str]:
 
 
 def placeholders(text: str) -> list[str]:
-    """Return the placeholders that nobody has filled in, such as ``<CLUSTER_DOMAIN>``."""
+    """Return the placeholders without a value, such as ``<CLUSTER_DOMAIN>``."""
     return sorted(set(re.findall(r"<[A-Z][A-Z_0-9]*>", text)))
 
 
 def context() -> str:
-    """Return the name and the address of the kubeconfig's cluster; raises ServerUnavailable where there is none."""
+    """Return the name and the address of the kubeconfig's cluster; raises ServerUnavailable if there is none."""
     config = json.loads(kubectl("config", "view", "--minify", "--output=json"))
     if not config.get("clusters"):
         raise ServerUnavailable("No cluster is configured.\nLog in (oc login), or set KUBECONFIG.")
@@ -420,14 +420,14 @@ def context() -> str:
 
 
 def confirm(yes: bool) -> None:
-    """Ask unless it is answered already; ends the command with 1 where the answer is no."""
+    """Ask for confirmation unless it was given; ends the command with 1 if the answer is no."""
     if not yes and not typer.confirm("Go on?"):
         print("Nothing was done.")
         raise typer.Exit(1)
 
 
 def kubectl(*arguments: str, stdin: str | None = None) -> str:
-    """Run kubectl and return what it prints; raises ServerUnavailable with what it says where it fails."""
+    """Run kubectl and return its output; raises ServerUnavailable with its message if it fails."""
     program = shutil.which("kubectl") or shutil.which("oc")
     if not program:
         raise KubectlMissing("Neither kubectl nor oc is installed; `make .venv/ready` installs kubectl into .venv/bin.")

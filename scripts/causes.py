@@ -188,7 +188,7 @@ def _warnings(events: Iterable[Resource]) -> Iterator[tuple[str, str]]:
         about, reason, when = event.get("involvedObject", {}).get("uid", ""), event.get("reason", ""), _time(event)
         if reason in OVER:
             found = {key: value for key, value in found.items() if key[0] != about}
-            # Times are of whole seconds: what comes after this may stand before it.
+            # Times are whole seconds: a later event may sort before an earlier one.
             over[about] = when
         elif event.get("type") == "Warning" and when != over.get(about):
             found[about, reason] = reason, str(event.get("message", ""))

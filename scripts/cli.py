@@ -107,7 +107,7 @@ def jukebox() -> None:
 
 
 def main() -> None:
-    """Run a command; what the user can mend is printed without a traceback, and ends with 1."""
+    """Run a command; an error that the user can fix is printed without a traceback and exits with 1."""
     trust()
     try:
         app()

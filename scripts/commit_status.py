@@ -39,7 +39,7 @@ OTHER_WORDS = {State.CANCELLED: "error"}
 
 
 class _Passing(HostRefuses):
-    """The host is away or busy."""
+    """The host is unavailable or busy."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def command(
 
 
 def read_secret(file: Path) -> str:
-    """The one line in a file, or nothing where it is missing: a Secret may be optional."""
+    """The one line in a file, or nothing if it is missing: a Secret may be optional."""
     return file.read_text().strip() if file.is_file() else ""
 
 
@@ -119,7 +119,7 @@ def build_request(
 def find_api(host: Host, repository: str, token: str) -> tuple[str, dict[str, str]]:
     """Return the address of a repository in the API of its host, and the headers that let us in.
 
-    ``repository`` is its web or clone address over https. Raises SettingsInvalid where it is none.
+    ``repository`` is its web or clone address over https. Raises SettingsInvalid if it is invalid.
     """
     where = urlsplit(page(repository))
     path = where.path.strip("/")

@@ -1,4 +1,4 @@
-"""What `jukebox doctor` looks at, what its checks say, and how that is printed."""
+"""The input of the checks of `jukebox doctor`, their findings, and the table of findings."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ THEIR_ACCESS = Kind("authorization.k8s.io", "v1", "localsubjectaccessreviews")
 
 
 class State(StrEnum):
-    """How it is."""
+    """The state of what was checked."""
 
     OK = "ok"
     WARN = "warn"
@@ -31,7 +31,7 @@ COLOURS = {State.OK: "green", State.WARN: "yellow", State.FAIL: "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, what was found, and what to do about it."""
+    """What was checked, its state, what was found, and what to do about it."""
 
     name: str
     state: State
@@ -44,13 +44,13 @@ Findings = Iterator[Finding]
 
 @dataclass(frozen=True)
 class Project:
-    """What the checks look at.
+    """The input of the checks.
 
     Attributes:
         cluster: in the namespace of the pipeline's runs.
         ci: in that of Tekton and its Secrets.
-        overlay: the resources that Git says; none if no overlay was named.
-        data: all settings as they stand in the file; ``settings`` is what the pipeline takes from them.
+        overlay: the resources of the overlay; empty if none was given.
+        data: all settings of the file; ``settings`` are those of the pipeline.
     """
 
     cluster: Cluster
@@ -64,9 +64,9 @@ Checks = Mapping[str, Callable[[Project], Findings]]
 
 
 def examine(project: Project, checks: Checks) -> Findings:
-    """Yield what the checks find; raises ClusterAway where the cluster does not answer: nothing can be seen then.
+    """Yield what the checks find; raises ClusterAway if the cluster does not answer.
 
-    On a terminal, the check that is at work stands below.
+    A terminal shows the current check below.
     """
     with Console(stderr=True).status("") as line:
         for name, check in checks.items():
@@ -84,12 +84,12 @@ def examine(project: Project, checks: Checks) -> Findings:
 
 
 def judge(name: str, good: bool, found: str, remedy: str, bad: State = State.FAIL) -> Finding:
-    """Return a finding that is well or, with its remedy, ``bad``."""
+    """Return a finding that is ok or, with its remedy, ``bad``."""
     return Finding(name, State.OK, found) if good else Finding(name, bad, found, remedy)
 
 
 def allowed(cluster: Cluster, right: tuple[str, ...], account: str = "", of: str = "") -> bool:
-    """Ask whether an account, or who asks, has a right in the namespace; the account is one of it, or ``of`` another.
+    """Ask whether an account, or the caller, has a right in the namespace. The account is in it, or in ``of``.
 
     ``right`` is a verb, a group, a resource and, as far as there are any, a subresource and a name.
     """

@@ -19,7 +19,7 @@ def read_records(cluster: Cluster) -> dict[str, str]:
 
 
 def add_records(cluster: Cluster, digests: Mapping[str, str]) -> None:
-    """Record digests by their tags; beyond ``LIMIT`` the oldest go, whose images are then built anew."""
+    """Record digests by their tags; beyond ``LIMIT`` the oldest are deleted, and their images are built again."""
 
     def attempt() -> None:
         found = _read(cluster)

@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-# In a checkout and in the image of the tasks, the program lies one folder below the rest of the code.
+# In a checkout and in the CI image, the program is one folder below the rest of the code.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from pipeline.core.trusted_ca import trust
@@ -50,7 +50,7 @@ def install(folder: Path, *, everything: bool, index: str) -> None:
     python = Path(sys.executable).resolve()
     subprocess.run([python, "-m", "venv", "--without-pip", "--clear", folder], env=environment, check=True)
     lock = Path("requirements.lock").resolve()
-    with tempfile.TemporaryDirectory() as empty:  # what lies beside the lock is not looked at
+    with tempfile.TemporaryDirectory() as empty:  # ignores other files next to the lock
         what = ["sync", str(lock)]
         if not everything:
             names = Path(empty, "names.in")
@@ -76,7 +76,7 @@ def install(folder: Path, *, everything: bool, index: str) -> None:
 
 
 def locked(name: str) -> str:
-    """What the program's own lock says of a package; it lies beside it while the image of the tasks is built."""
+    """The entry of a package in the program's own lock, which is next to it while the CI image is built."""
     here = Path(__file__).resolve().parent
     lock = next(each for folder in (here.parent, here) if (each := folder / "requirements.lock").is_file())
     found = re.search(rf"^{name}==(.*\\\n)*.*\n?", lock.read_text(), re.MULTILINE)

@@ -18,7 +18,7 @@ from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_u
 
 
 class _Passing(ChatRefuses):
-    """The chat is away or busy."""
+    """The chat is unavailable or busy."""
 
 
 def command(

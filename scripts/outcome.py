@@ -13,13 +13,13 @@ from scripts.clients.kubernetes_api import TASK_RUNS, Resource, ci_cluster
 
 
 class State(StrEnum):
-    """What became of it; the second line are Tekton's words for the status of tasks."""
+    """The outcome; the second line are Tekton's names for the status of tasks."""
 
     PENDING, SUCCESS, FAILURE, ERROR, CANCELLED = "pending", "success", "failure", "error", "cancelled"
     SUCCEEDED, COMPLETED, FAILED, NONE = "Succeeded", "Completed", "Failed", "None"
 
 
-# Completed is a success with skipped tasks; with None the tasks ended in no way that Tekton could tell.
+# Completed is a success with skipped tasks; with None, Tekton does not know how the tasks ended.
 WORDS = {
     State.SUCCEEDED: State.SUCCESS,
     State.COMPLETED: State.SUCCESS,
@@ -43,9 +43,9 @@ SupersededBy = Annotated[str, typer.Option(help="The PipelineRun of a newer push
 
 
 def outcome(state: State, last: State, superseded_by: str) -> tuple[State, str]:
-    """Return the state, in none of Tekton's words, and a phrase for people.
+    """Return the state, without Tekton's names, and a phrase for people.
 
-    Tekton calls the tasks of a cancelled run Failed where it stopped one in the middle, else Completed.
+    Tekton calls the tasks of a cancelled run Failed if it stopped one of them, else Completed.
     """
     if superseded_by:
         return State.CANCELLED, f"superseded by {superseded_by}, a newer push"
@@ -56,7 +56,7 @@ def outcome(state: State, last: State, superseded_by: str) -> tuple[State, str]:
 
 
 class Told(NamedTuple):
-    """What the tasks of a PipelineRun say.
+    """What the tasks of a PipelineRun report.
 
     Attributes:
         why: the first task's that has failed, in a line; empty if none has, or it is not known.
@@ -70,12 +70,12 @@ class Told(NamedTuple):
 
     @property
     def notice(self) -> str:
-        """What stands behind the outcome, whatever that is; empty if the CI image is not stale."""
+        """A note after any outcome; empty if the CI image is not stale."""
         return f"; the CI image is stale: the commit has different versions of {self.stale}" if self.stale else ""
 
 
 def look_up(pipeline_run: str, settings: Settings) -> Told:
-    """Ask the cluster what the tasks of a PipelineRun say; a cluster that does not answer is said, and no error."""
+    """Read what the tasks of a PipelineRun report. If the cluster does not answer, print that; it is not an error."""
     if not pipeline_run:
         return Told()
     try:
@@ -91,7 +91,7 @@ def look_up(pipeline_run: str, settings: Settings) -> Told:
 def link(page: str, pipeline_run: str, told: Told) -> str:
     """Return the address of the page about a run; empty if none is configured, or what it needs is not known.
 
-    In ``page``, {run} stands for the id of the pipeline server's run, {pipeline-run} for the name of Tekton's.
+    In ``page``, {run} is replaced by the id of the pipeline server's run, {pipeline-run} by the PipelineRun's name.
     """
     if "{run}" in page and not told.run:
         return ""
@@ -103,7 +103,7 @@ def link(page: str, pipeline_run: str, told: Told) -> str:
 
 
 def _why(task: Resource) -> str:
-    """Why a task has failed: what it says itself, else what Tekton says; empty if it has not, or was cancelled."""
+    """Why a task failed, by its own result or by Tekton's message; empty if it did not fail or was cancelled."""
     for condition in task.get("status", {}).get("conditions", ()):
         if condition.get("status") == "False" and condition.get("reason") != "TaskRunCancelled":
             name = task["metadata"].get("labels", {}).get("tekton.dev/pipelineTask", "")

@@ -31,7 +31,7 @@ DATA_EVENT, SCHEDULE_EVENT = "jukebox.data.updated", "jukebox.schedule"
 
 
 class Kind(StrEnum):
-    """What is said to have happened, and who says so."""
+    """The kind of event and its sender."""
 
     PUSH = "push"
     PUSH_GITLAB = "push-gitlab"
@@ -163,7 +163,7 @@ def command(
 
 
 def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
-    """What sender and listener share; raises SettingsInvalid where there is nothing."""
+    """The secret that sender and listener share; raises SettingsInvalid if there is none."""
     if file:
         where, secret = str(file), file.read_text().strip() if file.is_file() else ""
     else:
@@ -185,7 +185,7 @@ def build_event(kind: Kind, facts: Facts, secret: str) -> Event:
 
 
 def send(event: Event, url: str) -> str:
-    """Send the event; return the status and what is answered. Raises ListenerRefuses where it is not taken."""
+    """Send the event; return the status and the answer. Raises ListenerRefuses if it is not accepted."""
     try:
         answer = requests.post(url, data=event.body, headers=event.headers, timeout=TIMEOUT, allow_redirects=False)
     except (OSError, ValueError) as error:

@@ -113,16 +113,17 @@ def start(
 ) -> tuple[Json, bool]:
     """Return the run of ``key``, and whether it was started now.
 
-    ``cluster`` lets workflows be seen that the server has lost; it may be missing.
-    ``data_version`` is found out from the data that the version names, where ``parameters`` lack it. With
-    ``unless_succeeded`` a run of the version that has succeeded stands for the new one. With ``goes_on`` the newest run
-    of this week with the same parameters is retried if it has failed, and stands for the new one. The run of ``key``
-    itself is retried if it has failed. Without ``cached`` all steps of the run are run afresh.
+    ``cluster`` finds workflows that the server has lost; it may be missing. ``data_version`` is computed from the
+    version's data if ``parameters`` lack it. With ``unless_succeeded``, a successful run of the version is returned
+    instead of a new one. With ``goes_on``, the newest run with the same parameters, if it failed within a week, is
+    retried and returned instead. The run of ``key`` itself is retried if it has failed. Without ``cached``, the run
+    uses no cached results.
 
-    The run's id is made of the key and looked up before each POST: the server starts a workflow first and notes the run
-    then, so a POST that is simply repeated has a second workflow train beside the first. Raises ServerUnavailable where
-    the server refuses or is away for longer than ``patience`` seconds; SettingsInvalid where version, key or parameters
-    are none; SpecRefused where the version, which anybody may have applied, asks for more than ``settings`` give.
+    The run's id is derived from the key and looked up before each POST. The server creates the workflow before it
+    stores the run, so a repeated POST would start a second workflow. Raises ServerUnavailable if the server refuses or
+    does not answer for longer than ``patience`` seconds; SettingsInvalid for an unknown version, an invalid key or
+    invalid parameters; SpecRefused if the version, which anybody may have applied, asks for more than ``settings``
+    allow.
     """
     _check(parameters, settings)
     name = f"{version} {key}"
@@ -164,7 +165,7 @@ def start(
             elif _retried(kfp, run):
                 return run, True
         elif run.get("state") == "RUNNING" and any(entry["state"] in FAILED for entry in run["state_history"]):
-            return run, False  # It goes on already.
+            return run, False  # It is already running.
     body = {
         "run_id": run_id,
         "display_name": name,
@@ -306,11 +307,11 @@ class _Unknown(SettingsInvalid):
 
 
 def _check(parameters: Mapping[str, Any], settings: Settings) -> None:
-    """Raise SettingsInvalid where a parameter is none that a run may be given."""
+    """Raise SettingsInvalid if a run may not have one of the parameters."""
     for name, value in _texts(parameters):
         if secret := secret_in(value):
             raise SettingsInvalid(
-                f"the parameter {name} {secret}, and whoever sees the run sees its parameters: name it without; "
+                f"the parameter {name} {secret}, and everybody who sees the run sees its parameters: name it without; "
                 "the Secret that data-secret in the settings names holds the keys for s3://"
             )
     if "{{" in to_json(parameters):

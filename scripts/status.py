@@ -55,7 +55,7 @@ def command(
 
 
 def find_versions(kfp: Kfp, name: str, limit: int) -> Rows:
-    """The newest versions of the pipeline; none where it was never applied."""
+    """The newest versions of the pipeline; none if it was never applied."""
     pipeline = kfp.pipeline(name)
     found = kfp.versions(pipeline["pipeline_id"]) if pipeline else iter(())
     return [
@@ -85,7 +85,7 @@ def _run(run: Json) -> dict[str, Any]:
 
 
 def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
-    """The newest published versions; with a note where the store cannot be seen from here."""
+    """The newest published versions; with a note if the store cannot be read from here."""
     if "://" not in root and not Path(root).is_dir():
         return [], f"The models are on a claim, {root}, which is not mounted here: set --model-store."
     store = open_store(root, model_name)

@@ -116,7 +116,7 @@ def judge(other: Resource, commit: str, history: History) -> Verdict:
 
 
 def record(cluster: Cluster, commit: str, run: str, history: History) -> None:
-    """Note that the run with the uid ``run`` goes on with ``commit``; raises CommitOutdated if that is old.
+    """Record that the run with the uid ``run`` continues with ``commit``; raises CommitOutdated if that is old.
 
     What is noted outlives the runs, whose names refuse a second delivery of an event only as long as they are there.
     """
@@ -141,13 +141,13 @@ def record(cluster: Cluster, commit: str, run: str, history: History) -> None:
 
 
 def cancel(cluster: Cluster, run: str, newer: str, version: str = "") -> None:
-    """Have a run end with its last tasks; only where it is still of this resource version, if one is named."""
+    """Cancel a run, with its final tasks; only if it still has this resource version, if one is given."""
     metadata = {"annotations": {SUPERSEDED_BY: newer}} | ({"resourceVersion": version} if version else {})
     cluster.patch(PIPELINE_RUNS, run, {"metadata": metadata, "spec": {"status": "CancelledRunFinally"}})
 
 
 def _cancel_unless_training(cluster: Cluster, name: str, commit: str, history: History, ours: str) -> bool:
-    """Cancel a run as it was judged, and judge it anew where it has moved on meanwhile."""
+    """Cancel a run in the state that was checked; check again if it has changed since."""
 
     def attempt() -> bool:
         other = cluster.read(PIPELINE_RUNS, name)

@@ -1,4 +1,4 @@
-"""``jukebox teardown``: take the project out of a cluster; its data stays unless told."""
+"""``jukebox teardown``: remove the project from a cluster; keep its data unless --data is set."""
 
 from typing import Annotated
 
@@ -40,7 +40,7 @@ def command(
     """
     settings = read_all_settings()
     project, ci, profile = settings["namespace"], settings["ci-namespace"], settings["platform"] == "kubeflow"
-    # A Profile would make its own anew.
+    # A Profile would create its namespace again.
     namespaces = [f"namespace/{each}" for each in (ci, *(() if profile else (project,)))]
     platform, tenant = part is not Part.TENANT, part is not Part.PLATFORM
     print(f"This is deleted from the cluster {context()}:")
@@ -78,7 +78,7 @@ def command(
 
 
 def _stop(project: str, argocd: str) -> None:
-    """Take from Argo CD what it looks after, and with it all that came from Git."""
+    """Delete the project from Argo CD, and with it all resources that came from Git."""
     # The Applications one by one, for kubectl to wait until each has taken its resources with it.
     _delete(f"applicationset.argoproj.io/{project}", argocd, "--cascade=orphan")
     _delete(*(f"application.argoproj.io/{project}.{environment}" for environment in ("dev", "prod")), argocd)
@@ -88,7 +88,7 @@ def _stop(project: str, argocd: str) -> None:
 
 
 def _tidy(namespace: str, data: bool, server: bool) -> None:
-    """Take out of a namespace what its tenant may: runs and rights, and the data if told."""
+    """Delete what a tenant may delete in a namespace: runs and rights, and with --data the data."""
     here = f"--namespace={namespace}"
     _delete("pipelineruns.tekton.dev", here, OURS)
     _delete("rolebindings,roles,serviceaccounts", here, OURS)

@@ -1,4 +1,4 @@
-"""``jukebox wait``: follow a run until it has really ended, and say why where it failed."""
+"""``jukebox wait``: wait for a run to end, and print the cause if it fails."""
 
 import re
 import time
@@ -36,7 +36,7 @@ FINISHED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 LOG_LINES = 30
 LINE = 1000  # characters of each
 READ_LINES = 300  # of a pod's log: its step's last lines come before what its launcher says of its end
-SHORT = 400  # characters of why a run failed, for where there is room for a line
+SHORT = 400  # characters of the cause of a failure, if it must fit in a line
 # Argo's name for a whole workflow: what `jukebox compile` calls the pipeline of a model, and five characters.
 WORKFLOW = re.compile(rf"([a-z0-9-]+-)?{PIPELINE}-[a-z0-9]{{5}}")
 # What the launcher (Go) and kfp's executor (Python) say in a step's log: a line, and the JSON object that it ends in or
@@ -141,7 +141,7 @@ class Ended:
 
 @dataclass
 class Watch:
-    """What is seen of one run. ``cluster`` may be missing; then a stuck run is not told from a slow one."""
+    """The view of one run. Without ``cluster``, a stuck run looks like a slow one."""
 
     kfp: Kfp
     cluster: Cluster | None
@@ -182,14 +182,14 @@ class Watch:
             time.sleep(max(0.0, min(self.pace.poll, deadline - time.monotonic())))
 
     def _look(self, run_id: str) -> Json | None:
-        """The run, or None where the server is away just now."""
+        """The run, or None if the server does not answer now."""
         try:
             run = self.kfp.run(run_id)
         except ServerAway as error:
             self._once("server", f"{error} Waiting for it.")
             return None
         except AccessDenied as error:
-            # What stands in front of the server answers so, too, while it cannot check a token.
+            # A proxy in front of the server also answers this while it cannot check a token.
             if "run" not in self._since or self._lasts("denied") > self.pace.denied:
                 raise
             self._once("server", f"{error} Trying again.")
@@ -205,7 +205,7 @@ class Watch:
         return run
 
     def _show(self, run: Json) -> None:
-        """Say what has changed since the last look."""
+        """Print what has changed since the last poll."""
         if not self._steps:
             self._steps = frozenset(_step_names(self._spec(run)))
         self._once("run", f"Run {run['run_id']} is {run.get('state', 'new').lower()}")
@@ -330,7 +330,7 @@ class Watch:
             )
 
     def _see(self, run_id: str) -> list[Cause]:
-        """What hinders the run now; each cause is told once, and forgotten when its pod has started after all."""
+        """What blocks the run now; each cause is printed once, and forgotten when its pod starts."""
         found: list[Cause] = []
         waiting: set[str] = set()
         pods = self._of_cluster(Cluster.pods, run_id)
@@ -420,14 +420,14 @@ class Watch:
         return time.monotonic() - self._since.setdefault(what, time.monotonic())
 
     def _once(self, key: str, text: str) -> None:
-        """Say something unless it was said of the same thing last."""
+        """Print a text unless it was the last one for this key."""
         if text and self._said.get(key) != text:
             self._said[key] = text
             self.say(text)
 
 
 def was_terminated(run: Json) -> bool:
-    """Tell whether the run was told to stop: a terminated run ends as FAILED, too.
+    """Tell whether the run was terminated: such a run also ends as FAILED.
 
     Only its history since it last began to run counts: a terminated run may be retried, and fail by itself.
     """
@@ -465,7 +465,7 @@ def _said(log: str) -> str:
 
 
 def _line(text: str) -> str:
-    """A text as one line, not too long for where there is room for one."""
+    """A text as one line, shortened."""
     line = " ".join(text.split())
     return line if len(line) <= SHORT else f"{line[: SHORT - 1]}…"
 

@@ -37,7 +37,7 @@ PASSING = re.compile(
 
 
 class Kfp:
-    """The pipeline server that ``find`` finds, anew for each call, so that each call has the token as it is then.
+    """The pipeline server that ``find`` finds, again for each call, so that each call uses the current token.
 
     Calls raise ServerUnavailable: ``ServerAway`` after ``patience`` seconds of tries, ``AccessDenied`` and
     ``RequestRefused`` at once.
@@ -58,13 +58,13 @@ class Kfp:
         return self._found(path, "pipeline_id", {"namespace": self._find().namespace})
 
     def versions(self, pipeline_id: str, name: str = "") -> Iterator[Json]:
-        """Yield the versions of a pipeline, the newest first; only the one of this name where it is given."""
+        """Yield the versions of a pipeline, the newest first; only the one of this name if it is given."""
         wanted = _equals("name", name) if name else {}
         query = {"sort_by": "created_at desc", **wanted}
         return self._pages(f"v2beta1/pipelines/{pipeline_id}/versions", "pipeline_versions", query)
 
     def version(self, pipeline_id: str, version_id: str) -> Json | None:
-        """Return the version of this id, or None where it was deleted."""
+        """Return the version of this id, or None if it was deleted."""
         return self._found(f"v2beta1/pipelines/{pipeline_id}/versions/{version_id}", "pipeline_version_id")
 
     def run(self, run_id: str) -> Json | None:
@@ -85,7 +85,7 @@ class Kfp:
         return str(found["experiment_id"]) if found else None
 
     def create_experiment(self, name: str) -> str:
-        """Return the id of the experiment of this name, created where there is none."""
+        """Return the id of the experiment of this name, created if there is none."""
         if found := self.experiment(name):
             return found
         body = {"display_name": name, "namespace": self._find().namespace}
@@ -217,14 +217,14 @@ def _check(answer: requests.Response) -> None:
         return
     status = answer.status_code
     message, reason = _said(answer)
-    # A 5xx that is not the server's own comes from what stands in front of it.
+    # A 5xx that is not the server's own comes from a proxy in front of it.
     if status in (429, 502, 503, 504) or (status >= 500 and (not message or PASSING.search(message))):
         raise ServerAway(f"The server failed: it answers {status}{': ' * bool(reason)}{reason}.")
     raise RequestRefused(status, reason or "without a reason")
 
 
 def _said(answer: requests.Response) -> tuple[str, str]:
-    """The whole message of the server's error, and the part of it that is for people; empty where it is not its own."""
+    """The whole message of the server's error, and the part of it that is for people; empty if it is not its own."""
     try:
         body = answer.json()
         message = str(body["message"])

@@ -50,7 +50,7 @@ WORKFLOWS = Kind("argoproj.io", "v1alpha1", "workflows")
 class Cluster:
     """The cluster of the pod that this runs in, else that of the kubeconfig; one namespace of it.
 
-    Every call raises ClusterRefuses or ClusterAway. Raises ServerUnavailable where there is neither pod nor kubeconfig.
+    Every call raises ClusterRefuses or ClusterAway. Raises ServerUnavailable outside of a pod without a kubeconfig.
     """
 
     def __init__(self, namespace: str) -> None:
@@ -95,7 +95,7 @@ class Cluster:
     def try_create(self, kind: Kind, resource: Resource) -> tuple[Resource, Warnings]:
         """Create the resource by a dry run; return it as it was admitted, and what the API server warns of."""
         found, headers = self._answer("POST", self._path(kind), {"dryRun": "All"}, resource)
-        # As 299 - "would violate PodSecurity …", in which quotes and backslashes stand behind a backslash.
+        # As 299 - "would violate PodSecurity …", in which a backslash escapes quotes and backslashes.
         texts = (re.fullmatch(r'299 \S+ "(.*)"', each) for each in headers.getlist("Warning"))
         return found, [re.sub(r"\\(.)", r"\1", text[1]) for text in texts if text]
 
@@ -164,7 +164,7 @@ class Cluster:
 
 
 def project_cluster(settings: Settings) -> Cluster:
-    """Return the cluster, in the namespace of the pipeline's runs; raises SettingsInvalid if nobody has named one."""
+    """Return the cluster, in the namespace of the pipeline's runs; raises SettingsInvalid if none is set."""
     return _named(find_server(settings).namespace, "JUKEBOX_NAMESPACE")
 
 
@@ -191,7 +191,7 @@ def find_cluster(namespace: str) -> Cluster | None:
 
 
 def again_while_outrun(attempt: Callable[[], T]) -> T:
-    """Try again while somebody else changes what was read before it is written, of its resource version."""
+    """Try again if another client changes the resource between its read and its write."""
     retrying = Retrying(
         stop=stop_after_attempt(10),
         wait=wait_random(0, 1),

@@ -1,4 +1,4 @@
-"""The project's pipeline server: where it is, and who we are to it."""
+"""The project's pipeline server: its address, and the credentials for it."""
 
 import os
 import re
@@ -76,7 +76,7 @@ ADVICE = {
 class Server:
     """Address and credentials: ``token`` a bearer token, ``ca`` the file with the CA of the server's certificate.
 
-    ``in_namespace`` tells whether the server lies in the project's namespace.
+    ``in_namespace`` tells whether the server is in the project's namespace.
     """
 
     host: str
@@ -172,7 +172,7 @@ class Server:
 
     def _denied(self, answer: requests.Response) -> AccessDenied:
         code = answer.status_code
-        # Of where it sends us not the path and query: they may hold what is to be kept secret.
+        # Without path and query of the redirect's target, which may contain secrets.
         elsewhere = re.match(r"https?://[^/?#@]+", answer.headers.get("Location", ""))
         # So say Kubeflow's server and the DSPA's proxy.
         known = re.search(r"(?:User '|\(user=)([^',]+)", answer.text) if code == 403 else None
@@ -204,7 +204,7 @@ def find_server(settings: Settings) -> Server:
 
 
 def address(text: str, name: str) -> str:
-    """Return the address without a slash at its end; raise SettingsInvalid, with its ``name``, where it is none."""
+    """Return the address without a slash at its end; raise SettingsInvalid, with its ``name``, if it is not one."""
     host = text.rstrip("/")
     if not re.fullmatch(ADDRESS, host):
         # Not shown: it may hold credentials.
@@ -285,7 +285,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def said(error: BaseException) -> str:
-    """What is said at the bottom of what requests and urllib3 wrap, without the Python objects; no URL is in it."""
+    """The innermost message of an error of requests and urllib3, without Python objects and URLs."""
     objects = r"^(<[^>]*>|HTTPS?Connection(Pool)?\([^)]*\)|\[SSL: \w+\] certificate verify failed): | \(_ssl\.c:\d+\)$"
     cause = _cause(error)
     # Of this one alone the text is a tuple's: the connection, and what happened to it.
