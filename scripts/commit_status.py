@@ -60,7 +60,7 @@ def command(
     description: Annotated[str, typer.Option(help="One line to show next to the state.")] = "",
     pipeline_run: PipelineRun = "",
 ) -> None:
-    """Set the status of a commit on the Git host. Without a token, print that and exit with 0.
+    """Set the status of a commit on the Git host. Without a token, it only prints a message.
 
     The status includes the cause if the run failed, a link to the run's page if the settings have one, and whether the
     CI image is stale. The settings name the repository, its Git host and the page.
@@ -70,7 +70,7 @@ def command(
     settings = read_settings()
     file = token_file(git_secret, settings.repository)
     if not file:
-        print(f"The commit status was not set: {git_secret} holds no token")
+        print(f"The commit status was not set: {git_secret} contains no token")
         return
     word, phrase = outcome(state, last, superseded_by)
     told = look_up(pipeline_run, settings)

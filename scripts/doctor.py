@@ -431,9 +431,9 @@ def _way_to_pipeline_server(project: Project) -> Findings:
         what, _, remedy = str(error).partition("\n")
         # You may have another network or account than the tasks. A single-user server is wrong for everybody.
         state = State.FAIL if isinstance(error, SingleUser) else State.WARN
-        yield Finding("Way to the pipeline server", state, f"{found.host}: {what}", remedy)
+        yield Finding("Connection to the pipeline server", state, f"{found.host}: {what}", remedy)
     else:
-        yield Finding("Way to the pipeline server", State.OK, found.host)
+        yield Finding("Connection to the pipeline server", State.OK, found.host)
 
 
 def _ready(name: str, resource: Resource, remedy: str) -> Finding:
@@ -463,7 +463,7 @@ def _listener(project: Project) -> Findings:
     yield judge("Proxy of the listener", available > 0, found, remedy if proxy else "Apply the overlay.")
     hosts = list(_hosts(project.ci))
     if not hosts:
-        yield Finding("Way to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")
+        yield Finding("Connection to the listener", State.WARN, "no Route and no HTTPRoute", "Apply the overlay.")
     for host in hosts:
         url = f"https://{host}/live"
         try:
@@ -471,7 +471,7 @@ def _listener(project: Project) -> Findings:
             found, reached = f"{url} answers {answer.status_code}", answer.status_code == 200
         except OSError as error:
             found, reached = f"{url} does not answer: {said(error)}", False
-        yield judge("Way to the listener", reached, found, "Check DNS, the certificate and the route's status.")
+        yield judge("Connection to the listener", reached, found, "Check DNS, the certificate and the route's status.")
 
 
 def _hosts(cluster: Cluster) -> Iterator[str]:
@@ -558,7 +558,7 @@ CHECKS: Checks = {
     "Secrets": _secrets,
     "Token of the Git host": _token,
     "Pipeline server": _pipeline_server,
-    "Way to the pipeline server": _way_to_pipeline_server,
+    "Connection to the pipeline server": _way_to_pipeline_server,
     "Listener": _listener,
     "Model": _model,
 }

@@ -46,7 +46,7 @@ def command(
     print(f"{one_line(said)} {page}".strip())
     url = read_secret(url_file)
     if not url:
-        print(f"No message was sent: {url_file} holds no address")
+        print(f"No message was sent: {url_file} contains no address")
         return
     retrying = Retrying(
         stop=stop_after_attempt(4),

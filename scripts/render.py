@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Print the resources of an overlay, or what applying them would change.
 
-    Exit codes with --diff: 0 if the cluster has no differences, 1 if it has, 2 on an error.
+    Exit codes with --diff: 0 if the cluster equals the overlay, 1 if it differs, 2 on an error.
 
     Example: `jukebox render manifests/overlays/openshift-ai/prod --diff`
     """

@@ -172,7 +172,7 @@ def _secret(kind: Kind, file: Path | None, settings: Settings) -> str:
         data = (cluster.read(SECRETS, SECRET) or {}).get("data", {})
         secret = base64.b64decode(data.get(SENDERS[kind], "")).decode().strip()
     if not secret:
-        raise SettingsInvalid(f"{where} holds no secret: the listener accepts no sender without one")
+        raise SettingsInvalid(f"{where} contains no secret, but the listener accepts only senders with one")
     return secret
 
 

@@ -218,7 +218,7 @@ def test_a_project_in_order_has_nothing_to_remedy(fork: Fork) -> None:
     assert found["Admission of Tekton Triggers"] == "validation.webhook.triggers.tekton.dev is up"
     assert found["Admission of Kubeflow Pipelines"] == "pipelineversions.pipelines.kubeflow.org is up"
     assert found["Model store"] == "claim jukebox-model-pvc is Bound, ReadWriteMany, of class standard"
-    assert found["Way to the listener"].endswith("/live answers 200")
+    assert found["Connection to the listener"].endswith("/live answers 200")
     assert found["Model"] == "serves 1; Git pins 1"
 
 
@@ -231,7 +231,7 @@ def test_who_may_only_look_is_told_what_cannot_be_seen_and_that_nothing_fails(fo
     for owner in ("Tekton Pipelines", "Tekton Triggers", "KServe", "Kubeflow Pipelines"):
         assert "cannot be tested" in texts[f"Admission of {owner}"]
     assert "create secrets (jukebox secrets)" in texts["Your permissions"]
-    assert "answers 403" in texts["Way to the pipeline server"]
+    assert "answers 403" in texts["Connection to the pipeline server"]
     for name in ("Permissions", "Secrets", "Token of the Git host"):
         assert "cannot be read" in texts[name]
     assert all(each["remedy"] for each in found.values())
@@ -468,16 +468,16 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         away,
         [
             ("Admission of Kubeflow Pipelines", "fail", "failed calling webhook", "Check the webhook's pods"),
-            ("Way to the pipeline server", "warn", "The server does not answer", "Check that the DSPA is ready"),
+            ("Connection to the pipeline server", "warn", "The server does not answer", "Check that the DSPA is ready"),
         ],
     ),
     "a pipeline server that is not trusted": (
         at_another_address(lambda fork: f"https://{pod(fork, deploy.NAME)}:{deploy.PORT}"),
-        [("Way to the pipeline server", "warn", "certificate is not trusted", "Log in")],
+        [("Connection to the pipeline server", "warn", "certificate is not trusted", "Log in")],
     ),
     "an address of something else": (
         at_another_address(lambda fork: fork.host.url),
-        [("Way to the pipeline server", "warn", "is not a pipeline server", "Check the address")],
+        [("Connection to the pipeline server", "warn", "is not a pipeline server", "Check the address")],
     ),
     "a pipeline server that is not ready": (
         unready,
@@ -574,16 +574,16 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         [
             ("Secret jukebox-listener", "fail", "the listener does not start without", "jukebox secrets"),
             ("Listener", "fail", "0 pods available", "describe deployment el-jukebox`: a Secret"),
-            ("Way to the listener", "fail", "/live answers 503", "the route's status"),
+            ("Connection to the listener", "fail", "/live answers 503", "the route's status"),
         ],
     ),
     "no route": (
         without("route/jukebox-listener"),
-        [("Way to the listener", "warn", "no Route and no HTTPRoute", "Apply the overlay")],
+        [("Connection to the listener", "warn", "no Route and no HTTPRoute", "Apply the overlay")],
     ),
     "a route to another name": (
         elsewhere,
-        [("Way to the listener", "fail", "does not answer", "Check DNS, the certificate")],
+        [("Connection to the listener", "fail", "does not answer", "Check DNS, the certificate")],
     ),
     "a promotion that has not arrived": (
         pinning(2),
@@ -611,7 +611,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
 
 
 # Of the second, doctor says nothing where the first is not there.
-HIDES = {"Listener": "Way to the listener", "Model server": "Model"}
+HIDES = {"Listener": "Connection to the listener", "Model server": "Model"}
 
 
 def rounds() -> list[list[str]]:

@@ -274,8 +274,8 @@ def way(*, state: str) -> dict[str, Any]:
     found = {each["name"]: each for each in json.loads(result.output)}
     # There is no DSPA to be ready.
     assert "Pipeline server" not in found
-    assert found["Way to the pipeline server"]["state"] == state
-    return dict(found["Way to the pipeline server"])
+    assert found["Connection to the pipeline server"]["state"] == state
+    return dict(found["Connection to the pipeline server"])
 
 
 def test_doctor_needs_more_than_the_servers_health(kubeflow: World) -> None:

@@ -161,7 +161,7 @@ def test_without_a_token_nothing_is_sent_and_nothing_fails(status: Status) -> No
     with host(201) as (url, asked):
         result = status(url, token="")
     assert result.exit_code == 0
-    assert "holds no token" in result.output
+    assert "contains no token" in result.output
     assert not asked
 
 

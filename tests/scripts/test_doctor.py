@@ -523,7 +523,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     (
         "a pipeline server that keeps you out",
         lambda project: project.world.tokens.clear(),
-        "Way to the pipeline server",
+        "Connection to the pipeline server",
         "warn",
         "denies access",
     ),
@@ -549,18 +549,18 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "fail",
         "0 pods available",
     ),
-    ("no route", gone("routes", "jukebox-listener"), "Way to the listener", "warn", "no Route and no HTTPRoute"),
+    ("no route", gone("routes", "jukebox-listener"), "Connection to the listener", "warn", "no Route and no HTTPRoute"),
     (
         "a route to nowhere",
         lambda project: project.door.serve("/live", Answer(b"", 503)),
-        "Way to the listener",
+        "Connection to the listener",
         "fail",
         "/live answers 503",
     ),
     (
         "a route that is not trusted",
         lambda project: project.get("routes", "jukebox-listener")["spec"].update(host="127.0.0.1:1"),
-        "Way to the listener",
+        "Connection to the listener",
         "fail",
         "does not answer",
     ),
@@ -620,7 +620,7 @@ def test_the_way_to_a_pipeline_server_is_tried_by_who_may_not_see_the_server(pro
     project.world.cluster.forbidden.add("datasciencepipelinesapplications")
     found = {each["name"]: each for each in findings(project)}
     assert "cannot be read" in found["Pipeline server"]["found"]
-    assert found["Way to the pipeline server"]["state"] == "ok"
+    assert found["Connection to the pipeline server"]["state"] == "ok"
 
 
 @pytest.mark.parametrize(

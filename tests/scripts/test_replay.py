@@ -104,7 +104,7 @@ def test_a_cluster_without_the_secret_is_named(world: World) -> None:
         world.cluster.ci.add("secrets", {"metadata": {"name": "jukebox-senders"}, "data": data})
         result = CliRunner().invoke(app, ["replay", "alert"])
         assert isinstance(result.exception, SettingsInvalid)
-        assert "key alert of Secret jukebox-senders in ada-jukebox-ci holds no secret" in str(result.exception)
+        assert "key alert of Secret jukebox-senders in ada-jukebox-ci contains no secret" in str(result.exception)
 
 
 def test_the_commit_is_that_of_the_settings_checkout(
