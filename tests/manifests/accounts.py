@@ -1,6 +1,6 @@
-"""The tables of docs/accounts.md, made of the manifests: each account and its rights, each pod and what it reaches.
+"""The tables of docs/accounts.md, generated from the manifests: each account's rights, and what each pod reaches.
 
-Run as ``python -m tests.manifests.accounts``, it writes them into the page.
+``python -m tests.manifests.accounts`` writes them into the page.
 """
 
 import re

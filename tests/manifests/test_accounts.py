@@ -13,7 +13,7 @@ from tests.tekton.manifests import Resource
 
 def test_the_page_says_what_the_manifests_say(kubectl: str) -> None:
     page = accounts.PAGE.read_text("utf-8")
-    meant = "differs from the manifests: python -m tests.manifests.accounts writes it anew"
+    meant = "differs from the manifests: run python -m tests.manifests.accounts"
     assert page == accounts.with_tables(page, accounts.tables(kubectl)), f"{accounts.PAGE} {meant}"
 
 
