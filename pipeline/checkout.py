@@ -1,4 +1,4 @@
-"""The Git checkout that this code, or another folder, lies in, and the page of its repository."""
+"""The Git checkout of this code or of another folder, and the page of its repository."""
 
 import subprocess
 from pathlib import Path
@@ -7,14 +7,14 @@ DIRTY = "-dirty"
 
 
 def page(repository: str) -> str:
-    """The address of a repository's page: that by which it is cloned, without the ending and the slashes behind it."""
+    """The address of a repository's page: its clone URL without ``.git`` and trailing slashes."""
     return repository.rstrip("/").removesuffix(".git")
 
 
 def head(folder: Path = Path(__file__).parent) -> str:
-    """The commit of the checkout that ``folder`` lies in; nothing without a checkout or git.
+    """The commit of the checkout that contains ``folder``; an empty text without a checkout or git.
 
-    It ends in ``-dirty`` where files differ from it.
+    It ends in ``-dirty`` if files differ from it.
     """
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", f"--dirty={DIRTY}"]
     try:

@@ -1,8 +1,8 @@
 """The steps as Kubeflow components: thin shells that hand artifacts to the plain functions in ``pipeline/steps``.
 
 A component's source travels in the compiled pipeline and runs in the training image, which holds this package. So
-every import stands inside, and each shell imports only its own step: TensorFlow costs three seconds, and only two
-steps need it. ``model`` names the model's folder; it is set when the pipeline is compiled.
+every import is inside, and each shell imports only its own step: TensorFlow takes three seconds, and only two steps
+need it. ``model`` names the model's folder; it is set when the pipeline is compiled.
 """
 
 from kfp import dsl

@@ -3,8 +3,8 @@
     fetch-data ─┬─ validate-data ───┬─ train-model ─┬─ evaluate-model ─┬─ verify-model ── publish-model
                 └─ preprocess-data ─┘               └─ convert-model ──┘
 
-On a cluster each step costs two pods, so what is one idea is one step: evaluate-model judges the model, verify-model
-begins with the refusal. ``python pipeline/prod_train_save_pipeline.py`` submits a run with the defaults.
+On a cluster each step costs two pods, so there are few steps: evaluate-model judges the model, and the gate is the
+first part of verify-model. ``python pipeline/prod_train_save_pipeline.py`` submits a run with the defaults.
 """
 
 import sys
@@ -48,19 +48,19 @@ Args:
     model_storage_pvc: Claim that holds the model store.
     model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
     champion_version: Number of the version to compare with, or none; empty: the champion.
-    gate_mode: enforce, warn or off; what has not passed is kept at best, and never served.
+    gate_mode: enforce, warn or off; a model that did not pass is never served, and kept only with warn or off.
     thresholds: {checks}.
     prod_flag: Whether the version may be proposed for production.
     commit: Git commit of the pipeline's source.
-    cache: Steps are taken from the cache of runs with the same text here; a new text runs all of them afresh.
-    commit_time: When that was made, ISO 8601; a newer commit's model is not succeeded. Empty: not asked.
+    cache: Runs with the same text share cached steps; a new text runs all steps.
+    commit_time: Time of the commit, ISO 8601; an older commit is not published after a newer one. Empty: not checked.
 """
 
 
 def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
-    """Return the pipeline with the sizes and the defaults of ``settings``; ``image`` instead of theirs if given.
+    """Return the pipeline with the sizes and defaults of ``settings``; ``image`` replaces theirs if it is given.
 
-    Raises SettingsInvalid if there is no model of the settings' name, or if its tables are not those of the data.
+    Raises SettingsInvalid if the settings' model does not exist, or if its tables are not those of the data.
     """
     image = image or settings.image
     loaded = load(settings.model_name)
@@ -93,8 +93,8 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             data=data,
             data_version=data_version,
             sha256=sha256,
-            # The server knows what a step reads by the ids of its artifacts. If this step runs afresh they are new, and
-            # all that follows does so, too.
+            # The server's cache identifies the inputs of a step by their artifacts' ids. If this step runs again, they
+            # are new, so all later steps run again as well.
             cache=cache,
         )
         tables = fetched.outputs["tables"]
@@ -168,7 +168,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         )
         stores = (validated, evaluated, published)
         mounting = stores if settings.on_claim else ()
-        # Each step has the one Secret that it needs: who trains on what the data's owner has written adds no version.
+        # Each step has only the Secret that it needs: a step that reads the data cannot write to the model store.
         secrets = {fetched.name: settings.data_secret}
         if not settings.on_claim:
             secrets |= {task.name: settings.store_secret for task in stores}
@@ -181,15 +181,15 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             _place(task, *places.get(task.name, (settings.nodes, settings.taint)))
             if settings.pull_secret:
                 kubernetes.set_image_pull_secrets(task, [settings.pull_secret])
-        # For a node that is lost or a server that restarts; what else fails once, fails again, and training is long.
+        # For a lost node or a server that restarts; other failures recur, and training is long.
         for task, times, timeout in (
             (fetched, 2, STEP_TIMEOUT),
             (trained, 1, TRAIN_TIMEOUT),
             (published, 2, STEP_TIMEOUT),
         ):
-            # Argo counts the last one from the start of the first try, and ends the try that runs then.
+            # Argo counts backoff_max_duration from the start of the first try, and stops the try that runs at its end.
             task.set_retry(times, backoff_duration="15s", backoff_max_duration=f"{(times + 2) * timeout}s")
-        # What these find in the store changes between runs with the same arguments, and a cached gate guards nothing.
+        # The store changes between runs with the same arguments, and a cached gate checks nothing.
         for task in (validated, evaluated, verified, published):
             task.set_caching_options(enable_caching=False)
         for task in mounting:
@@ -265,8 +265,8 @@ def spec_of(pipeline: BaseComponent) -> Json:
 def start_run(kfp: Kfp, spec: Json, parameters: Json, *, name: str, experiment: str) -> str:
     """Start a run of a compiled pipeline that has no version on the server; return the run's id.
 
-    ``experiment`` is created where there is none of that name. Raises ServerUnavailable, in two lines, where the server
-    refuses.
+    ``experiment`` is created if it does not exist. Raises ServerUnavailable, in two lines, if the server refuses the
+    run.
     """
     try:
         body = {
@@ -278,15 +278,15 @@ def start_run(kfp: Kfp, spec: Json, parameters: Json, *, name: str, experiment: 
         return str(kfp.create_run(body)["run_id"])
     except (RequestRefused, ServerAway) as error:
         raise ServerUnavailable(
-            f"No run is started. {error}\n"
-            "See in the dashboard whether it was started all the same, before you try again."
+            f"The run cannot be started. {error}\n"
+            "Before you try again, check in the dashboard whether it was started nevertheless."
         ) from None
 
 
 def newest_image(kfp: Kfp, pipeline: str) -> str:
     """Return the training image, by digest, of the newest version on the server: the CI has built and pushed it.
 
-    Raises SettingsInvalid if no version names its image by digest, and what asking the server raises.
+    Raises SettingsInvalid if no version names its image by digest, and the errors of the server's client.
     """
     found = kfp.pipeline(pipeline)
     for version in kfp.versions(found["pipeline_id"]) if found else ():
@@ -296,17 +296,17 @@ def newest_image(kfp: Kfp, pipeline: str) -> str:
         if len(images) == 1 and "@sha256:" in (image := images.pop()):
             return image
     raise SettingsInvalid(
-        f"no version of {pipeline} on the server names an image by digest, and a run needs one that can be pulled: "
-        "push a commit, and the CI makes one; or, by hand, `jukebox compile --image IMAGE@sha256:DIGEST`, then "
-        "`jukebox apply`"
+        f"no version of {pipeline} on the server names an image by digest, but a run needs an image that can be "
+        "pulled: push a commit, so that the CI builds one; or, by hand, `jukebox compile --image IMAGE@sha256:DIGEST`, "
+        "then `jukebox apply`"
     )
 
 
 def submit() -> None:
-    """Submit a run with the default parameters to the project's pipeline server, and print where it is.
+    """Submit a run with the default parameters to the project's pipeline server, and print its address.
 
     It runs this checkout's pipeline in the image of the newest version there, unless the settings name one by digest.
-    Raises ServerUnavailable where no server answers, and what reading the settings and the data raises.
+    Raises ServerUnavailable if no server answers, and the errors of reading the settings and the data.
     """
     settings = read_settings()
     server = find_server(settings)

@@ -15,13 +15,13 @@ from pipeline.core.sources import SIGNED
 SETTINGS_FILE = Path(__file__).parent.parent / "manifests" / "settings" / "settings.yaml"
 PIPELINE = "prod-train-save"
 
-# What both Kubernetes and Kubeflow take: the latter knows no fractions of memory, the former no upper-case K.
+# Quantities that both accept: Kubeflow has no fractions of memory, Kubernetes no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
-# Of a server; without credentials.
+# The address of a server, without credentials.
 ADDRESS = r"https?://[^/?#@\s]+(/[^?#@\s]*)?"
 _PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
-# A user before a host; with a password also if it holds a slash or the like, which an address does not allow.
+# A user before a host; a password may contain a slash or the like, although an address does not allow it.
 _USER = re.compile(r"://([^/?#]*@|[^/@]*:(?!\d+([/?#]|$))[^@]*@)")
 _KEYS = re.compile(
     r"(^|&)(((access|auth|private|job|deploy|x-amz-security)[_-])?token|api[_-]?key|password|secret|x-amz-credential)=",
@@ -67,15 +67,15 @@ _EXPECTED = {
     "quota-cpu": _CPU,
     "quota-memory": _MEMORY,
 }
-# What a step may read must not be what another may write; see docs/s3.md.
+# A step must not be able to write what another one reads; see docs/s3.md.
 _S3_SECRETS = ("s3-secret", "data-secret", "store-secret")
-# What is in the cluster: the launcher of a step asks the cluster's API, the pipeline server and the object store.
+# Hosts in the cluster: a step's launcher calls the cluster's API, the pipeline server and the object store.
 _WITHOUT_PROXY = ("$(KUBERNETES_SERVICE_HOST)", ".svc", ".cluster.local")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the pipeline takes from the settings file; each field is the key of the same name with dashes."""
+    """The pipeline's part of the settings file; each field is the key of the same name with dashes."""
 
     repository: str
     git_host: str
@@ -123,18 +123,18 @@ class Settings:
     def pipeline(self) -> str:
         """Name of the pipeline on the pipeline server, after its model.
 
-        That of the jukebox is older than this rule: another name would part it from its versions and their runs.
+        The jukebox's name is older than this rule: a new name would separate it from its versions and runs.
         """
         return PIPELINE if self.model_name == "jukebox" else f"{self.model_name}-{PIPELINE}"
 
     @property
     def on_claim(self) -> bool:
-        """Whether the model store lies on the claim, so that steps must mount it."""
+        """Whether the model store is on the claim, so that steps must mount it."""
         return not self.model_store.startswith("s3://")
 
     @property
     def proxies(self) -> dict[str, str]:
-        """The variables that name the proxies, if there are any: in both spellings, curl and git read the lower one."""
+        """The variables that name the proxies, if there are any: in both cases, as curl and git read lower case."""
         if not self.https_proxy:
             return {}
         named = {"HTTP_PROXY": self.http_proxy, "HTTPS_PROXY": self.https_proxy, "NO_PROXY": self.no_proxy}
@@ -142,18 +142,18 @@ class Settings:
 
 
 def settings_file() -> Path:
-    """The settings file: the one that JUKEBOX_SETTINGS names, else that of the checkout that this code lies in."""
+    """The settings file: the one that JUKEBOX_SETTINGS names, else that of this code's checkout."""
     return Path(os.environ.get("JUKEBOX_SETTINGS") or SETTINGS_FILE)
 
 
 def read_settings(path: Path | None = None) -> Settings:
-    """Read and check the settings; raises SettingsInvalid that names every wrong key and what it should be.
+    """Read and check the settings; raises SettingsInvalid, which names every wrong key and its expected value.
 
-    ``path`` is that of ``settings_file`` where it is not given.
+    ``path`` defaults to ``settings_file()``.
     """
     path = path or settings_file()
     try:
-        # As a stream: of a text, an error would quote the line, which may hold a secret.
+        # Read as a stream: for a text, an error would quote the line, which may contain a secret.
         with path.open(encoding="utf-8") as file:
             data = yaml.safe_load(file)["data"]
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
@@ -163,7 +163,7 @@ def read_settings(path: Path | None = None) -> Settings:
             f"{path} is not a ConfigMap with data: found {type(data).__name__}, expected keys with values"
         )
     keys = {field.name: field.name.replace("_", "-") for field in fields(Settings)}
-    # Others read the other keys; what is secret does not belong into any.
+    # Other programs read the other keys; none of them may contain a secret.
     wrong = [
         f"{key} {problem}"
         for key in dict.fromkeys([*keys.values(), *data])
@@ -181,18 +181,18 @@ def read_settings(path: Path | None = None) -> Settings:
 
 
 def model_in(content: bytes) -> str:
-    """Return the model's name in what a settings file holds; raises SettingsInvalid if there is none."""
+    """Return the model's name from the content of a settings file; raises SettingsInvalid if it has none."""
     try:
         data = yaml.safe_load(content)["data"]
         if not _problem("model-name", data):
             return str(data["model-name"])
     except (ValueError, yaml.YAMLError, TypeError, KeyError):
         pass
-    raise SettingsInvalid(f"the commit's settings name no model: expected model-name, {_EXPECTED['model-name'][1]}")
+    raise SettingsInvalid(f"the commit's settings have no valid model-name: expected {_EXPECTED['model-name'][1]}")
 
 
 def secret_in(value: object) -> str:
-    """Say what is secret in a text: ``holds credentials``, ``is a signed URL``, or nothing."""
+    """Return ``holds credentials`` or ``is a signed URL`` if a text does, else an empty text."""
     if not isinstance(value, str):
         return ""
     if _USER.search(value):
@@ -202,7 +202,7 @@ def secret_in(value: object) -> str:
 
 
 def _uris(text: object) -> dict[str, str]:
-    """The URI of each table, from the YAML text of the key ``data``; nothing if it is not of that form."""
+    """The URI of each table, from the YAML text of the key ``data``; empty if it does not have that form."""
     try:
         found = yaml.safe_load(text) if isinstance(text, str) else None
     except yaml.YAMLError:
@@ -217,12 +217,12 @@ def _uris(text: object) -> dict[str, str]:
 
 def _secret(key: str, value: object) -> str:
     if key in ("http-proxy", "https-proxy") and "@" in str(value):
-        return "holds credentials, which do not belong into Git: name a proxy that asks for none"
+        return "holds credentials, which do not belong in Git: use a proxy that requires none"
     values: list[object] = [*(_uris(value).values() if key == "data" else ())] or [value]
     if secret := next(filter(None, map(secret_in, values)), ""):
         return (
-            f"{secret}, and Git keeps it for ever: name it without, and put what lets you in into a Secret; the one "
-            "that data-secret names holds the keys for s3://"
+            f"{secret}, and Git keeps it for ever: remove it, and put the credentials into a Secret; the one that "
+            "data-secret names holds the keys for s3://"
         )
     return ""
 
@@ -234,7 +234,7 @@ def _problem(key: str, data: dict[str, object]) -> str:
     if not isinstance(value, str):
         return f"is {value!r}, expected text: put it in quotes, as in a ConfigMap"
     if key == "data":
-        # It is not shown: what cannot be read may hold a secret. The listener has it between single quotes.
+        # The value is not shown, because it may contain a secret. The listener puts it between single quotes.
         right = _uris(value) and "'" not in value
         expected = "a line for each table, as `table: s3://bucket/table/*.parquet`, without a single quote"
         return "" if right else f"is not {expected}"
@@ -242,8 +242,8 @@ def _problem(key: str, data: dict[str, object]) -> str:
     if not re.fullmatch(pattern, value):
         return f"is {value!r}, expected {expected}"
     if key == "https-proxy" and not value and data.get("http-proxy"):
-        return "is empty and http-proxy is not: name the proxy here, too; nearly all is asked by https"
+        return "is empty and http-proxy is not: set the proxy here as well; nearly all requests use https"
     lacking = [each for each in _WITHOUT_PROXY if each not in value.split(",")]
     if key == "no-proxy" and data.get("https-proxy") and lacking:
-        return f"lacks {' and '.join(lacking)}, which no proxy reaches, for they are in the cluster: add them"
+        return f"lacks {' and '.join(lacking)}, which are in the cluster, where no proxy reaches them: add them"
     return ""

@@ -166,7 +166,10 @@ def test_each_step_that_needs_the_model_knows_its_name_for_good(compiled: Compil
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_name": "cars"}, "the model is 'cars', and there is no folder pipeline/models/cars; there are jukebox"),
+        (
+            {"model_name": "cars"},
+            "the model is 'cars', but the folder pipeline/models/cars does not exist; found jukebox",
+        ),
         ({"data": {TABLES[0]: "a"}}, f"data in the settings: {TABLES[1]} is missing; expected {', '.join(TABLES)}"),
         (
             {"data": {**dict.fromkeys(TABLES, "a"), "cars": "c"}},

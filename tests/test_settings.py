@@ -111,11 +111,11 @@ def test_keys_of_others_are_welcome(write: Write) -> None:
         ({"pull_secret": "Of Ada"}, "pull-secret is 'Of Ada', expected the name of a Secret, or nothing"),
         ({"https_proxy": "proxy:3128"}, "https-proxy is 'proxy:3128', expected an address as http://proxy.example.com"),
         ({"http_proxy": "http://proxy:3128/?a"}, "http-proxy is 'http://proxy:3128/?a', expected an address"),
-        ({"http_proxy": "http://proxy:3128"}, "https-proxy is empty and http-proxy is not: name the proxy here, too"),
+        ({"http_proxy": "http://proxy:3128"}, "https-proxy is empty and http-proxy is not: set the proxy here as well"),
         ({"no_proxy": ".svc, .cluster.local"}, "no-proxy is '.svc, .cluster.local', expected hosts with commas"),
         (
             {"https_proxy": "http://proxy:3128", "no_proxy": "$(KUBERNETES_SERVICE_HOST),not.svc"},
-            "no-proxy lacks .svc and .cluster.local, which no proxy reaches, for they are in the cluster: add them",
+            "no-proxy lacks .svc and .cluster.local, which are in the cluster, where no proxy reaches them: add them",
         ),
         ({"nodes": "ml"}, "nodes is 'ml', expected a label as label=value, or nothing"),
         ({"train_nodes": "a=b=c"}, "train-nodes is 'a=b=c', expected a label"),
@@ -176,7 +176,7 @@ def test_no_setting_may_hold_what_lets_its_reader_in_and_none_is_shown(
     write: Write, key: str, value: str, what: str
 ) -> None:
     with pytest.raises(
-        SettingsInvalid, match=f"{key.replace('_', '-')} {what}, .* put what lets you in into a"
+        SettingsInvalid, match=f"{key.replace('_', '-')} {what}, .* put the credentials into a"
     ) as raised:
         read_settings(write(**{key: yaml.safe_dump({"a": "s3://b", "c": value}) if key == "data" else value}))
     assert "hidden" not in str(raised.value)
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_not_quoted(tmp_path: Path, text: str) -> 
 @pytest.mark.parametrize("key", ["http_proxy", "https_proxy"])
 @pytest.mark.parametrize("value", ["ada:hidden@proxy:3128", "http://ada:hidden/1@proxy:3128", "http://hidden@proxy"])
 def test_the_password_of_a_proxy_does_not_belong_here_and_is_not_shown(write: Write, key: str, value: str) -> None:
-    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds .*: name a proxy") as raised:
+    with pytest.raises(SettingsInvalid, match=f"{key.replace('_', '-')} holds .*: use a proxy") as raised:
         read_settings(write(**{key: value}))
     assert "hidden" not in str(raised.value)
 

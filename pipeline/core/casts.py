@@ -1,8 +1,8 @@
-"""What a value of a file may be to be a value of the contract, and the conversion by these rules into Parquet.
+"""Which stored values are valid for each type of the contract, and the conversion to Parquet by these rules.
 
-Each column of a file, whatever it is stored as, has one rule for each type of the contract: a value, or an error.
-DuckDB applies them, told everything and left to guess nothing, in a bounded memory. Its own casts are not used without
-a pattern in front: they round 2.7, drop time zones and take words for days.
+Each combination of a stored type and a type of the contract has one rule: it gives a value or an error. DuckDB applies
+the rules with all options given, so that it guesses nothing, and in bounded memory. A pattern checks each text before
+DuckDB's own cast, because the casts round 2.7, drop time zones and accept words as days.
 """
 
 import errno
@@ -30,11 +30,11 @@ from pipeline.core.errors import DataInvalid, DataUnavailable
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-# Polars panics at a time zone such as +05:30, also of a column that nobody needs.
+# Polars panics at a time zone such as +05:30, even in a column that is not used.
 os.environ.setdefault("POLARS_IGNORE_TIMEZONE_PARSE_ERROR", "1")
 
 MEMORY = "256MB"
-# Two threads that keep the order of the rows gather those of a row group in memory: 30 million take half a gigabyte.
+# Two threads that preserve the order of the rows buffer a row group: 30 million rows take half a gigabyte.
 THREADS = 1
 ROW_GROUP = 122_880  # rows
 EXAMPLES = 3
@@ -45,7 +45,7 @@ EXPECTED = {
     pl.Boolean: "true or false, 1 or 0",
     pl.Int64: "a whole number of 64 bits, without separators",
     pl.Float64: "a number such as 0.5, with a decimal point and without separators",
-    pl.Datetime: "a day such as 2026-11-20, or a time of it in UTC",
+    pl.Datetime: "a date such as 2026-11-20, or a date and a time in UTC",
 }
 NUMBER: dict[type[pl.DataType], str] = {
     pl.Int64: r"\s*[+-]?[0-9]+(\.0*)?\s*",
@@ -73,18 +73,19 @@ File = CsvFile | ParquetFile
 
 
 def look(source: str, path: Path) -> ParquetFile:
-    """Read what the Parquet file says of itself.
+    """Read the metadata of a Parquet file.
 
-    Raises ``DataUnavailable`` if it is damaged, ``DataInvalid`` if it has a column twice, or too many.
+    Raises ``DataUnavailable`` if it is damaged, ``DataInvalid`` if two of its columns have one name, or if it has too
+    many.
     """
     try:
         columns = pl.scan_parquet(path, glob=False).collect_schema()
     except pl.exceptions.DuplicateError as error:
-        raise DataInvalid(f"{source} has a column name twice; take one of the columns out") from error
+        raise DataInvalid(f"{source} has two columns of the same name; remove one of them") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _damaged(source, error) from error
     if len(columns) > MOST_COLUMNS:
-        raise DataInvalid(f"{source} has {len(columns):,} columns, expected are at most {MOST_COLUMNS:,}")
+        raise DataInvalid(f"{source} has {len(columns):,} columns, expected at most {MOST_COLUMNS:,}")
     query = f"SELECT row_group_num_rows FROM parquet_metadata({_path(path)}) WHERE column_id = 0"  # noqa: S608
     with _database(path) as database, _errors(source):
         groups = [rows for (rows,) in database.execute(query).fetchall()]
@@ -92,10 +93,10 @@ def look(source: str, path: Path) -> ParquetFile:
 
 
 def require_short(file: ParquetFile, columns: Collection[str]) -> None:
-    """Refuse a file with a text that is longer than a field of CSV may be: a step that reads it would hold it whole.
+    """Refuse a file with a text that is longer than a CSV field may be: a step would hold all of it in memory.
 
-    A few kilobytes of Parquet may hold a text of gigabytes. Raises ``DataInvalid``, which names the column, or
-    ``DataUnavailable`` if it is so long that the text cannot even be measured.
+    A few kilobytes of Parquet may contain a text of gigabytes. Raises ``DataInvalid``, which names the column, or
+    ``DataUnavailable`` if the text is too long to be measured.
     """
     texts = [name for name in columns if isinstance(file.columns.get(name), TEXTS)]
     if not texts:
@@ -108,7 +109,7 @@ def require_short(file: ParquetFile, columns: Collection[str]) -> None:
     for name, length in zip(texts, found, strict=True):
         if (length or 0) > LONGEST_FIELD:
             raise DataInvalid(
-                f"{file.source} has a text of {length:,} bytes in the column {name!r}, expected are at most "
+                f"{file.source} has a text of {length:,} bytes in the column {name!r}, expected at most "
                 f"{LONGEST_FIELD:,}; check that it is the right file"
             )
 
@@ -179,8 +180,8 @@ def _rule(file: File, name: str, wanted: type[pl.DataType]) -> _Rule:
         value = _from_number(f"({raw})", wanted)
     if value is None:
         raise DataInvalid(
-            f"{file.source} has the column {name!r} as {found}, expected is {EXPECTED[wanted]}"
-            f"{_sample(file, column)}; convert it"
+            f"{file.source} has the column {name!r} as {found}{_sample(file, column)}, expected "
+            f"{EXPECTED[wanted]}; convert it"
         )
     return _Rule(name, wanted, raw, value)
 
@@ -191,7 +192,7 @@ SQL_TYPES: dict[type[pl.DataType], str] = {
 
 
 def _local(column: str, zone: str | None) -> str:
-    """What the clocks of the time zone showed: a row's day is the day there."""
+    """The local time in the time zone: a row's day is the local day."""
     if zone is None:
         return column
     if offset := re.fullmatch(r"([+-])(\d\d):?(\d\d)", zone):
@@ -201,13 +202,13 @@ def _local(column: str, zone: str | None) -> str:
 
 
 def _is_number(found: pl.DataType) -> bool:
-    # DuckDB knows no Int128 of Parquet.
+    # DuckDB does not read Parquet's Int128.
     return found.is_numeric() and found != pl.Int128
 
 
 def _from_text(text: str, wanted: type[pl.DataType]) -> str:
     if wanted == pl.String:
-        # With \N MySQL and PostgreSQL say null.
+        # MySQL and PostgreSQL write null as \N.
         return rf"CASE WHEN {text} <> '\N' THEN {text} END"
     if wanted == pl.Boolean:
         word = f"lower(trim({text}))"
@@ -233,7 +234,7 @@ def _from_number(number: str, wanted: type[pl.DataType]) -> str | None:
 
 
 def _wrong_values(database: "DuckDBPyConnection", file: File, rules: Sequence[_Rule]) -> str:
-    """Say which values are not of their types: how many in each column, and the first ones with their places."""
+    """Describe the values that are not of their types: the number in each column, and the first ones with places."""
     figures = [
         f"count(*) FILTER ({rule.wrong}), min(n, {EXAMPLES}) FILTER ({rule.wrong}), "
         f"arg_min({rule.raw}::VARCHAR, n, {EXAMPLES}) FILTER ({rule.wrong})"
@@ -261,27 +262,27 @@ def _wrong_values(database: "DuckDBPyConnection", file: File, rules: Sequence[_R
         (first, value), *more = [(places[number], shown(value)) for number, value in zip(numbers, values, strict=True)]
         others = "; ".join(f"{place}: {value}" for place, value in more)
         said.append(
-            f"{first}: {rule.column}{stored} is {value}, expected is {EXPECTED[rule.wanted]}"
+            f"{first}: {rule.column}{stored} is {value}, expected {EXPECTED[rule.wanted]}"
             + (f" ({count:,} such values; {others})" if more else "")
         )
     return f"{file.source}, {'; '.join(said)}" if said else ""
 
 
 def _sample(file: File, column: str) -> str:
-    """A value of the column, in words."""
+    """A value of the column, for a message."""
     query = f"SELECT {column}::VARCHAR FROM {_source(file)} WHERE {column} IS NOT NULL LIMIT 1"  # noqa: S608
     with _database(file.path) as database, _errors(file.source):
         rows = database.execute(query).fetchall()
-    return f", found {shown(rows[0][0])}" if rows else ""
+    return f" such as {shown(rows[0][0])}" if rows else ""
 
 
 def _unreadable(file: CsvFile, error: str) -> DataInvalid:
-    """DuckDB's refusal of what the walk has read, with the line."""
+    """The error for a file that DuckDB refuses although the walk has read it; it names the line."""
     if line := re.search(r"\bLine: (\d+)", error):
-        return file.refused(int(line[1]), "two readers do not read it alike; write the file as RFC 4180")
+        return file.refused(int(line[1]), "two readers disagree about this line; write the file as RFC 4180")
     if line_number := other_line_end(file.path):
-        return file.refused(line_number, "it ends in another way than line 1 (LF, CR, or both); write the file anew")
-    return file.refused(1, "two readers do not read the file alike; write it as RFC 4180")
+        return file.refused(line_number, "its line ending is not that of line 1; write the file with LF throughout")
+    return file.refused(1, "two readers disagree about the file; write it as RFC 4180")
 
 
 def _source(file: File) -> str:
@@ -305,7 +306,7 @@ def _position(file: File, column: str) -> int:
 
 @contextmanager
 def _database(*paths: Path) -> Iterator["DuckDBPyConnection"]:
-    """A database that can touch nothing but the files at these paths."""
+    """A database that can access only the files at these paths."""
     import duckdb
 
     with duckdb.connect(
@@ -317,7 +318,7 @@ def _database(*paths: Path) -> Iterator["DuckDBPyConnection"]:
             "autoload_known_extensions": False,
         }
     ) as database:
-        # What is read is looked up by its pattern first.
+        # DuckDB checks the pattern of a path as well as the path.
         allowed = [allowed for path in paths for allowed in (_text(str(path.absolute())), _path(path))]
         database.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
         database.execute("SET enable_external_access = false")
@@ -343,15 +344,15 @@ def _errors(source: str) -> Iterator[None]:
 
 
 def _damaged(source: str, error: Exception) -> DataUnavailable:
-    # What an error quotes may be of the file's content.
+    # An error may quote the file's content, which may be secret.
     said = str(error).splitlines()[0].partition('"')[0].strip()
     return DataUnavailable(
-        f"{source} is damaged or cut off: it cannot be read ({said[:LONGEST_REASON]}); write it anew"
+        f"{source} is damaged or truncated: it cannot be read ({said[:LONGEST_REASON]}); write or upload it again"
     )
 
 
 def _path(path: Path) -> str:
-    """The path as SQL; DuckDB takes it for a glob."""
+    """The path as SQL; DuckDB reads it as a glob."""
     return _text(re.sub(r"[*?\[]", r"[\g<0>]", str(path.absolute())))
 
 

@@ -1,7 +1,7 @@
-"""The champion, which is the version that a new model must be no worse than; and any other version by its number.
+"""The champion, which is the version that a new model must not be worse than; and any other version by its number.
 
-A version is read here only if it is whole: its lineage can be read, its files have the digests that stand there, and
-its model answers. One that is not is named with what to do about it, and is never the champion.
+A version is used only if it is intact: its lineage is readable, its files have the digests that the lineage records,
+and its model answers. An error names a version that is not, and what to do; such a version is never the champion.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pipeline.core.runtimes import onnx_properties, onnxruntime_of
 from pipeline.core.store import MODEL, ModelStore, open_store
 
 # Of lineage.json. 1 has no encoding, and calls the shares of the labels by another name. 0, which lacks the field, has
-# no time of the commit either, and its verdict may say "passed" of a model that nobody has judged.
+# no time of the commit either, and its verdict may be "passed" for a model that was not judged.
 SCHEMA = 2
 NONE = "none"
 LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
@@ -40,7 +40,7 @@ class Version:
 
     @cached_property
     def features(self) -> list[str]:
-        """The names of the features that the model takes, in its order, as its own file says."""
+        """The names of the model's features in their order, from the metadata of its file."""
         names = json.loads(onnx_properties(self.onnx).get("features", "null"))
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its metadata do not name its features")
@@ -48,19 +48,19 @@ class Version:
 
     @property
     def encoding(self) -> list[dict[str, Any]]:
-        """How columns become features, see ``encoders.fit``; one of an older release takes each as it is."""
+        """How columns become features, see ``encoders.fit``; an older release uses each column unchanged."""
         as_it_is = {"derived": "", "unit": "", "encoder": "Number", "parameters": {}}
         plain = [{**as_it_is, "column": name, "features": [name]} for name in self.features]
         return self.lineage.get("encoding") or plain
 
     @property
     def passed(self) -> bool:
-        """Whether the version was judged, and good enough."""
+        """Whether the version was judged and passed."""
         verdict = self.lineage["verdict"]
         return bool(verdict["passed"] and verdict["checks"])
 
     def predictions(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the model answers, float32[examples, labels], to float32[examples, features] in its own order."""
+        """The model's predictions, float32[examples, labels], for float32[examples, features] in the model's order."""
         return onnxruntime_of(self.onnx)(vectors)
 
 
@@ -68,7 +68,8 @@ class Version:
 class Champion(Version):
     """The version that a new model is compared with.
 
-    ``is_best`` is false if another one was asked for in its stead: who is better than that has proven nothing.
+    ``is_best`` is false if another version was requested instead: a model that is better than that one has
+    proven nothing.
     """
 
     is_best: bool = True
@@ -76,7 +77,7 @@ class Champion(Version):
 
 @dataclass(frozen=True)
 class Search:
-    """What was found in the store: the champion, if there is one, and a sentence on each version that is damaged."""
+    """The result of a search of the store: the champion, if there is one, and a sentence for each damaged version."""
 
     champion: Champion | None
     damaged: tuple[str, ...]
@@ -88,21 +89,21 @@ def find_champion(model_store: str, model_name: str, version: str = "") -> Champ
 
 
 def search(model_store: str, model_name: str, version: str = "") -> Search:
-    """Look for the version that a new model is compared with: ``version``, or the champion if that is empty.
+    """Find the version that a new model is compared with: ``version``, or the champion if that is empty.
 
-    The champion is the newest version that passed and was no worse than what it was compared with itself. So whoever
-    passed within the tolerance only does not lower the bar: what it was compared with stays the champion, and a chain
-    of models, each a little worse, ends where it began. A version that was compared with nothing (the first, or by
-    ``none``) is the champion from then on. One that was compared with a version that has failed, or with an older one
-    that was asked for, has proven nothing and is passed over.
+    The champion is the newest version that passed and was no worse than what it was compared with itself. So a model
+    that passed only within the tolerance does not lower the bar: the version that it was compared with stays the
+    champion, and a chain of models, each a little worse, cannot drift. A version that was compared with nothing (the
+    first, or by ``none``) is the champion from then on. One that was compared with a version that has failed, or with
+    an older one that was asked for, has proven nothing and is passed over.
 
     If what a version was compared with is gone or damaged, that version stands in for it: it is at most the tolerance
-    away, while what comes before may be any distance. If none has proven anything, the newest that passed will do.
+    away, while what comes before may be any distance. If none has proven anything, it is the newest that passed.
 
     ``version`` may be the number of another version to compare with, or ``none`` for no comparison.
 
     Raises SettingsInvalid if ``version`` is none of these; StoreBroken if the version that it names does not exist, has
-    failed or is damaged, or if the store cannot be read. Damaged versions that nobody named are logged and left out.
+    failed or is damaged, or if the store cannot be read. Other damaged versions are logged and skipped.
     """
     if version == NONE:
         return Search(None, ())
@@ -139,25 +140,27 @@ def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(store, number, f"its {LINEAGE} is not valid JSON ({error})") from None
     if not isinstance(lineage, dict):
-        raise _damaged(store, number, f"its {LINEAGE} holds no object")
+        raise _damaged(store, number, f"its {LINEAGE} is not a JSON object")
     schema = lineage.get("schema", 0)
     if isinstance(schema, int) and schema > SCHEMA:
         raise VersionBroken(
             f"Version {number} ({store.uri(number)}) was published by a newer release: its {LINEAGE} has schema "
-            f"{schema}, expected up to {SCHEMA}. Train with that release, or delete the version."
+            f"{schema}, expected at most {SCHEMA}. Train with that release, or delete the version."
         )
     try:
         _Lineage.model_validate(lineage)
     except ValidationError as error:
         [first, *_] = error.errors()
         where = ".".join(map(str, first["loc"])) or "it"
-        raise _damaged(store, number, f"its {LINEAGE} is not one of this pipeline: {where}, {first['msg']}") from None
+        raise _damaged(
+            store, number, f"its {LINEAGE} does not have this pipeline's schema: {where}, {first['msg']}"
+        ) from None
     lineage["data"]["profile"] = _renamed(lineage["data"]["profile"])
     return lineage
 
 
 def read_files(store: ModelStore, number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read a version's lineage.json, and its other files by their names; each has the digest that stands there.
+    """Read a version's lineage.json, and its other files by their names; each has the digest that the lineage records.
 
     Versions of older releases record none of the card, which is left out then. Raises VersionBroken, with what to do,
     if a file is not there, or is not the one that was published.
@@ -183,7 +186,7 @@ def _number(version: str) -> int:
     if not (version.isascii() and version.isdigit() and int(version)):
         raise SettingsInvalid(
             f"champion_version is {version!r}; expected the number of a version, {NONE!r} to compare with nothing, or "
-            "nothing for the champion"
+            "an empty text for the champion"
         )
     return int(version)
 
@@ -193,21 +196,21 @@ def _asked(store: ModelStore, number: int) -> Version:
     if number not in versions and number not in store.failed():
         there = ", ".join(map(str, versions)) or "none yet"
         raise StoreBroken(
-            f"champion_version is {number}, and there is no {store.uri(number)}; name one that passed ({there}), "
-            f"{NONE!r} to compare with nothing, or nothing for the champion"
+            f"champion_version is {number}, but {store.uri(number)} does not exist; name a version that passed "
+            f"({there}), {NONE!r} to compare with nothing, or an empty text for the champion"
         )
     found = _read(store, number)
     if number not in versions or not found.passed:
         raise StoreBroken(
             f"champion_version is {number}, which has failed its checks, or was not judged: "
-            f"{found.lineage['verdict'].get('summary', 'its verdict does not say why')} Name another one, "
-            f"{NONE!r} to compare with nothing, or nothing for the champion"
+            f"{found.lineage['verdict'].get('summary', 'its verdict gives no reason.')} Name another version, "
+            f"{NONE!r} to compare with nothing, or an empty text for the champion"
         )
     return found
 
 
 def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
-    """Return the champion, and what is wrong with each damaged version that was met on the way."""
+    """Return the champion, and a sentence for each damaged version that was found on the way."""
     versions, damaged = store.versions(), dict[int, str]()
     known: dict[int, Version | None] = {}
 
@@ -216,7 +219,7 @@ def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
             try:
                 known[number] = _read(store, number) if number in versions else None
             except VersionBroken as error:
-                # Anything else must stop the run: a store that is away for a moment would be one without a champion.
+                # Any other error must stop the run: a store that is briefly unavailable would seem to have no champion.
                 known[number], damaged[number] = None, str(error)
         return known[number]
 
@@ -242,7 +245,7 @@ def _best(store: ModelStore) -> tuple[Version | None, tuple[str, ...]]:
 
 
 def _read(store: ModelStore, number: int) -> Version:
-    """Read a version; raises VersionBroken, with what to do, if it is not whole."""
+    """Read a version; raises VersionBroken, with what to do, if it is damaged."""
     lineage, content = read_files(store, number)
     try:
         version = Version(number, content[MODEL], json.loads(content[LABELS]), lineage)
@@ -253,29 +256,29 @@ def _read(store: ModelStore, number: int) -> Version:
             for name in ENCODERS[each["encoder"]].features(each["column"], each["parameters"])
         ]
         answer = version.predictions(np.zeros((1, len(version.features)), np.float32))
-    except Exception as error:  # ONNX Runtime has a class of its own for each kind, without one above them
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise _damaged(store, number, f"its model cannot be used: {' '.join(str(error).split())}") from None
     if not labels or len({*labels}) < len(labels) or answer.shape != (1, len(labels)):
-        raise _damaged(store, number, f"its model answers with the shape {answer.shape}, and {LABELS} holds {labels}")
+        raise _damaged(store, number, f"its model answers with the shape {answer.shape}, but {LABELS} holds {labels}")
     if encoded != version.features:
         raise _damaged(
             store,
             number,
-            f"its model takes {', '.join(version.features)}, and its {LINEAGE} makes {', '.join(encoded)}",
+            f"its model takes {', '.join(version.features)}, but its {LINEAGE} encodes {', '.join(encoded)}",
         )
     if not np.isfinite(answer).all():
-        raise _damaged(store, number, "its model answers with what is not a number")
+        raise _damaged(store, number, "its model answers with numbers that are not finite")
     return version
 
 
 def _damaged(store: ModelStore, number: int, what: str) -> VersionBroken:
     return VersionBroken(
-        f"Version {number} ({store.uri(number)}) is damaged: {what}. Put its files back as they were published, or "
+        f"Version {number} ({store.uri(number)}) is damaged: {what}. Restore its files as they were published, or "
         f"delete it: `jukebox delete-version {number}`."
     )
 
 
-# What must be in a lineage.json for us to use it; the rest is for people.
+# The fields of lineage.json that this module needs; the rest is for people.
 
 
 class _Shape(BaseModel):
@@ -324,7 +327,7 @@ class _Profile(_Shape):
 
 
 def _renamed(profile: dict[str, Any]) -> dict[str, Any]:
-    """Older releases called the shares of the labels by what these were: <something>_shares."""
+    """Older releases named the label shares after the labels: <something>_shares."""
     return {"label_shares" if key.endswith("_shares") else key: value for key, value in profile.items()}
 
 

@@ -2,7 +2,7 @@
 
 Their colours are CSS variables of the page and their text is text in the page's font, so that one picture serves
 light, dark and paper. They are drawn for the width of a phone, 358 px, and the same input gives the same bytes.
-matplotlib costs half a second to import, so it is imported where something is drawn.
+matplotlib costs half a second to import, so it is imported only when something is drawn.
 """
 
 import io
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 WIDTH = 358
 TEXT = 12
-# A longer label would leave no room for the picture.
+# A longer label would leave too little space for the picture.
 LONGEST_LABEL = 14
 
-# matplotlib knows no CSS variables: it draws with these colours, which are then replaced.
+# matplotlib does not support CSS variables: it draws with these colours, which are then replaced.
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", ACCENT: "var(--accent)"}
-# The one picture made of pixels: their colour must do on white and on black.
+# The colour of the one picture made of pixels: it must be visible on white and on black.
 PIXEL = (0.33, 0.50, 0.92)
 
 
@@ -77,7 +77,7 @@ def _draw(title: str, height: int) -> Iterator[_Drawing]:
     }
     drawing = _Drawing()
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # The browser draws the text, with its fonts: that matplotlib's lacks a glyph is of no matter.
+        # The browser draws the text with its own fonts, so a glyph missing in matplotlib's does not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawing.figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         yield drawing
@@ -88,7 +88,7 @@ def _draw(title: str, height: int) -> Iterator[_Drawing]:
 
 
 def _inline(svg: str, title: str) -> Markup:
-    """The ``<svg>`` element without what a page does not need, or what would reach beyond the picture."""
+    """The ``<svg>`` element without parts that a page does not need, or that would affect the rest of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r' id="(?!\w{11}")[^"]*"', "", svg)  # ids of groups, which are the same in each picture
@@ -136,7 +136,7 @@ def intervals(evaluation: Mapping[str, Any], metric: Metric, splits: Collection[
     champion = evaluation["champion"] or {}
     who = [
         ("model", "this model", "o", ACCENT),
-        ("champion", "champion" if champion.get("is_best") else "asked for", "D", INK),
+        ("champion", "champion" if champion.get("is_best") else "requested", "D", INK),
         ("baseline", "baseline", "s", MUTED),
     ]
     # A champion may know none of the labels of a split.
@@ -176,7 +176,7 @@ def intervals(evaluation: Mapping[str, Any], metric: Metric, splits: Collection[
 
 
 def reliability(calibration: Sequence[Mapping[str, Any]]) -> Markup:
-    """How often the first guess is right against how probable the model called it, and how many rows each bin has."""
+    """How often the first guess is right against its stated probability, and how many rows each bin has."""
     bins = [entry for entry in calibration if entry["rows"]]
     confidence = [entry["confidence"] for entry in bins]
     accuracy = [entry["accuracy"] for entry in bins]
@@ -223,7 +223,7 @@ def residuals(bins: Sequence[Mapping[str, Any]], unit: str) -> Markup:
 def confusion(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
     """The share of each true label's rows (down) by predicted label (across).
 
-    Labels that are taken for one another stand together, so that groups show as blocks.
+    Labels that are confused with one another are neighbours, so that groups show as blocks.
     """
     rows = np.array(matrix, dtype=float)
     shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
@@ -305,8 +305,8 @@ GAP = (16.0, 34.0)
 def layout(depends_on: Mapping[str, Sequence[str]]) -> Graph:
     """Place steps in rows, top to bottom: each in the row below the last one that it depends on.
 
-    Links that follow from others are left out (the transitive reduction). A link over several rows gets a place of its
-    own in the rows between, so that it passes no box. Raises graphlib.CycleError where the steps go round in circles.
+    Links that follow from others are left out (the transitive reduction). A link over several rows gets its
+    own place in the rows between, so that it crosses no box. Raises graphlib.CycleError if the steps form a cycle.
     """
     order = list(TopologicalSorter(depends_on).static_order())
     before: dict[str, set[str]] = {}

@@ -1,8 +1,7 @@
 """The rules of a table that follow from what it and its columns declare.
 
-A table is read once, a batch at a time, for what a row shows by itself: types, missing values, values out of range.
-What only all values of a column show (unique, median, most common) is looked at in tables that fit into memory, a
-column at a time.
+A table is read once, a batch at a time, to check single rows: types, missing values, values out of range. Checks of
+whole columns (unique, median, most common value) run only for tables that fit into memory, a column at a time.
 """
 
 import difflib
@@ -27,9 +26,9 @@ SHOWN_COLUMNS = 3
 
 @dataclass
 class Seen:
-    """A table that was read once. ``faults`` are why it, or a column of it, cannot be used, by the rule they break.
+    """A table that was read once. ``faults`` are the reasons, by the rule, why it or a column of it cannot be used.
 
-    ``parts`` is the table without what cannot be used: such a column is null throughout, such a table has no rows.
+    ``parts`` is the usable part of the table: an unusable column is null, an unusable table has no rows.
     """
 
     table: Table
@@ -40,19 +39,19 @@ class Seen:
     examples: dict[tuple[str, str], pl.DataFrame] = field(default_factory=dict)
 
     def refuse(self, rule: str, text: str) -> None:
-        """Note that the table as a whole cannot be used."""
+        """Record that the whole table cannot be used."""
         self.parts = Parts(None, self.table.schema)
         self.faults[rule] = Finding(text, 1)
         self.unusable.update(column.name for column in self.table.columns)
 
 
 def look_at(table: Table, folder: Path, others: Sequence[Table]) -> Seen:
-    """Read the table; ``others`` are those with which it might be swapped."""
+    """Read the table; ``others`` are those that it may have been swapped with."""
     seen = Seen(table, Parts(None, table.schema))
     try:
         seen.parts = Parts(folder, table.schema)
         if table.most_rows is not None and seen.parts.rows > table.most_rows:
-            text = f"{table.name} has {seen.parts.rows:,} rows, expected are at most {table.most_rows:,}"
+            text = f"{table.name} has {seen.parts.rows:,} rows, expected at most {table.most_rows:,}"
             seen.refuse("size", text)
             return seen
         _scan(seen)
@@ -78,30 +77,35 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
     def fault(rule: str) -> Any:
         return lambda _: [seen.faults[rule]] if rule in seen.faults else []
 
-    yield Rule(f"{name}-readable", fault("readable"), "Write or fetch the files anew.", "the files can be read")
+    yield Rule(f"{name}-readable", fault("readable"), "Write or fetch the files again.", "the files can be read")
     yield Rule(
         f"{name}-size",
         fault("size"),
-        "Check that this is the right table. The model's folder has the limits, which keep a step in its memory.",
-        "the steps can hold the table in memory" if table.most_rows else "the steps can hold in memory what they need",
+        "Check that this is the right table. The model's folder has the limits, which follow from the steps' memory.",
+        "the table fits into the memory of the steps"
+        if table.most_rows
+        else "what the steps keep of it fits into memory",
     )
-    yield Rule(f"{name}-columns", fault("columns"), "Name the columns as the contract does.", "all columns are there")
+    yield Rule(f"{name}-columns", fault("columns"), "Name the columns as the contract does.", "all columns exist")
     yield Rule(
-        f"{name}-types", fault("types"), "Convert the columns where they are written.", "all columns have their types"
+        f"{name}-types",
+        fault("types"),
+        "Convert the columns in the program that writes them.",
+        "all columns have their types",
     )
     if some := [column for column in usable if column.missing < 1]:
         yield Rule(
             f"{name}-complete",
             partial(_incomplete, seen, some),
-            "Fill in what is missing, or leave such rows out.",
-            "no value is missing" if not any(column.missing for column in some) else "hardly a value is missing",
+            "Fill in the missing values, or leave out these rows.",
+            "no value is missing" if not any(column.missing for column in some) else "few values are missing",
         )
     if some := [column for column in usable if _bounded(column)]:
         yield Rule(
             f"{name}-in-range",
             partial(_outside, seen, some),
-            "Correct the values, or leave such rows out.",
-            "all values lie in their ranges",
+            "Correct the values, or leave out these rows.",
+            "all values are in their ranges",
         )
     if table.most_rows is None:
         return
@@ -110,26 +114,26 @@ def rules_of(seen: Seen) -> Iterator[Rule]:
             f"{name}-unique",
             partial(_repeated, table, some),
             f"Keep one row for each {' and '.join(column.name for column in some)}.",
-            f"no two rows have one {' or one '.join(column.name for column in some)}",
+            f"no two rows have the same {' or the same '.join(column.name for column in some)}",
         )
     if some := [column for column in usable if column.usual]:
         yield Rule(
             f"{name}-usual",
             partial(_unusual, table, some),
             "Convert the column to the unit of the contract.",
-            "the medians of the columns are usual in the units of the contract",
+            "the medians of the columns fit the units of the contract",
         )
     if some := [column for column in usable if column.feature]:
         yield Rule(
             f"{name}-vary",
             partial(_constant, table, some),
-            "Look where the feature is written: a default may have replaced its values, which teaches nothing.",
+            "Check the program that writes the feature: a default may have replaced its values.",
             "no feature is nearly constant",
         )
 
 
 def _scan(seen: Seen) -> None:
-    """Read all values once: count what is missing and what is out of range, and find what is of another type."""
+    """Read all values once: count missing values and values out of range, and find values of another type."""
     table, parts = seen.table, seen.parts
     while True:
         seen.counts, seen.examples = {}, {}
@@ -143,7 +147,7 @@ def _scan(seen: Seen) -> None:
         except Unusable as error:
             if not error.column:
                 raise
-            parts.faults[error.column] = error  # a value in the middle: the column is of another type than it seemed
+            parts.faults[error.column] = error  # a later value shows that the column has another type
         else:
             return
 
@@ -173,12 +177,12 @@ def _kind_of(column: Column) -> type[pl.DataType]:
 
 
 def _bounded(column: Column) -> bool:
-    """Whether not every value can be: an infinite number never can."""
+    """Whether some values are not valid: an infinite number never is."""
     return _kind_of(column) == pl.Float64 or bool(column.values) or column.low is not None or column.high is not None
 
 
 def _is_inside(column: Column) -> pl.Expr:
-    """True if a value can be, null if there is none."""
+    """True if a value is valid, null if it is missing."""
     value = pl.col(column.name)
     if column.values:
         return value.is_in(list(column.values)) | (value == "")
@@ -211,7 +215,7 @@ def _incomplete(seen: Seen, columns: Sequence[Column], _: Data) -> Iterator[Find
         count, rows = seen.counts.get(key, 0), seen.parts.rows
         if count > column.missing * rows:
             most = f"at most {column.missing:.1%} without" if column.missing else "one in each row"
-            text = f"{column.name}: {count:,} of {rows:,} {seen.table.name} have no value, expected is {most}"
+            text = f"{column.name}: {count:,} of {rows:,} {seen.table.name} have no value, expected {most}"
             yield Finding(text, count, seen.examples[key])
 
 
@@ -219,8 +223,8 @@ def _outside(seen: Seen, columns: Sequence[Column], _: Data) -> Iterator[Finding
     for column in columns:
         key = ("outside", column.name)
         if count := seen.counts.get(key, 0):
-            text = f"{column.name}: {count:,} of {seen.parts.rows:,} {seen.table.name}"
-            yield Finding(f"{text}, expected is {_expected(column)}", count, seen.examples[key])
+            text = f"{column.name}: {count:,} of {seen.parts.rows:,} {seen.table.name} are not valid"
+            yield Finding(f"{text}, expected {_expected(column)}", count, seen.examples[key])
 
 
 def _values(data: Data, table: Table, column: Column) -> pl.Series:
@@ -238,8 +242,8 @@ def _repeated(table: Table, columns: Sequence[Column], data: Data) -> Iterator[F
             shown = data[table.name].filter(pl.col(column.name).is_in(again.head(EXAMPLES).implode()))
             others = [each.name for each in table.columns if not each.feature][:SHOWN_COLUMNS]
             examples = shown.select(list(dict.fromkeys([column.name, *others]))).head(EXAMPLES).collect()
-            text = f"{column.name}: {of.sum():,} of {len(values):,} {table.name}"
-            yield Finding(f"{text}, expected is one that no other row has", int(of.sum()), examples)
+            text = f"{column.name}: {of.sum():,} of {len(values):,} {table.name} share their value"
+            yield Finding(f"{text}, expected a different value in each row", int(of.sum()), examples)
 
 
 def _unusual(table: Table, columns: Sequence[Column], data: Data) -> Iterator[Finding]:
@@ -249,7 +253,7 @@ def _unusual(table: Table, columns: Sequence[Column], data: Data) -> Iterator[Fi
         median = _values(data, table, column).median()
         rows.append({"column": column.name, "median": median, "low": low, "high": high, "unit": column.unit})
     numbers = dict.fromkeys(("median", "low", "high"), pl.Float64)
-    said = "the median of {column} is {median:,.6g}, expected is {low:,.6g} to {high:,.6g} {unit}"
+    said = "the median of {column} is {median:,.6g}, expected {low:,.6g} to {high:,.6g} {unit}"
     usual = pl.col("median").is_between("low", "high")
     for found in told(pl.DataFrame(rows, schema_overrides=numbers), usual, said):
         yield Finding(found.text.replace(" ;", ";").strip(), found.count, found.examples)
@@ -261,13 +265,13 @@ def _constant(table: Table, columns: Sequence[Column], data: Data) -> Iterator[F
         values = _values(data, table, column).drop_nulls()
         if len(values):
             rows.append({"column": column.name, "most_common": values.unique_counts().to_numpy().max() / len(values)})
-    said = f"{{most_common:.2%}} of the {table.name} have one {{column}}, expected are at most {MOST_COMMON:.0%}"
+    said = f"{{most_common:.2%}} of the {table.name} have the same {{column}}, expected at most {MOST_COMMON:.0%}"
     frame = pl.DataFrame(rows, schema={"column": pl.String, "most_common": pl.Float64})
     yield from told(frame, pl.col("most_common") <= MOST_COMMON, said)
 
 
 def _missing(table: Table, missing: Sequence[str], found: Mapping[str, pl.DataType], others: Sequence[Table]) -> str:
-    """Which columns are missing, and which ones may be these under another name."""
+    """Which columns are missing, and which other columns may be these under another name."""
     for other in others:
         if set(other.schema) <= set(found):
             return (
@@ -282,7 +286,7 @@ def _missing(table: Table, missing: Sequence[str], found: Mapping[str, pl.DataTy
         if near:
             said.append(f"{column!r} (is it {near[0]!r}, renamed?)")
         elif alike:
-            said.append(f"{column!r} (of its type and not of the contract: {_quoted(alike[:5])})")
+            said.append(f"{column!r} (columns of its type that the contract does not have: {_quoted(alike[:5])})")
         else:
             said.append(repr(column))
     return f"{table.name} has no column {', '.join(said)}; found {_quoted(found)}"

@@ -1,8 +1,8 @@
 """The contract between a model's folder and the steps: what ``pipeline/models/<name>/`` exports as ``MODEL``.
 
 A model is one frozen value. What can be stated is data: tables, columns, bounds, thresholds. What must be computed is a
-function: rules, examples, the network. Up to ``Model.examples`` all is about the model's own subject; after it, a step
-knows the kind of the target only.
+function: rules, examples, the network. Up to ``Model.examples`` everything is specific to the model; after it, a
+step knows only the kind of the target.
 
 Expressions are SQL over columns (``polars.sql_expr``), so that they can be published beside the model.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # The name of the served model's one input, float32[batch, features].
 INPUT = "features"
-# The splits that a model learns from; each other one is a test.
+# The splits that a model learns from; every other split is a test.
 TRAIN, VALIDATION = "train", "validation"
 
 
@@ -43,13 +43,13 @@ class Column:
         name: its name in the data.
         dtype: String, Boolean, Int64, Float64 or Datetime of Polars. Steps read numbers as float64, moments as days.
         feature: how it becomes numbers that the network takes; None: it is not a feature.
-        low: smallest value that can be, in ``unit``; a smaller one is an error.
-        high: largest value that can be, likewise.
-        usual: bounds of the median over the rows. One outside means another unit, or a lost sign.
-        values: the texts that can be; empty: any.
-        unique: whether no two rows have one value.
+        low: smallest valid value, in ``unit``.
+        high: largest valid value, likewise.
+        usual: bounds of the median over the rows. A median outside them indicates another unit or a lost sign.
+        values: the valid texts; empty: any.
+        unique: whether no two rows have the same value.
         missing: largest share of nulls and empty texts, 0 to 1.
-        discrete: whether the numbers are few whole ones.
+        discrete: whether the values are a few whole numbers.
         derived: an expression over the other columns, for a column that the data does not have.
         known_later: whether the value is known only after the moment for which the model predicts.
         unit: for people.
@@ -87,8 +87,8 @@ class Column:
 class Table:
     """A table as it comes from its source. The settings name its URI by its name.
 
-    ``most_rows`` is how many a step can hold in its memory; None: the steps read it a batch at a time, and validation
-    does not look at what all values of a column show: ``unique``, ``usual``, and whether a feature varies.
+    ``most_rows`` is how many a step can hold in memory; None: the steps read it a batch at a time, and validation skips
+    the checks of whole columns: ``unique``, ``usual``, and whether a feature varies.
     """
 
     name: str
@@ -106,9 +106,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Data:
-    """The fetched tables, and a folder that takes what does not fit into memory.
+    """The fetched tables, and a folder for data that does not fit into memory.
 
-    ``today`` is the day of the run, UTC; what the examples are must not depend on it. ``parts`` reads a table a batch
+    ``today`` is the day of the run, UTC; the examples must not depend on it. ``parts`` reads a table a batch
     at a time. ``data["cars"]`` is a table as a whole, or a view of the model: texts as String, numbers as Float64, days
     as Date, and the derived columns.
     """
@@ -138,7 +138,7 @@ class Split:
 class Splits:
     """The splits by their names: TRAIN, VALIDATION, and at least one other, which is a test.
 
-    ``labels`` names the outputs in their order, if the target's column does not say them itself.
+    ``labels`` names the outputs in their order, if they do not follow from the target's column.
     """
 
     splits: Mapping[str, Split]
@@ -146,7 +146,7 @@ class Splits:
 
 
 class Options(BaseModel):
-    """What a run may be tuned with, checked before anything costly starts."""
+    """Options of a run, checked before anything costly starts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -154,24 +154,24 @@ class Options(BaseModel):
 class Hyperparameters(Options):
     """Those of the training loop. A model adds those of its network in a subclass; its defaults are an instance.
 
-    Whole numbers may come as floats: Kubeflow hands 2 over as 2.0.
+    Whole numbers may arrive as floats: Kubeflow passes 2 as 2.0.
     """
 
     epochs: int = Field(2, ge=1, le=10_000)
     """Passes over the rows of the training split, at most."""
     batch_size: int = Field(512, ge=1, le=1_000_000)
-    """Rows behind one step of the optimiser; more if so many rows are trained on that a step would grow tiny."""
+    """Rows per optimiser step; more for large tables, in which a step would otherwise have few visits."""
     learning_rate: float = Field(0.003, gt=0, le=1)
     """Adam's rate at the start; it falls to 0 along a cosine over ``epochs``."""
     patience: int = Field(3, ge=1)
     """Epochs without a better validation loss after which training stops; the best epoch's weights are kept."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of the weights, the order of the examples and dropout."""
+    """Seed of the weights, the order of the examples and dropout."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network is built from.
+    """The inputs from which a network is built.
 
     Args:
         features: names of the inputs, in their order.
@@ -196,48 +196,50 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """All that the steps know of a model; only the first seven have no default."""
+    """All that the steps know about a model; only the first seven fields have no default."""
 
     name: str
     """Lower case letters, digits and dashes; the folder has underscores for dashes."""
     title: str
-    """One sentence: from what to what."""
+    """One sentence: what the model predicts from what."""
     tables: Sequence[Table]
     kind: Kind
     examples: Callable[[Data], AbstractContextManager[Splits]]
-    """What it needs on disk is gone when the context ends."""
+    """Its temporary files are deleted when the context ends."""
     network: Callable[[Inputs, Any], "keras.Model"]
     """From float32[batch, features] to float32[batch, outputs], given the hyperparameters. It imports Keras itself."""
     hyperparameters: Hyperparameters
     rules: Sequence[Rule] = ()
-    """What must hold of the data besides what the columns say."""
+    """The rules that the data must meet besides those of the columns."""
     views: Callable[[Data], Mapping[str, pl.LazyFrame]] = lambda _: {}
-    """What several rules need, computed once: by their names, beside the tables."""
+    """Frames that several rules need, computed once: by name, beside the tables."""
     slices: Mapping[str, str] = field(default_factory=dict)
-    """Expressions over the columns of the examples; each of their values is evaluated by itself."""
+    """Expressions over the columns of the examples; each of their values is evaluated separately."""
     metrics: Sequence[Metric] = ()
-    """Those besides the kind's."""
+    """Metrics besides the kind's."""
     tests: Mapping[str, str] = field(default_factory=dict)
-    """What each test split holds, for people, by its name without "test-"; the most telling one first."""
+    """What each test split contains, for people, by its name without "test-"; the most important one first."""
     limits: Sequence[str] = ()
-    """What a reader of the model card must know, a sentence each."""
+    """The limits that a reader of the model card must know, a sentence each."""
     checks: Sequence[Check] = ()
-    """Those of the gate besides the kind's; one of the same name takes its place."""
+    """Checks of the gate besides the kind's; one of the same name replaces it."""
 
     def __post_init__(self) -> None:
         known = {metric.name for metric in self.all_metrics}
         if unknown := [check for check in self.all_checks if check.metric not in known]:
             raise ValueError(
-                f"check {unknown[0].name!r} asks for the metric {unknown[0].metric!r}; there are {', '.join(known)}"
+                f"check {unknown[0].name!r} names the unknown metric {unknown[0].metric!r}; expected one of "
+                f"{', '.join(known)}"
             )
         slices = {*self.slices, *self.kind.slices}
         if unknown := [check for check in self.all_checks if check.slice and check.slice not in slices]:
             raise ValueError(
-                f"check {unknown[0].name!r} asks for the slice {unknown[0].slice!r}; there are {', '.join(slices)}"
+                f"check {unknown[0].name!r} names the unknown slice {unknown[0].slice!r}; expected one of "
+                f"{', '.join(slices)}"
             )
 
     def require_tables(self, named: Mapping[str, str], what: str) -> None:
-        """Raise SettingsInvalid, which calls ``named`` by ``what`` it is, unless its keys are the tables' names."""
+        """Raise SettingsInvalid, which calls ``named`` by ``what``, unless its keys are the tables' names."""
         tables = [table.name for table in self.tables]
         wrong = [f"{name} is missing" for name in tables if name not in named]
         wrong += [f"{name} is not a table of the model {self.name}" for name in named if name not in tables]
@@ -276,7 +278,7 @@ def load(name: str) -> Model:
     found = [module.name for module in iter_modules([str(Path(__file__).parents[1] / "models")])]
     if folder_of(name) not in found:
         raise SettingsInvalid(
-            f"the model is {name!r}, and there is no folder pipeline/models/{folder_of(name)}; there are "
+            f"the model is {name!r}, but the folder pipeline/models/{folder_of(name)} does not exist; found "
             f"{', '.join(found) or 'none'}. Name one of them in the settings (model-name), or add the folder"
         )
     model: Model = import_module(f"pipeline.models.{folder_of(name)}").MODEL

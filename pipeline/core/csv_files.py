@@ -1,11 +1,11 @@
-"""How a CSV file is written, how many records it has, and in which line each of them stands.
+"""The dialect of a CSV file, its number of records, and the line of each record.
 
-Programs write CSV in dialects, and every fast reader guesses: it may take the lines between two stray quotes for one
-field, or drop what it cannot read. Here nothing is guessed. Python's ``csv``, in its strict mode, walks the file once
-in constant memory; what is not a record of the header's width is refused with its line. Another reader converts, and
-must find as many records: see ``pipeline.core.casts``.
+Programs write CSV in dialects, and every fast reader guesses: it may read the lines between two stray quotes as one
+field, or drop what it cannot read. This module does not guess. Python's ``csv``, in its strict mode, walks the file
+once in constant memory; a record that does not have the header's number of fields is refused with its line. Another
+reader converts the file, and must find the same number of records: see ``pipeline.core.casts``.
 
-A record is what has at least one field that is not empty; blank lines and rows of empty cells are none.
+A record has at least one field that is not empty; blank lines and rows of empty cells are not records.
 """
 
 import codecs
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 # A quote that is never closed ends here, not at the end of the file.
 LONGEST_FIELD = 1 << 20  # characters
 LONGEST_LINE = 4 * LONGEST_FIELD  # bytes
-MOST_COLUMNS = 2000  # each costs time and memory in every reader; a table of ours has sixteen
+MOST_COLUMNS = 2000  # each costs time and memory in every reader
 SHOWN = 40  # characters of a value in a message
 DELIMITERS = (",", ";", "\t", "|")
 NOT_TEXT = {
-    b"\0": "a NUL character: the file is damaged, or is not UTF-8; write it anew",
-    b"\x1a": "a Ctrl-Z character, with which old programs end a file; write it without",
-    b"\r\r\n": "a line end of CR, CR and LF, which a program made of CR and LF; write it anew",
+    b"\0": "a NUL character: the file is damaged, or is not UTF-8; write it again",
+    b"\x1a": "a Ctrl-Z character, with which old programs end a file; write the file without it",
+    b"\r\r\n": "the line ending CR CR LF, which a program made from CR LF; write the file with LF",
 }
-WRAPPED = "the whole line stands in quotes, as Excel writes it if it lies in one cell; write it without them"
+WRAPPED = "the whole line is in quotes, as Excel writes a line that is in one cell; write it without them"
 LINE_END = re.compile(r"\r\n|\r|\n")
 LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file at ``path``; ``source`` is where it comes from, fit for a log.
+    """A CSV file at ``path``; ``source`` is its origin, safe for a log.
 
-    ``columns`` are the names in its header, without blanks around them; ``escape`` is what stands before a quote in a
-    quoted field: a quote as in RFC 4180, or a backslash as Spark and MySQL write it. ``records`` counts what follows
+    ``columns`` are the names in its header, without blanks around them; ``escape`` is the character before a quote in
+    a quoted field: a quote as in RFC 4180, or a backslash as Spark and MySQL write it. ``records`` counts what follows
     the header; each of them has a value in one of the columns ``filled``.
     """
 
@@ -57,12 +57,12 @@ class CsvFile:
     filled: tuple[str, ...] = ()
 
     def refused(self, line: int, reason: str) -> DataInvalid:
-        """The error for what stands in ``line``; the header is in line 1."""
+        """The error for ``line``; the header is line 1."""
         return DataInvalid(f"{self.source}, line {line}: {reason}")
 
 
 class _Refused(Exception):
-    """What a walk cannot read, and in which line."""
+    """A line that a walk cannot read, and the reason."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(reason)
@@ -70,15 +70,15 @@ class _Refused(Exception):
 
 
 def shown(value: str) -> str:
-    """The value as a message may show it: quoted, on one line and short."""
+    """The value for a message: quoted, on one line and short."""
     return repr(value if len(value) <= SHOWN else value[: SHOWN - 1] + "…")
 
 
 def inspect(source: str, path: Path, contract: Collection[str]) -> CsvFile:
-    """Find out how the file is written and count its records.
+    """Detect the file's dialect and count its records.
 
-    The delimiter is the one by which the header has the most columns of ``contract``. The file is RFC 4180, or else
-    a backslash stands before the quotes in its quoted fields.
+    The delimiter is the one by which the header has the most columns of ``contract``. The file follows
+    RFC 4180, or it has a backslash before the quotes in its quoted fields.
 
     Raises ``DataInvalid``, which names the line, if the header has no column of the contract or has one twice, or if a
     record cannot be read.
@@ -94,7 +94,7 @@ def inspect(source: str, path: Path, contract: Collection[str]) -> CsvFile:
             try:
                 found = _counted(file, contract)
             except _Refused as other:
-                # The dialect that gets further is the file's.
+                # Report the dialect that gets further.
                 raise max(refused, other, key=lambda each: each.line) from None
         else:
             if _has_escaped_quotes(path):
@@ -105,7 +105,7 @@ def inspect(source: str, path: Path, contract: Collection[str]) -> CsvFile:
 
 
 def records_at(file: CsvFile, numbers: Collection[int]) -> Iterator[tuple[int, list[str]]]:
-    """Give the line and the fields of the records with these numbers; the first after the header is 1."""
+    """Yield the line and the fields of the records with these numbers; the first after the header is 1."""
     last = max(numbers)
     with closing(_walk(file)) as walk:
         for number, record in enumerate(walk):
@@ -116,7 +116,7 @@ def records_at(file: CsvFile, numbers: Collection[int]) -> Iterator[tuple[int, l
 
 
 def other_line_end(path: Path) -> int:
-    """Return the first line that ends in another way than line 1, or 0 if there is none."""
+    """Return the first line with another line ending than line 1, or 0 if there is none."""
     first = None
     line = 0
     with path.open("rb") as file:
@@ -145,7 +145,7 @@ def _header(source: str, path: Path, contract: Collection[str]) -> CsvFile:
         raise refused
 
     def known(file: CsvFile) -> int:
-        # That a name has another case is for validation to explain.
+        # Validation explains a name in another case.
         return len({name.lower() for name in file.columns} & set(contract))
 
     best = max(found, key=known)
@@ -153,12 +153,12 @@ def _header(source: str, path: Path, contract: Collection[str]) -> CsvFile:
         if any(name in contract for name in re.split(r"[,;\t|]", best.columns[0])):
             raise _Refused(1, WRAPPED)
         expected = ", ".join(contract)
-        raise _Refused(1, f"it is not a header of this table; expected are the columns {expected}, and no line before")
+        raise _Refused(1, f"it is not a header of this table; expected the columns {expected} in the first line")
     if len(best.columns) > MOST_COLUMNS:
-        raise _Refused(1, f"the header has {len(best.columns):,} columns, expected are at most {MOST_COLUMNS:,}")
+        raise _Refused(1, f"the header has {len(best.columns):,} columns, expected at most {MOST_COLUMNS:,}")
     twice = [name for name in contract if best.columns.count(name) > 1]
     if twice:
-        raise _Refused(1, f"the header has the column {twice[0]!r} twice; take one of them out")
+        raise _Refused(1, f"the header has the column {twice[0]!r} twice; remove one of them")
     return best
 
 
@@ -172,7 +172,7 @@ def _counted(file: CsvFile, contract: Collection[str]) -> CsvFile:
             records += 1
             if not fields[first] and filled:
                 filled = any(fields[position] for position in known)
-    # So that a reader can leave the other columns alone, unless they hold all that a record has.
+    # A reader can then ignore the other columns, unless some record has values only there.
     names = [file.columns[position] for position in known] if filled else file.columns
     return replace(file, records=records, filled=tuple(names))
 
@@ -180,7 +180,7 @@ def _counted(file: CsvFile, contract: Collection[str]) -> CsvFile:
 def _has_escaped_quotes(path: Path) -> bool:
     with path.open("rb") as file:
         last = b""
-        # Not by lines: one that was refused for its length would be held whole.
+        # Not by lines: a line that was refused for its length would be held in memory.
         while chunk := file.read(1 << 20):
             if b'\\"' in last + chunk:
                 return True
@@ -189,7 +189,7 @@ def _has_escaped_quotes(path: Path) -> bool:
 
 
 def _require_one_reading(file: CsvFile) -> None:
-    """Refuse a file that is RFC 4180, and has other records if a backslash escapes a quote."""
+    """Refuse a file that is valid RFC 4180, but has other records if a backslash escapes a quote."""
     with closing(_walk(file)) as plain, closing(_walk(replace(file, escape="\\"))) as escaped:
         try:
             for (line, fields), (other, others) in zip(plain, escaped, strict=True):
@@ -201,7 +201,7 @@ def _require_one_reading(file: CsvFile) -> None:
             return
         except ValueError:  # one of them has more records
             pass
-    raise _Refused(line, 'a backslash before a quote can be read in two ways before this line; write quotes as ""')
+    raise _Refused(line, 'up to this line, a backslash before a quote is ambiguous; write quotes as ""')
 
 
 def _letters(fields: list[str]) -> list[str]:
@@ -225,7 +225,7 @@ def _walk(file: CsvFile) -> Generator[tuple[int, list[str]]]:
             )
             header = next(rows, [])
             if not header or rows.line_num > 1:
-                raise _Refused(1, "it is blank, or a name in it goes over several lines; expected is a header")
+                raise _Refused(1, "it is blank, or a name in it has several lines; expected a header")
             yield 1, header
             raw.clear()
             line, width = 2, len(header)
@@ -233,11 +233,15 @@ def _walk(file: CsvFile) -> Generator[tuple[int, list[str]]]:
                 if len(fields) != width and fields:
                     raise _Refused(line, _wrong_width(fields, width, file.delimiter))
                 if fields == header:
-                    raise _Refused(line, "the header is here again; were two files put together? take it out")
+                    raise _Refused(
+                        line, "the header is repeated here, as if two files had been joined; remove this line"
+                    )
                 if rows.line_num > line and _several_records(fields, file.delimiter):
-                    raise _Refused(line, "a quote is opened here, and what it holds looks like records; close it")
+                    raise _Refused(
+                        line, "a quote opens here, and the text in it looks like several records; close the quote"
+                    )
                 if content.quotes and _quote_after_blank(fields):
-                    raise _Refused(line, "a field begins with a blank and a quote; take the blank out")
+                    raise _Refused(line, "a field begins with a blank before its quote; remove the blank")
                 if escaped:
                     _require_plain_escapes("".join(raw), file.delimiter, line)
                     raw.clear()
@@ -245,19 +249,19 @@ def _walk(file: CsvFile) -> Generator[tuple[int, list[str]]]:
                     yield line, fields
                 line = rows.line_num + 1
     except csv.Error as error:
-        raise _Refused(line, f"{_said(error)}; in a quoted field write a quote as two") from error
+        raise _Refused(line, f'{_said(error)}; in a quoted field, write a quote as ""') from error
 
 
 def _said(error: csv.Error) -> str:
     if "field larger" in str(error):
-        return f"a field has more than {LONGEST_FIELD:,} characters; is a quote not closed?"
+        return f"a field has more than {LONGEST_FIELD:,} characters, as if a quote were not closed"
     return "a quote is not closed" if "unexpected end" in str(error) else "text follows a quoted field"
 
 
 def _wrong_width(fields: list[str], width: int, delimiter: str) -> str:
     if len(fields) == 1 and fields[0].count(delimiter) == width - 1:
         return WRAPPED
-    hint = "put a field that has the delimiter in it in quotes" if len(fields) > width else "is the line cut off?"
+    hint = "put fields that contain the delimiter in quotes" if len(fields) > width else "complete the line"
     return f"it has {len(fields)} fields, the header has {width}; {hint}"
 
 
@@ -274,7 +278,7 @@ def _several_records(fields: list[str], delimiter: str) -> bool:
 
 
 def _quote_after_blank(fields: list[str]) -> bool:
-    """Other readers take such a field for a quoted one."""
+    """Other readers treat such a field as quoted."""
     return any('"' in field and field[0] in " \t" and field.lstrip(" \t")[0] == '"' for field in fields if field)
 
 
@@ -286,7 +290,7 @@ def _remembered(lines: io.TextIOWrapper, seen: list[str]) -> Iterator[str]:
 
 
 def _require_plain_escapes(record: str, delimiter: str, line: int) -> None:
-    """In a quoted field a backslash may stand before a quote or a backslash; elsewhere it is text and ends nothing."""
+    """In a quoted field a backslash may stand before a quote or a backslash; elsewhere it is plain text."""
     if not record:
         return
     outside = rf'[^"\\]|\\(?!["\r\n{re.escape(delimiter)}])'
@@ -332,7 +336,9 @@ class _Content(io.RawIOBase):
         last = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
         self.line_length = count - last - 1 + (self.line_length if last < 0 else 0)
         if self.line_length > LONGEST_LINE:
-            raise _Refused(self._line(self.offset), f"it has more than {LONGEST_LINE:,} bytes; is it a table?")
+            raise _Refused(
+                self._line(self.offset), f"it has more than {LONGEST_LINE:,} bytes; check that the file is a table"
+            )
         self.quotes = self.quotes or b'"' in chunk
         self.tail = begun[-2:]
         return count

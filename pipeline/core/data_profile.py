@@ -1,7 +1,7 @@
-"""The profile of the data that a model learns from, and how far it lies from the profile of other data.
+"""The profile of the data that a model learns from, and its distance from the profile of other data.
 
 The features are weighted by rows: an example that stands for 900 rows counts 900 times, as it does in training. Days
-are no part of it: they move by nature.
+are not part of a profile, because they always move.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Learnt:
-    """The examples of all splits, without what they are to the network.
+    """The examples of all splits, before encoding.
 
     Args:
         examples: of each split.
@@ -124,12 +124,12 @@ def describe(model: Model, learnt: Learnt) -> dict[str, Any]:
 
 
 def shift(model: Model, learnt: Learnt, reference: Mapping[str, Any]) -> pl.DataFrame:
-    """How far the examples lie from ``reference``, a profile: a row a quantity, the features and then the target.
+    """The distance of the examples from ``reference``, a profile: a row per quantity, the features and then the target.
 
     Columns: ``quantity``; ``psi``, float64, the population stability index Σ (q − p) ln(q / p) over the reference's
     bins or over the values, with p the reference's shares and q those of the data (Siddiqi, Credit Risk Scorecards,
-    2006); ``mean_difference``, float64, in standard deviations of the reference, null for what is no number. What one
-    of the two lacks is left out.
+    2006); ``mean_difference``, float64, in standard deviations of the reference, null if it is not a number. A
+    quantity that one of the two lacks is left out.
     """
     found: list[tuple[str, float, float | None]] = []
     for column in _described(model):
@@ -160,7 +160,7 @@ def _is_text(column: Column) -> bool:
 
 
 def _known(learnt: Learnt, column: Column) -> tuple[pl.Series, Floats]:
-    """The values of a feature that the model can take, and their weights, float64[values]."""
+    """The valid values of a feature, and their weights, float64[values]."""
     value = pl.col(column.name)
     known = value.is_not_null() & (value != "" if _is_text(column) else value.cast(pl.Float64).abs() <= LARGEST)
     mask = learnt.features.select(known.fill_null(False) & (pl.Series(learnt.rows) > 0)).to_series()
@@ -170,8 +170,8 @@ def _known(learnt: Learnt, column: Column) -> tuple[pl.Series, Floats]:
 def _moments(values: NDArray[Any], weights: Floats | None, column: Column | None = None) -> dict[str, Any]:
     """Moments and bins of the values, float[n], each counted as often as its weight.
 
-    The bins are the deciles, but of equal width over the whole range for a discrete feature, since most of its deciles
-    fall together.
+    The bins are the deciles, but have equal width over the whole range for a discrete feature, because most of its
+    deciles coincide.
     """
     values = values.astype(np.float64)
     weights = np.ones(len(values)) if weights is None else weights
@@ -201,7 +201,7 @@ def _moved(values: NDArray[Any], weights: Floats, known: Mapping[str, Any]) -> t
 
 def _shares(values: Floats, weights: Floats, edges: Floats) -> Floats:
     """The share of each bin, float64[edges - 1]; a bin holds its upper edge, the outer ones also what is beyond."""
-    # Where edges fall together, the first of their bins takes all: two profiles then put a value in the same bin.
+    # If edges coincide, the first of their bins takes all: two profiles then put a value into the same bin.
     bins = np.searchsorted(edges[1:-1], values, side="left")
     shares: Floats = np.bincount(bins, weights=weights, minlength=len(edges) - 1) / weights.sum()
     return shares

@@ -1,4 +1,4 @@
-"""The documents of the steps: what they hold, and JSON as it is written, whole and without NaN and infinity."""
+"""The documents of the steps: their types, and writing them as JSON, atomically and without NaN and infinity."""
 
 import json
 import math
@@ -35,7 +35,7 @@ class Size(TypedDict):
 
 
 class Preprocessing(TypedDict):
-    """What preprocess_data says of the splits: preprocessing.json."""
+    """preprocess_data's description of the splits: preprocessing.json."""
 
     features: list[str]
     labels: list[str]
@@ -48,7 +48,7 @@ class Preprocessing(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """What evaluate_model has measured: evaluation.json.
+    """The results of evaluate_model: evaluation.json.
 
     Args:
         labels: names of the outputs.
@@ -56,7 +56,7 @@ class Evaluation(TypedDict):
         baseline: of the baseline.
         champion: those of the champion by split; ``version``; ``is_best``; ``model``, the ScoresOfSplits of the model
             on the same rows; ``rows_left_out``; ``only_model`` and ``only_champion``, labels.
-        not_compared: why there is no champion; "" if there is one, or never was.
+        not_compared: why the model was not compared; "" if it was, or if there was no champion.
         damaged: a sentence for each version that is damaged.
         slices: by the name of a slice, Scores with the ``value`` that they are of.
         figures: what the kind draws.
@@ -73,7 +73,7 @@ class Evaluation(TypedDict):
 
 
 class CheckResult(TypedDict):
-    """What came of a check of the gate: ``value`` is None if it is not defined, ``where`` "" for all test rows."""
+    """The result of a check of the gate: ``value`` is None if it is not defined, ``where`` "" for all test rows."""
 
     name: str
     value: float | None
@@ -109,14 +109,14 @@ def to_json(value: Any, **options: Any) -> str:
     """Return ``value`` as JSON; ``options`` are those of ``json.dumps``. Raises NotFinite, which names the place."""
     for place, number in _not_finite(value):
         raise NotFinite(
-            f"{place} is {number}, expected was a finite number: JSON has no other, so nothing is written; look in "
-            "the log for what has made it"
+            f"{place} is {number}, expected a finite number: JSON has no others, so nothing is written; see the "
+            "log for the cause"
         )
     return json.dumps(value, allow_nan=False, **options)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` as JSON in ASCII, whole or not at all. Raises NotFinite, which names the file."""
+    """Write ``value`` to ``path`` as JSON in ASCII, atomically. Raises NotFinite, which names the file."""
     try:
         text = to_json(value, indent=1)
     except NotFinite as error:

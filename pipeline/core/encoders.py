@@ -1,8 +1,8 @@
-"""How a column becomes numbers.
+"""Encoders, which turn a column into numbers.
 
-An encoder learns from the training rows; what it has learnt is JSON, which is published beside the model. ``encode``
+An encoder is fitted on the training rows; its parameters are JSON, which is published beside the model. ``encode``
 needs nothing else: training, the evaluation of a champion, and ``jukebox predict`` share it, and a published version
-explains its inputs whatever the checkout holds.
+explains its inputs, independently of the checkout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ DAYS_OF_A_YEAR = 365.2425  # of the Gregorian calendar, in the mean
 
 
 class Encoder(Protocol):
-    """It keeps nothing itself: ``fit`` returns what it has learnt, and ``features`` takes that."""
+    """It has no state: ``fit`` returns the parameters, and ``features`` takes them."""
 
     def fit(self, column: pl.Series) -> Parameters:
-        """What to remember of the training rows, fit for JSON."""
+        """The parameters from the training rows, as JSON values."""
 
     @staticmethod
     def features(column: str, parameters: Parameters) -> dict[str, pl.Expr]:
-        """The features of a column: an expression by its name."""
+        """The features of a column: expressions by their names."""
 
     @staticmethod
     def in_words(parameters: Parameters) -> str:
@@ -42,8 +42,8 @@ class Encoder(Protocol):
 class Number:
     """The value itself.
 
-    ``missing`` is what a null becomes: a number, or "median", that of the training rows; a second feature then says
-    where there was none. Without it, a null is an error.
+    ``missing`` replaces a null: a number, or "median", that of the training rows; a second feature then marks the
+    missing values. Without it, a null is an error.
     """
 
     missing: float | str | None = None
@@ -53,14 +53,14 @@ class Number:
             raise ValueError(f"missing is {self.missing!r}, expected a number or 'median'")
 
     def fit(self, column: pl.Series) -> Parameters:
-        """The value that stands in for a null, if one does."""
+        """The value that replaces a null, if there is one."""
         if self.missing is None:
             return {}
         return {"missing": column.cast(pl.Float64).median() or 0.0 if self.missing == "median" else self.missing}
 
     @staticmethod
     def features(column: str, parameters: Parameters) -> dict[str, pl.Expr]:
-        """The column, and where it was missing."""
+        """The column, and a mark where it was missing."""
         value = pl.col(column).cast(pl.Float64).fill_nan(None)
         if "missing" not in parameters:
             return {column: value}
@@ -74,7 +74,7 @@ class Number:
 
 @dataclass(frozen=True)
 class OneHot:
-    """A feature for each value that has ``least_rows`` of the training rows. A rare, unknown or null one is none."""
+    """A feature for each value that has ``least_rows`` of the training rows. Any other value is 0 in all of them."""
 
     least_rows: int = 10
 
@@ -166,10 +166,10 @@ def names(encoding: Sequence[Mapping[str, Any]]) -> list[str]:
 def encode(frame: pl.DataFrame, encoding: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
     """Return float32[rows, features] of rows that have the columns of ``encoding``, which ``fit`` has returned.
 
-    Raises DataInvalid if a value is missing whose encoder has nothing in its stead, or is not a finite float32.
+    Raises DataInvalid if a value is missing and its encoder has no replacement, or if it is not a finite float32.
     """
     if lacking := [each["column"] for each in encoding if each["column"] not in frame.columns and not each["derived"]]:
-        raise DataInvalid(f"there is no column {', '.join(lacking)}; found {', '.join(frame.columns)}")
+        raise DataInvalid(f"missing columns: {', '.join(lacking)}; found {', '.join(frame.columns)}")
     derived = [
         pl.sql_expr(each["derived"]).alias(each["column"])
         for each in encoding
@@ -182,7 +182,7 @@ def encode(frame: pl.DataFrame, encoding: Sequence[Mapping[str, Any]]) -> NDArra
     if not np.isfinite(array).all():
         wrong = [name for name, values in zip(encoded.columns, array.T, strict=True) if not np.isfinite(values).all()]
         raise DataInvalid(
-            f"{', '.join(wrong)}: a value is missing or not finite, and its encoder has none in its stead; "
+            f"{', '.join(wrong)}: a value is missing or not finite, and its encoder has no replacement for it; "
             "give its column an encoder with missing=, or correct the data"
         )
     return array

@@ -1,39 +1,39 @@
-"""What can go wrong in a way that a user can mend.
+"""The errors that a user can fix.
 
 Every message says what was found, what was expected and what to do; the steps print it without a traceback.
 
     JukeboxError
     ├── DataUnavailable          the data cannot be fetched, or is not the data that the run was started for
     ├── DataInvalid              the data breaks its contract
-    ├── ArtifactsGone            what another step has handed on is not there any more
+    ├── ArtifactsGone            the output of an earlier step does not exist any more
     ├── HyperparametersInvalid   an unknown hyperparameter, or a value outside its range
     ├── NotFinite                a training has diverged, or a result is NaN or infinite
     ├── GateRefused              the model is not good enough to be published
     ├── CommitOutdated           a newer commit has run, or its model is published already
     ├── ParityBroken             the ONNX model and the Keras model differ
     ├── StoreBroken              the model store cannot be read or written
-    │   └── VersionBroken        a version in it is not whole, or not there
+    │   └── VersionBroken        a version in it is damaged or does not exist
     ├── SettingsInvalid          the settings file or an option is wrong
-    ├── SpecRefused              a compiled pipeline asks for what the cluster does not give
-    ├── RunFailed                a run has not succeeded
-    ├── BuildFailed              the training image cannot be built, or not be pushed
-    └── ServerUnavailable        a server does not answer, or refuses
-        ├── ServerAway           the pipeline server is away in a way that another try may mend
-        ├── AccessDenied         the pipeline server does not let us in
-        ├── SingleUser           the pipeline server runs all in its own namespace, not in the project's
+    ├── SpecRefused              a compiled pipeline requests what the cluster does not allow
+    ├── RunFailed                a run did not succeed
+    ├── BuildFailed              the training image cannot be built or pushed
+    └── ServerUnavailable        a server does not answer, or refuses a request
+        ├── ServerAway           the pipeline server is unavailable; a retry may succeed
+        ├── AccessDenied         the pipeline server denies access
+        ├── SingleUser           the pipeline server runs everything in its own namespace, not in the project's
         ├── RequestRefused       the pipeline server refuses a request
         ├── ClusterAway          the cluster's API does not answer
         ├── ClusterRefuses       the cluster's API refuses a request
-        ├── HostRefuses          the Git host does not give a commit, or does not take its status
-        ├── RegistryRefuses      the image registry does not tell what it has
-        ├── ChatRefuses          the chat does not take a message
-        ├── ListenerRefuses      the listener does not take an event
+        ├── HostRefuses          the Git host does not return a commit, or does not accept its status
+        ├── RegistryRefuses      the image registry refuses a request
+        ├── ChatRefuses          the chat does not accept a message
+        ├── ListenerRefuses      the listener does not accept an event
         └── ModelServerRefuses   the model server does not answer with a prediction
 """
 
 
 class JukeboxError(Exception):
-    """The root of all errors that a user can mend."""
+    """The base of all errors that a user can fix."""
 
 
 class DataUnavailable(JukeboxError):
@@ -45,7 +45,7 @@ class DataInvalid(JukeboxError):
 
 
 class ArtifactsGone(JukeboxError):
-    """What another step has handed on is not there any more."""
+    """The output of an earlier step does not exist any more."""
 
 
 class HyperparametersInvalid(JukeboxError):
@@ -73,7 +73,7 @@ class StoreBroken(JukeboxError):
 
 
 class VersionBroken(StoreBroken):
-    """A version in the model store is not whole, or not there; the store itself can be used."""
+    """A version in the model store is damaged or does not exist; the store itself can be used."""
 
 
 class SettingsInvalid(JukeboxError):
@@ -81,11 +81,11 @@ class SettingsInvalid(JukeboxError):
 
 
 class SpecRefused(JukeboxError):
-    """A compiled pipeline asks for what the cluster does not give."""
+    """A compiled pipeline requests what the cluster does not allow."""
 
 
 class RunFailed(JukeboxError):
-    """A run has not succeeded; ``state`` is the word for it, ``why`` the cause alone: a line for those in a hurry."""
+    """A run did not succeed; ``state`` is its state, ``why`` the cause in one line."""
 
     def __init__(self, message: str, state: str, why: str = "") -> None:
         super().__init__(message)
@@ -94,27 +94,27 @@ class RunFailed(JukeboxError):
 
 
 class BuildFailed(JukeboxError):
-    """The training image cannot be built, or not be pushed."""
+    """The training image cannot be built or pushed."""
 
 
 class ServerUnavailable(JukeboxError):
-    """A server does not answer, or refuses."""
+    """A server does not answer, or refuses a request."""
 
 
 class ServerAway(ServerUnavailable):
-    """The pipeline server is away or out of order in a way that another try may mend."""
+    """The pipeline server is unavailable or out of order; a retry may succeed."""
 
 
 class AccessDenied(ServerUnavailable):
-    """The pipeline server does not let us in."""
+    """The pipeline server denies access."""
 
 
 class SingleUser(ServerUnavailable):
-    """The pipeline server knows no namespaces: it runs all in its own, not in the project's."""
+    """The pipeline server has no namespaces: it runs everything in its own, not in the project's."""
 
 
 class RequestRefused(ServerUnavailable):
-    """The pipeline server refuses the request; ``status`` is the HTTP status, ``reason`` what it says."""
+    """The pipeline server refuses the request; ``status`` is the HTTP status, ``reason`` its message."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"The server answers {status}: {reason}.")
@@ -129,8 +129,7 @@ class ClusterAway(ServerUnavailable):
 class ClusterRefuses(ServerUnavailable):
     """The cluster's API refuses a request.
 
-    ``status`` is the HTTP status, ``reason`` what it says, ``webhook`` the admission webhook that has refused, if one
-    has.
+    ``status`` is the HTTP status, ``reason`` its message, ``webhook`` the admission webhook that refused, if any.
     """
 
     def __init__(self, status: int, reason: str, webhook: str = "") -> None:
@@ -141,19 +140,19 @@ class ClusterRefuses(ServerUnavailable):
 
 
 class HostRefuses(ServerUnavailable):
-    """The Git host does not give a commit, or does not take its status."""
+    """The Git host does not return a commit, or does not accept its status."""
 
 
 class RegistryRefuses(ServerUnavailable):
-    """The image registry does not tell what it has."""
+    """The image registry refuses a request."""
 
 
 class ChatRefuses(ServerUnavailable):
-    """The chat does not take a message."""
+    """The chat does not accept a message."""
 
 
 class ListenerRefuses(ServerUnavailable):
-    """The listener does not take an event."""
+    """The listener does not accept an event."""
 
 
 class ModelServerRefuses(ServerUnavailable):

@@ -1,4 +1,4 @@
-"""The examples that preprocessing writes, and the predictions of them, read back as arrays."""
+"""The examples that preprocessing writes, and their predictions, read as arrays."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.contract import TRAIN, VALIDATION, Model
 from pipeline.core.encoders import encode
 
-# Examples that are written, read and judged at once: with all their labels they are the largest thing of a step.
+# Examples that are written, read and judged at once: with all their labels they take most of a step's memory.
 SLICE = 1 << 13
 DESCRIPTION = "preprocessing.json"
 
@@ -35,7 +35,7 @@ class Examples:
     rows: NDArray[Any]
 
 
-# The name of a test (that of its split without "test-"), a slice of its examples, and their predictions,
+# The name of a test (its split's name without "test-"), a slice of its examples, and their predictions,
 # float32[examples, labels].
 Test = tuple[str, Examples, NDArray[np.float32]]
 
@@ -43,7 +43,7 @@ Test = tuple[str, Examples, NDArray[np.float32]]
 class Reader:
     """Reads the splits that preprocess_data wrote to ``folder`` for ``model``.
 
-    ``description`` is what it says of them: features, labels, encoding, mean, variance, sizes.
+    ``description`` is its description of them: features, labels, encoding, mean, variance, sizes.
     """
 
     def __init__(self, folder: Path, model: Model, description: Mapping[str, Any] | None = None) -> None:
@@ -83,7 +83,7 @@ def file_of(folder: Path, split: str) -> Path:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read what preprocess_data says of the splits in ``folder``."""
+    """Read preprocess_data's description of the splits in ``folder``."""
     description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text())
     return description
 

@@ -1,4 +1,4 @@
-"""What a run may be tuned with, checked before anything costly starts."""
+"""The options of a run, checked before anything costly starts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pipeline.core.contract import Model, Options
 from pipeline.core.errors import HyperparametersInvalid
 from pipeline.core.kinds import Check
 
-# A verdict that says no: stops the run, is only said, is not even sought.
+# A model that fails stops the run, is only reported, or is not judged.
 GATE_MODES = ("enforce", "warn", "off")
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the type of the options

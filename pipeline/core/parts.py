@@ -1,7 +1,8 @@
-"""The Parquet parts of a table as they lie in a folder, read a batch at a time, each column as what it means.
+"""The Parquet parts of a table in a folder, read a batch at a time, each column as the type of the contract.
 
-Storage is not type: dictionary-encoded text is text, a Decimal is a number, an ISO date written as text is a day. Parts
-may differ in all that: each is converted by itself. Batches bound the memory, however many rows a row group has.
+Stored types vary: dictionary-encoded text is text, a Decimal is a number, an ISO date stored as text is a day. Parts
+may differ in their stored types: each is converted by itself. Batches bound the memory, however many rows a row group
+has.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 BATCH = 1 << 19  # values
 LONGEST_SAMPLE = 40
-# A day, and a time and a zone that may follow it, as ISO 8601 writes them. The day is the one that is written.
+# A day in ISO 8601, optionally with a time and a zone. The day is used as written.
 ISO = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?)?(Z|[+-]\d{2}(:?\d{2})?)?$"
-# Which types of the contract are read as which.
+# The type in which each type of the contract is read.
 READ_AS: dict[type[pl.DataType], type[pl.DataType]] = {
     pl.String: pl.String,
     pl.Boolean: pl.Float64,
@@ -35,7 +36,7 @@ EXPECTED = {
 
 
 class Unusable(Exception):
-    """A table, or its ``column``, cannot be used: ``rule`` says in which way, the message why."""
+    """A table, or its ``column``, cannot be used: ``rule`` is the rule that it breaks, the message the reason."""
 
     def __init__(self, rule: Literal["readable", "columns", "types"], column: str, message: str) -> None:
         super().__init__(message)
@@ -46,7 +47,7 @@ class Unusable(Exception):
 
 @contextmanager
 def reading_table(name: str) -> Iterator[None]:
-    """Let what is raised as Unusable or TooMany name the table."""
+    """Set the table's name on an Unusable or TooMany that is raised."""
     try:
         yield
     except (Unusable, TooMany) as error:
@@ -55,7 +56,7 @@ def reading_table(name: str) -> Iterator[None]:
 
 
 class TooMany(Exception):
-    """There is more than a step can hold in memory: the message says how much of what, ``table`` in which table."""
+    """A table has more than a step can hold in memory: the message says how much of what, ``table`` is its name."""
 
     table = ""
 
@@ -103,13 +104,13 @@ class Parts:
 
     @property
     def rows(self) -> int:
-        """Rows of all parts, as their footers have them."""
+        """Rows of all parts, according to their footers."""
         return sum(batch.rows for batch in self.batches)
 
     def read(self, batch: Batch, columns: Sequence[str]) -> pl.DataFrame:
         """The columns of a batch as text, Float64 (NaN is null) or Date.
 
-        Raises Unusable where a value cannot be read as what its column is.
+        Raises Unusable if a value cannot be read as its column's type.
         """
         stored = [name for name in columns if name not in self.faults]
         with _reading(batch.file):
@@ -128,7 +129,7 @@ class Parts:
         return (self.read(batch, columns) for batch in self.batches)
 
     def _look(self, name: str) -> None:
-        """Note it where the column is missing, or is of another kind than the contract has."""
+        """Record a fault if the column is missing, or if its type does not fit the contract."""
         having = [file for file, schema in self._schemas.items() if name in schema]
         lacking = [file for file in self._schemas if file not in having]
         if not having:
@@ -173,21 +174,20 @@ class Parts:
         sample = f" such as {_sample(values)}" if len(values) else ""
         dtype = self._schemas[file][name].base_type()
         expected = EXPECTED[self.columns[name]]
-        return Unusable("types", name, f"{name} is {dtype}{sample}{where}, expected is {expected}")
+        return Unusable("types", name, f"{name} is {dtype}{sample}{where}, expected {expected}")
 
 
 class Known:
-    """Texts that are known, by their hashes of 64 bits, by which they are told apart: 8 bytes each.
+    """A set of texts, identified by their 64-bit hashes: 8 bytes each.
 
-    ``hashes``, uint64[texts], are theirs, which may repeat. ``first``, int64[known], has the first text of each of the
-    known ones.
+    ``hashes``, uint64[texts], may repeat. ``first``, int64[known], is the index of the first text of each hash.
     """
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
         self._hashes, self.first = np.unique(hashes, return_index=True)
 
     def find(self, texts: pl.Series) -> NDArray[np.int64]:
-        """Which of the known ones each text is, int64[texts]; -1 is none of them."""
+        """The index of each text in the set, int64[texts]; -1 if it is not in the set."""
         hashes, row = np.unique(texts.hash().to_numpy(), return_inverse=True)
         place = np.searchsorted(self._hashes, hashes)
         is_known = np.append(self._hashes, 0)[place] == hashes
@@ -198,8 +198,8 @@ class Known:
 class Sums:
     """Sums over the batches of a table: frames of partial sums go in, ``total`` comes out.
 
-    ``keys`` are what the rows are told apart by, ``added`` says how the other columns add up; both hold for partial
-    sums of partial sums. Memory is that of the total, not of the table.
+    ``keys`` identify a row, ``added`` aggregates the other columns; both apply to partial sums of partial sums as well.
+    Memory is that of the total, not of the table.
     """
 
     def __init__(self, keys: Sequence[str], added: Sequence[pl.Expr], most: int | None = None, what: str = "") -> None:
@@ -210,15 +210,15 @@ class Sums:
         self._frames: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Add a frame. Raises TooMany where the total has more than ``most`` rows."""
+        """Add a frame. Raises TooMany if the total has more than ``most`` rows."""
         self._frames.append(frame)
-        # Adding up costs time and memory in proportion to what there is: so wait for half as much again.
+        # Aggregation costs time and memory in proportion to the total: wait until half as much is new.
         if sum(map(len, self._frames[1:])) > max(BATCH, len(self._frames[0]) // 2):
             self.total()
 
     def total(self) -> pl.DataFrame:
         """The sums of all that was added."""
-        # The other engine would keep the rows of each group, which is some times what they add up to.
+        # The in-memory engine would keep the rows of each group, several times the size of their sums.
         frames = pl.concat([frame.lazy() for frame in self._frames])
         total = frames.group_by(self._keys).agg(self._added).collect(engine="streaming")
         if self._most is not None and len(total) > self._most:
@@ -237,7 +237,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        # Polars panics at some damages; in the names of files that it tells of, the folder is noise.
+        # Polars panics at some damaged files; in the file names of its messages, the folder is noise.
         reason = (str(error).replace(f"{file.parent}/", "").splitlines() or [type(error).__name__])[0]
         raise Unusable("readable", "", reason if file.name in reason else f"{file.name}: {reason}") from error
 
@@ -258,7 +258,7 @@ def _days(moments: pl.Series) -> pl.Series:
     """The days of a Date or a Datetime; with a time zone, the days there."""
     if isinstance(moments.dtype, pl.Datetime):
         moments = moments.dt.replace_time_zone(None)
-    # A misread unit makes years that Python cannot show.
+    # A wrong unit gives years that Python cannot represent.
     return moments.cast(pl.Date, strict=False).clip(date.min, date.max)
 
 
@@ -272,6 +272,6 @@ def _is_text(value: bytes | None) -> bool:
 def _sample(values: pl.Series) -> str:
     try:
         text = repr(values.to_list()[0])
-    except (ValueError, OverflowError):  # a time that Python does not have
+    except (ValueError, OverflowError):  # a time that Python cannot represent
         text = str(values.to_physical()[0])
     return text if len(text) <= LONGEST_SAMPLE else f"{text[: LONGEST_SAMPLE - 1]}…"

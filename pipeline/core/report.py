@@ -1,7 +1,7 @@
 """The page about a run, and the pieces of it that the Kubeflow dashboard shows.
 
-A page is one self-contained HTML file without scripts. What a run did not reach is absent from ``documents``; the page
-then says where the run stopped, and shows what there is.
+A page is one self-contained HTML file without scripts. Documents that a run did not reach are absent; the page then
+says where the run stopped, and shows the rest.
 """
 
 import re
@@ -21,11 +21,11 @@ from pipeline.core.sources import redact
 from pipeline.core.store import FAILED
 from pipeline.core.texts import one_line
 
-# An error is shown whole up to here; of a longer one, its begin and its end (characters).
+# An error is shown in full up to this length; of a longer one, the beginning and the end (characters).
 LONGEST_ERROR = 12_000
 DOCUMENTS = ("tables", "validation", "preprocessing", "training", "evaluation", "verdict", "parity", "lineage")
-# What the page is made of: the title of each section, and what it cannot do without. Its id is the title in small
-# letters. After the evaluation come its figures and its slices.
+# The sections of the page: the title of each, and the document that it needs. Its id is the title in lower case. The
+# figures and the slices follow the evaluation.
 SECTIONS = (
     ("Verdict", "verdict"),
     ("Steps", "steps"),
@@ -46,7 +46,7 @@ NOTHING_PUBLISHED = f"Nothing was published. {IN_USE}"
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run. ``seconds`` is wall time; ``error`` is what a failed one said, of any length."""
+    """A step of a run. ``seconds`` is wall time; ``error`` is the message of a failed one, of any length."""
 
     name: str
     state: Literal["succeeded", "failed", "skipped", "running"]
@@ -71,7 +71,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Headline:
-    """What came of a run, in words: a title and two sentences."""
+    """The result of a run in words: a title and two sentences."""
 
     state: Literal["succeeded", "failed", "warning"]
     title: str
@@ -84,8 +84,8 @@ def render_report(model: Model, documents: Mapping[str, Any], run: Run) -> str:
     ``documents`` holds the parsed JSON of those of the fetched tables, validation, preprocessing, training, evaluation,
     verdict, parity and lineage that the run wrote. Credentials in URLs, also in errors, are left out.
 
-    Raises graphlib.CycleError where the steps depend on one another in a circle, jinja2.UndefinedError where a
-    document lacks a field.
+    Raises graphlib.CycleError if the steps' dependencies form a cycle, jinja2.UndefinedError if a document lacks a
+    field.
     """
     found = {name: _without_credentials(documents.get(name)) for name in DOCUMENTS}
     run = replace(
@@ -96,7 +96,7 @@ def render_report(model: Model, documents: Mapping[str, Any], run: Run) -> str:
     )
     training, evaluation, lineage = found["training"], found["evaluation"], found["lineage"]
     if lineage:
-        # If the champion was another one by the time that it was published, the model was judged again.
+        # If the champion had changed by the time of publishing, the model was judged again.
         found["verdict"] = lineage["verdict"]
     known = {step.name for step in run.steps}
     there = {**found, "steps": known, "run": run}
@@ -124,7 +124,7 @@ def render_report(model: Model, documents: Mapping[str, Any], run: Run) -> str:
 
 
 def evaluation_html(model: Model, evaluation: Evaluation, verdict: Verdict) -> str:
-    """Return a page of the verdict and the evaluation alone: what the dashboard shows of evaluate-model."""
+    """Return a page with the verdict and the evaluation only, which the dashboard shows for evaluate-model."""
     evaluation = _without_credentials(evaluation)
     template = environment().get_template("evaluation.html.j2")
     return template.render(
@@ -136,21 +136,21 @@ def evaluation_html(model: Model, evaluation: Evaluation, verdict: Verdict) -> s
 
 
 def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
-    """Return what the dashboard shows of a run that has published: which version, where it is, and how good it is.
+    """Return the dashboard's summary of a run that has published: the version, its address, and how good it is.
 
-    If the version did not pass, it says that nobody serves it.
+    If the version did not pass, the summary says that it is not served.
 
     ``lineage`` is the version's lineage.json, ``uri`` its address.
     """
     model = lineage["model"]
     title = f"**{_markdown(model['name'])} {_markdown(model['version'])}, version {model['number']}**"
-    what = "Published" if lineage["verdict"]["passed"] else "Kept, and served by nobody"
+    what = "Published" if lineage["verdict"]["passed"] else "Kept, but not served"
     paragraphs = (
         f"{title} · {_markdown(lineage['run']['name'])}",
         f"{what}: {_markdown(uri)}",
         _markdown(lineage["verdict"]["summary"]),
         *(
-            # A version from before records were counted has no such figure.
+            # A version of an older release has no count of records.
             f"{name}: {number(table.get('records', table['rows']))} records read, {number(table['rows'])} rows "
             f"written, {number(table['bytes'])} bytes, sha256 {_markdown(table['sha256'])}"
             for name, table in lineage["data"].items()
@@ -161,7 +161,7 @@ def summary_markdown(lineage: Mapping[str, Any], uri: str) -> str:
 
 
 def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
-    """Say what came of a run, and why, so that someone who does not know the pipeline understands it."""
+    """Explain the result of a run to a reader who does not know the pipeline."""
     lineage, verdict, evaluation = documents["lineage"], documents["verdict"], documents["evaluation"]
     stopped_at = [step for step in run.steps if step.state == "failed"]
     because = _how_good(model, evaluation) if evaluation else ""
@@ -169,10 +169,10 @@ def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
         record = lineage["model"]
         verdict = lineage["verdict"]
         if not verdict["passed"]:
-            title = f"Version {record['number']} is kept, and served by nobody"
+            title = f"Version {record['number']} is kept but not served"
             failed = _listed(check["name"] for check in _failed(verdict["checks"]))
             what = f"The model failed {failed}" if failed else "The gate was off, so the model was not judged"
-            kept = f"It lies in {run.store}/{record['name']}/{FAILED}/{record['number']}. {IN_USE}"
+            kept = f"It is in {run.store}/{record['name']}/{FAILED}/{record['number']}. {IN_USE}"
             return Headline("warning", title, (f"{what}. {kept}", because))
         title = f"Version {record['number']} is published"
         if run.state == "failed":
@@ -189,7 +189,7 @@ def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
     if verdict and not verdict["passed"] and verdict["mode"] == "enforce":
         refused = _failed(verdict["checks"])
         reasons = _listed(
-            f"{check['name']} ({'not defined' if check['value'] is None else number(check['value'])}, asked for "
+            f"{check['name']} ({'not defined' if check['value'] is None else number(check['value'])}, required "
             f"{comparison(check['comparison'])} {number(check['threshold'])})"
             for check in refused
         )
@@ -200,18 +200,18 @@ def headline(model: Model, documents: Mapping[str, Any], run: Run) -> Headline:
         validation = documents["validation"]
         wrong = [c["name"] for c in _failed(validation["checks"]) if c["severity"] == "error"] if validation else []
         what = (
-            f"The data broke {len(wrong)} of {len(validation['checks'])} checks of its contract: {_listed(wrong)}."
+            f"The data failed {len(wrong)} of {len(validation['checks'])} checks of its contract: {_listed(wrong)}."
             if wrong
             else ""
             if any(step.error for step in stopped_at)
-            else "It left no message; its log tells more."
+            else "It left no message; see its log."
         )
         return Headline("failed", title, (what, NOTHING_PUBLISHED, because))
     if run.state == "failed":
         return Headline(
             "failed",
             "The run failed",
-            ("No step says why: see the log of the run.", NOTHING_PUBLISHED, because),
+            ("No step reports a reason: see the log of the run.", NOTHING_PUBLISHED, because),
         )
     return Headline("succeeded", "The run succeeded", ("No model was published.", because))
 
@@ -227,7 +227,7 @@ def _how_good(model: Model, evaluation: Evaluation) -> str:
     theirs, same_rows = champion.get(split), champion["model"].get(split)
     if not theirs:
         return f"{text}; on these, version {champion['version']} knows none of the labels."
-    who = "the champion" if champion["is_best"] else "which it was to be compared with"
+    who = "the champion" if champion["is_best"] else "the requested version"
     than = f"version {champion['version']}, {who} ({score(theirs, metric)})"
     if champion["rows_left_out"]:
         than += " on the rows of the labels that both know"
@@ -239,12 +239,12 @@ def _how_good(model: Model, evaluation: Evaluation) -> str:
 
 
 def compared(champion: Mapping[str, Any]) -> str:
-    """What the version is called that the model stands beside: it may be another one than the champion."""
+    """The name of the version that the model is compared with, which need not be the champion."""
     return "champion" if champion["is_best"] else f"version {champion['version']}"
 
 
 def about_evaluation(model: Model, evaluation: Evaluation) -> dict[str, Any]:
-    """What the pages take to show an evaluation, but for its pictures."""
+    """The variables of the templates that show an evaluation, except its pictures."""
     return {
         "contract": model,
         "splits": _splits(model, evaluation),
@@ -253,7 +253,7 @@ def about_evaluation(model: Model, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _splits(model: Model, evaluation: Evaluation) -> dict[str, str]:
-    """The test splits that have rows, the most telling one first, with what they are for people."""
+    """The test splits that have rows, the most important one first, with descriptions for people."""
     tests = [*model.tests, *(name for name in evaluation["model"] if name not in model.tests and name != ALL)]
     found = {name: model.tests.get(name, f"the {name} split") for name in tests if evaluation["model"].get(name)}
     return found if len(found) == 1 else {**found, ALL: "all test rows"}
@@ -291,7 +291,7 @@ def _precision(evaluation: Evaluation) -> dict[str, float | None]:
 
 
 def _pictures(model: Model, evaluation: Evaluation) -> dict[str, Any]:
-    """The pictures of an evaluation, with what stands beside them."""
+    """The pictures of an evaluation, with the texts beside them."""
     primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
     splits = _splits(model, evaluation)
     shown = evaluation["model"][next(iter(splits))] or {}
@@ -325,7 +325,7 @@ def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[
 
 
 def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
-    """What is known of what is needed to run it again, flat: dotted names and scalars. Results are shown elsewhere."""
+    """Everything needed to run it again that is known, flat: dotted names and scalars. Results are shown elsewhere."""
     merged: dict[str, Any] = {"run": {"name": run.name, "id": run.id}, **(lineage or {})}
     for shown_elsewhere in ("encoding", "metrics", "verdict", "parity"):
         merged.pop(shown_elsewhere, None)
@@ -386,7 +386,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number in as few digits as tell it: 1,129,882 · 0.1234 · 9.5 × 10⁻⁷."""
+    """A number in as few digits as needed: 1,129,882 · 0.1234 · 9.5 × 10⁻⁷."""
     if value is None:
         return "–"
     if isinstance(value, int) or abs(value) >= 10_000:
@@ -399,7 +399,7 @@ def number(value: float | None) -> str:
 
 
 def aligned(value: float | None, digits: int = 4) -> str:
-    """A number among others of its kind: with its last zeros, so that digits stand below digits."""
+    """A number for a column of numbers: with trailing zeros, so that digits align."""
     if value is None or isinstance(value, int) or not 0.01 <= abs(value) < 1000:
         return number(value)
     return f"{value:{f'#.{digits}g' if abs(value) >= 0.1 else '.3f'}}".rstrip(".").replace("-", "−")

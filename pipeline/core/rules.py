@@ -1,7 +1,7 @@
 """Rules: what must hold of the data.
 
-A rule looks at the tables and at the model's views, and yields findings. What is needed more than once has a
-constructor here; a rule that fits none is a function. Conditions and values are SQL over the columns of a table or a
+A rule looks at the tables and at the model's views, and yields findings. Common rules have a
+constructor here; any other rule is a function. Conditions and values are SQL over the columns of a table or a
 view, which may also ask for ``today`` and ``tomorrow``.
 """
 
@@ -22,7 +22,7 @@ CLOCK = ("today", "tomorrow")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule says of the data: a sentence, how many break the rule, and some of these, a row each.
+    """The result of a rule: a sentence, how many rows break the rule, and some of these rows.
 
     A count of 0 breaks nothing: the report shows the sentence.
     """
@@ -40,8 +40,8 @@ class Rule:
         name: lower case letters, digits and dashes.
         look: yields what it finds.
         remedy: what to do if the rule is broken.
-        holds: what is so if ``look`` finds nothing; "": the rule is then left out of the report.
-        needs: columns, ``table.column``. The rule is left out if one of them cannot be used.
+        holds: the report's sentence if ``look`` finds nothing; "": the report then omits the rule.
+        needs: columns, ``table.column``. The rule is skipped if one of them cannot be used.
         severity: an error stops the pipeline, a warning does not.
     """
 
@@ -65,10 +65,11 @@ def every(
     show: Sequence[str] = (),
     **others: Any,
 ) -> Rule:
-    """Each row of ``source`` keeps ``condition``; one that is null is kept.
+    """Each row of ``source`` meets ``condition``; null counts as met.
 
-    ``expected`` says what the columns of the condition must be; it may have {today} and {tomorrow}. ``weight`` is how
-    many rows of ``of``, a table, are behind a row of a view. ``show`` are the columns that tell a row apart.
+    ``expected`` describes valid values of the condition's columns; it may contain {today} and {tomorrow}. ``weight`` is
+    the number of rows of ``of``, a table, that a row of a view stands for. ``show`` are the columns that identify a
+    row.
     """
     columns = _columns(condition)
 
@@ -78,7 +79,7 @@ def every(
         failing = rows.filter(~pl.sql_expr(condition))
         words = expected.format(today=data.today, tomorrow=data.today + timedelta(days=1))
         if count := _sum(failing, weight):
-            text = f"{', '.join(columns)}: {count:,} of {total:,} {of or source}, expected is {words}"
+            text = f"{', '.join(columns)}: {count:,} of {total:,} {of or source} are not valid, expected {words}"
             yield Finding(text, count, _head(failing, [*show, *columns]))
         else:
             yield Finding(f"{', '.join(columns)}: all {of or source} have {words}")
@@ -101,14 +102,14 @@ def few(
 ) -> Rule:
     """``broken``, a number for each row of ``source``, adds up to at most ``share`` of ``weight``.
 
-    ``said`` is what is true of so many rows ``of`` a table. ``show`` are the columns that tell a row apart.
+    ``said`` completes the sentence "so many rows ``of`` the table …". ``show`` are the columns that identify a row.
     """
 
     def look(data: "Data") -> Iterator[Finding]:
         rows = clocked(data, source)
         count, total = _sum(rows, broken), _sum(rows, weight)
         most = int(share * total)
-        text = f"{count:,} of {total:,} {of or source} {said}, expected are at most {most:,}"
+        text = f"{count:,} of {total:,} {of or source} {said}, expected at most {most:,}"
         number = pl.sql_expr(broken).cast(pl.Float64)
         worst = rows.filter(number > 0).sort(number, descending=True, maintain_order=True)
         yield Finding(text, count if count > most else 0, _head(worst, [*show, *_columns(broken)]))
@@ -124,15 +125,15 @@ def at_least(
     def look(data: "Data") -> Iterator[Finding]:
         found = _value(clocked(data, source), pl.sql_expr(value)) or 0
         lacking = max(1, int(least - found)) if found < least else 0
-        yield Finding(f"{found:,} {what}, expected are at least {least:,}", lacking)
+        yield Finding(f"{found:,} {what}, expected at least {least:,}", lacking)
 
     return _rule(name, look, remedy, source, _columns(value), others)
 
 
 def each(name: str, source: str, condition: str, remedy: str, *, said: str, **others: Any) -> Rule:
-    """Each row of ``source``, which has few, keeps ``condition``; ``said`` is the sentence about one that does not.
+    """Each row of ``source``, which has few rows, meets ``condition``; ``said`` is the sentence about one that fails.
 
-    The sentence has the columns of the row in braces; the first column names it.
+    The sentence has the columns of the row in braces; the first column identifies the row.
     """
 
     def look(data: "Data") -> Iterator[Finding]:
@@ -142,20 +143,23 @@ def each(name: str, source: str, condition: str, remedy: str, *, said: str, **ot
 
 
 def fresh(name: str, source: str, column: str, days: int, remedy: str, *, what: str, **others: Any) -> Rule:
-    """The last day of ``column`` is at most ``days`` before today; ``what`` is it the day of."""
+    """The last day of ``column`` is at most ``days`` before today; ``what`` names what has that day."""
 
     def look(data: "Data") -> Iterator[Finding]:
         last = _value(data[source], pl.col(column).max())
         if last is not None:
             age = max(0, (data.today - last).days)
-            text = f"{age:,} days from the last {what}, {last}, to {data.today}, expected are at most {days:,}"
+            text = (
+                f"the last {what} is of {last}, {age:,} {'day' if age == 1 else 'days'} before {data.today}, "
+                f"expected at most {days:,}"
+            )
             yield Finding(text, age if age > days else 0)
 
     return _rule(name, look, remedy, source, [column], {"severity": "warning"} | others)
 
 
 def told(rows: pl.DataFrame, condition: pl.Expr, said: str) -> Iterator[Finding]:
-    """The rows that break ``condition`` as a sentence each, see ``each``."""
+    """A sentence for each row that breaks ``condition``, see ``each``."""
     failing = rows.filter(~condition)
     if len(failing):
         sentences = [said.format(**row) for row in failing.head(SENTENCES).to_dicts()]
@@ -178,7 +182,7 @@ def _rule(name: str, look: Any, remedy: str, source: str, columns: Sequence[str]
 
 
 def _columns(sql: str) -> list[str]:
-    """The columns that an expression asks for; raises where the model is built if it is no SQL."""
+    """The columns that an expression uses; raises, when the model is built, if it is not valid SQL."""
     return [name for name in dict.fromkeys(pl.sql_expr(sql).meta.root_names()) if name not in CLOCK]
 
 

@@ -1,6 +1,6 @@
 """The two programs that run an ONNX model: ONNX Runtime, and OpenVINO as the model server runs it.
 
-A model may come from a store to which others publish, so only a plain network is loaded: see ``require_plain``.
+A model may come from a store that others can write to, so only a plain network is loaded: see ``require_plain``.
 """
 
 import math
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnx
 
-# What a network is made of. None of these loops, reads a file, runs other code, or makes values larger than their
-# shapes say. A network of another kind needs its operators here.
+# The operators of a network. None of them loops, reads a file, runs other code, or makes values larger than their
+# shapes say. Another kind of network needs its operators added here.
 OPERATORS = frozenset(
     "Abs Add BatchNormalization Cast Clip Concat Constant Div Elu Erf Exp Flatten Gelu Gemm HardSigmoid HardSwish "
     "Identity LayerNormalization LeakyRelu Log LogSoftmax MatMul Max Min Mul Neg PRelu Pow Reciprocal ReduceMax "
@@ -25,15 +25,15 @@ OPERATORS = frozenset(
 )
 MOST_NODES = 1000
 WIDEST = 8192  # numbers of an example between two layers: as many units as a hidden layer may have
-LARGEST_CONSTANT = 1 << 25  # numbers that the network works out by itself, 128 MiB of float32
-_SMALL = 1024  # numbers; a constant of so few may say a shape
+LARGEST_CONSTANT = 1 << 25  # numbers that the network computes without an input, 128 MiB of float32
+_SMALL = 1024  # numbers; such a small constant may be a shape
 
 # float32[examples, labels] for float32[examples, features].
 Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def onnxruntime_of(model: bytes) -> Answer:
-    """Load the model into ONNX Runtime, and return what answers."""
+    """Load the model into ONNX Runtime, and return its function."""
     session = _session(model)
     name = session.get_inputs()[0].name
     return lambda vectors: session.run(None, {name: vectors})[0]
@@ -46,38 +46,40 @@ def onnx_properties(model: bytes) -> dict[str, str]:
 
 
 def require_plain(content: bytes) -> None:
-    """Refuse an ONNX model that is not a plain network: one that could run for ever, read files or take the memory.
+    """Refuse an ONNX model that is not a plain network: it could run for ever, read files or exhaust the memory.
 
-    It has one input, [batch, features], one output, [batch, labels], no operator but ``OPERATORS``, all of its numbers
-    in itself, and values whose shapes are known and small. Raises ValueError, which says what it has instead.
+    A plain network has one input, [batch, features], one output, [batch, labels], only operators of ``OPERATORS``, all
+    its tensors in the file, and values whose shapes are known and small. Raises ValueError with what was found instead.
     """
     import onnx
 
     model = onnx.load_model_from_string(content)
     graph = model.graph
     if model.functions or graph.sparse_initializer:
-        raise ValueError("it defines operators or sparse numbers of its own")
+        raise ValueError("it defines its own operators, or has sparse tensors")
     if len(graph.node) > MOST_NODES:
-        raise ValueError(f"it has {len(graph.node)} operators, at most {MOST_NODES} are expected")
+        raise ValueError(f"it has {len(graph.node)} operators, expected at most {MOST_NODES}")
     tensors = [*graph.initializer]
     for node in graph.node:
         if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
-            raise ValueError(f"it has the operator {node.domain}:{node.op_type}, which is not one of a plain network")
+            raise ValueError(f"it has the operator {node.domain}:{node.op_type}, which is not supported")
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs or attribute.HasField("sparse_tensor"):
-                raise ValueError(f"its operator {node.op_type} holds another graph, or sparse numbers")
+                raise ValueError(f"its operator {node.op_type} contains another graph, or sparse tensors")
             tensors += [attribute.t] if attribute.HasField("t") else []
     for tensor in tensors:
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise ValueError(f"its numbers {tensor.name!r} lie in another file")
-        # One of four bits is the smallest.
+            raise ValueError(f"its tensor {tensor.name!r} is stored in another file")
+        # The smallest number has four bits.
         if min(tensor.dims, default=0) < 0 or math.prod(tensor.dims) > 2 * len(content):
-            raise ValueError(f"its numbers {tensor.name!r} are said to be {list(tensor.dims)}, and are not in the file")
+            raise ValueError(
+                f"its tensor {tensor.name!r} has the shape {list(tensor.dims)}, but its values are not in the file"
+            )
     _require_small(_inferred(model))
 
 
 def _inferred(model: "onnx.ModelProto") -> "onnx.GraphProto":
-    """The graph with the shapes of all values, as ONNX infers them; what the file says of them is not used."""
+    """The graph with the shapes of all values, as ONNX infers them; the shapes in the file are not trusted."""
     import onnx
 
     graph = model.graph
@@ -91,7 +93,7 @@ def _inferred(model: "onnx.ModelProto") -> "onnx.GraphProto":
     graph.input.extend(inputs)
     for shape in shapes:
         shape[0].dim_param = "batch"
-    # Their shapes are enough, without their bytes.
+    # Inference needs the shapes of large tensors, not their bytes.
     large = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > _SMALL]
     graph.input.extend(onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in large)
     small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
@@ -100,7 +102,7 @@ def _inferred(model: "onnx.ModelProto") -> "onnx.GraphProto":
     try:
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
-        raise ValueError(f"the shapes of its values do not fit: {str(error).splitlines()[0][:200]}") from None
+        raise ValueError(f"the shapes of its values are inconsistent: {str(error).splitlines()[0][:200]}") from None
 
 
 def _require_small(graph: "onnx.GraphProto") -> None:
@@ -116,24 +118,24 @@ def _require_small(graph: "onnx.GraphProto") -> None:
             raise ValueError(f"its value {name!r} has an unknown size, or more than {WIDEST} numbers an example")
         constant += 0 if of_examples else math.prod(sizes)
     if constant > LARGEST_CONSTANT:
-        raise ValueError(f"it works out {constant} numbers by itself, at most {LARGEST_CONSTANT} are expected")
+        raise ValueError(f"it computes {constant} constant numbers, expected at most {LARGEST_CONSTANT}")
 
 
 def _session(model: bytes) -> Any:
     require_plain(model)
-    # Else it tells its maker of each session. It looks when it is loaded.
+    # Otherwise it reports each session to its vendor. It reads this when it is loaded.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # what a file lacks is said by who reads it
+    options.log_severity_level = 3  # the callers report a file's errors
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def openvino_of(model: bytes) -> Answer:
-    """Load it into OpenVINO, at f32; on CPUs that have bfloat16 it would compute in that, and err by up to 8e-4."""
+    """Load the model into OpenVINO with f32; on CPUs with bfloat16 it would use that, with errors of up to 8e-4."""
     require_plain(model)
-    # Else it tells its maker when it is loaded; this is Python's way to say that a module is not there.
+    # Otherwise it reports to its vendor when it is loaded. For Python, None means that the module does not exist.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino
 

@@ -1,6 +1,6 @@
-"""The one way to an S3 server: AWS, or one that speaks its protocol (MinIO, Ceph, OpenShift Data Foundation).
+"""The client of an S3 server: AWS, or a compatible one (MinIO, Ceph, OpenShift Data Foundation).
 
-The environment says which one, by the names of an OpenShift AI data connection: ``AWS_S3_ENDPOINT``,
+The environment names it, with the variables of an OpenShift AI data connection: ``AWS_S3_ENDPOINT``,
 ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_DEFAULT_REGION``; ``AWS_CA_BUNDLE`` for a private CA.
 """
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def s3_client() -> "S3Client":
     """Return a client of the server that the environment names; threads may share it.
 
-    Raises ``SettingsInvalid`` where the endpoint is no URL. ``explain`` puts into words what its calls raise.
+    Raises ``SettingsInvalid`` if the endpoint is not a valid URL. ``explain`` describes the errors of its calls.
     """
-    # Imported here: it costs a quarter of a second, and most runs touch no S3.
+    # Imported here: it takes a quarter of a second, and most runs do not use S3.
     import boto3
     from botocore.config import Config
 
@@ -32,7 +32,7 @@ def s3_client() -> "S3Client":
             "correct it in the data connection"
         )
     own_server = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    # A session of its own: boto3's default one keeps the credentials that it saw first.
+    # A separate session: boto3's default session keeps the first credentials that it reads.
     return boto3.Session().client(
         "s3",
         endpoint_url=endpoint,
@@ -42,7 +42,7 @@ def s3_client() -> "S3Client":
             retries={"mode": "standard", "total_max_attempts": 5},
             # A server in a cluster has one DNS name, not one a bucket.
             s3={"addressing_style": "path" if own_server else "auto"},
-            # Many servers refuse the checksums that boto3 sends unasked since 1.36.
+            # Many servers refuse the checksums that boto3 sends by default since 1.36.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
@@ -50,7 +50,7 @@ def s3_client() -> "S3Client":
 
 
 def explain(error: Exception) -> str:
-    """Say in a sentence what went wrong between us and the server, and what to do about it.
+    """Describe an error of a request, and what to do, in one sentence.
 
     ``error`` is botocore's: a ``ClientError`` (the server's answer) or a ``BotoCoreError`` (there was none).
     """
@@ -58,14 +58,14 @@ def explain(error: Exception) -> str:
 
     if isinstance(error, ClientError):
         code = error.response["Error"]["Code"]
-        return f"the S3 server answered {code}: {_ADVICE.get(code, 'look it up in the log of the server')}"
+        return f"the S3 server answered {code}: {_ADVICE.get(code, 'see the log of the server')}"
     name = type(error).__name__
     return f"{name}: {_ADVICE.get(name, str(error))}"
 
 
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the data connection"
 _ENDPOINT = "check AWS_S3_ENDPOINT of the data connection, and that the server runs and can be reached from here"
-_FULL = "there is no room left; raise the bucket's quota, or delete what nobody needs"
+_FULL = "there is no room left; raise the bucket's quota, or delete unused objects"
 _ADVICE = {
     "NoSuchBucket": "there is no such bucket; check its name, or create it",
     "NoSuchKey": "there is no such object; check its name",
@@ -74,7 +74,7 @@ _ADVICE = {
     "403": f"the keys are wrong or not allowed to do this; {_KEYS}",
     "InvalidAccessKeyId": f"the access key is unknown; {_KEYS}",
     "SignatureDoesNotMatch": f"the secret key is wrong; {_KEYS}",
-    "ExpiredToken": "the session has ended; renew the keys",
+    "ExpiredToken": "the session has expired; renew the keys",
     "QuotaExceeded": _FULL,
     "XMinioStorageFull": _FULL,
     "XMinioAdminBucketQuotaExceeded": _FULL,

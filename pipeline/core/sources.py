@@ -1,9 +1,8 @@
-"""What a data URI names: its files, how each is told from its next version, and how it is read.
+"""Data URIs: the files that a URI names, the identity of each file's version, and reading.
 
 A URI is ``https://…`` or ``http://…`` (one file), ``s3://bucket/…``, ``file:///…`` or a path (a file, a
-folder or a glob, where ``**`` stands for any folders). Of a folder those Parquet, CSV and CSV.gz files
-are taken that lie directly in it and do not begin with ``.`` or ``_``, which is how other tools name what
-they write beside their data.
+folder or a glob, in which ``**`` matches any folders). A folder means the Parquet, CSV and CSV.gz files directly in it.
+Names that begin with ``.`` or ``_`` are skipped: other tools give such names to what they write beside their data.
 """
 
 import glob
@@ -55,11 +54,10 @@ SIGNED = re.compile(r"(^|&)(x-amz-signature|x-goog-signature|signature|sig)=", r
 class Item:
     """One file that a URI names.
 
-    ``source`` is where it lies, fit for a log; ``name`` is its path below the folder that the URI names,
-    or its file name. ``identity`` tells this version of the file from any other, or is None where only
-    the content can; ``size`` is in bytes, or None where the source does not say. ``open(start)`` gives
-    the byte at which the source really begins (``start``, or 0 where it cannot resume) and the chunks
-    from there.
+    ``source`` is its location, safe for a log; ``name`` is its path below the folder that the URI names, or its file
+    name. ``identity`` identifies this version of the file, or is None if only the content can; ``size`` is in bytes, or
+    None if the source does not report it. ``open(start)`` gives the byte at which the source begins (``start``, or 0 if
+    it cannot resume) and the chunks from there.
     """
 
     source: str
@@ -71,7 +69,7 @@ class Item:
 
 
 class _Interrupted(Exception):
-    """The source failed in a way that another try may mend, after a pause in seconds if it asked for one."""
+    """The source failed in a way that a retry may fix, after ``retry_after`` seconds if it asked for a pause."""
 
     def __init__(self, message: str, retry_after: float = 0) -> None:
         super().__init__(message)
@@ -81,7 +79,7 @@ class _Interrupted(Exception):
 def find(uri: str) -> list[Item]:
     """Return the files that ``uri`` names, sorted by name; at least one.
 
-    Raises ``DataUnavailable`` where there are none, or where the source cannot be asked.
+    Raises ``DataUnavailable`` if there are none, or if the source cannot be listed.
     """
     scheme, separator, rest = uri.partition("://")
     if not uri:
@@ -107,10 +105,10 @@ def find(uri: str) -> list[Item]:
 
 
 def place(uri: str) -> str:
-    """Return what stands for ``uri`` in a data version.
+    """Return the part of ``uri`` that enters a data version.
 
-    A path stands for nothing: its content is its identity, wherever it lies. Credentials are left out,
-    and so is a query that signs the URL, because the next signature is another one.
+    This is empty for a path, because a file's content is its identity. Credentials are left out, and so is a query that
+    signs the URL, because each signature differs.
     """
     if uri.startswith(("https://", "http://")):
         url = urlsplit(uri)
@@ -122,7 +120,7 @@ def place(uri: str) -> str:
 def redact(text: str) -> str:
     """Return ``text`` without the credentials of a URL in it, and without all that follows its ``?``."""
     text = re.sub(r"(?<=://)[^/]*@", "", text)
-    # In a path or on S3 a question mark is part of a glob.
+    # In a path or an S3 URI, a question mark is part of a glob.
     return re.sub(r"((?:(?<!s3)(?<!file)://|with url: )[^?]*\?).+", r"\1…", text, flags=re.DOTALL)
 
 
@@ -131,10 +129,9 @@ def copy(
 ) -> tuple[str, int]:
     """Write the file to ``sink`` (or only read it); return its sha256 and its size in bytes.
 
-    A broken connection is retried with backoff, and resumed where the source can do so for the very same
-    version. ``progress`` is called with the bytes copied so far. Raises ``DataUnavailable`` where the
-    file cannot be read, is not the version that was found, or has more than ``max_bytes``; ``sink`` then
-    holds rubbish.
+    A broken connection is retried with backoff, and resumed if the source can resume the same version. ``progress`` is
+    called with the bytes copied so far. Raises ``DataUnavailable`` if the file cannot be read, is not the version that
+    was found, or has more than ``max_bytes``; the content of ``sink`` is then undefined.
     """
     digest = hashlib.sha256()
     done = 0
@@ -171,11 +168,11 @@ def _limit(item: Item, size: int, max_bytes: int) -> None:
 
 
 def _changed(source: str) -> DataUnavailable:
-    return DataUnavailable(f"{source} changed while it was fetched: start a new run, which takes the new data")
+    return DataUnavailable(f"{source} changed while it was fetched: start a new run, which uses the new data")
 
 
 def _persist(action: Callable[[], T]) -> T:
-    """Do ``action`` until it is not interrupted."""
+    """Retry ``action`` until it is not interrupted."""
     retrying = Retrying(
         stop=stop_after_attempt(ATTEMPTS),
         wait=_pause,
@@ -187,7 +184,7 @@ def _persist(action: Callable[[], T]) -> T:
         return retrying(action)
     except _Interrupted as error:
         raise DataUnavailable(
-            f"{error}, at the last of {ATTEMPTS} tries: check that the source is up and whole, then try again"
+            f"{error}, after {ATTEMPTS} attempts: check that the source is available, then try again"
         ) from None
 
 
@@ -206,7 +203,7 @@ def _announce(state: RetryCallState) -> None:
 
 
 def _find_http(url: str) -> Item:
-    # A GET whose body is left alone: a presigned URL is good for no HEAD.
+    # A GET whose body is not read: a presigned URL does not allow HEAD.
     with _get(url, {}) as response:
         return Item(
             source=redact(url),
@@ -224,7 +221,7 @@ def _http_size(response: "Response") -> int | None:
 
 
 def _http_identity(response: "Response") -> str | None:
-    """RFC 9110, section 8.8: a weak ETag may stand for two contents, so it is no identity."""
+    """RFC 9110, section 8.8: a weak ETag may name two contents, so it is not an identity."""
     etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified")
     if _is_strong(etag):
         return f"etag {etag}"
@@ -241,7 +238,7 @@ def _open_http(url: str, etag: str, identity: str | None, start: int) -> Iterato
     resume = start > 0 and _is_strong(etag)
     response = _get(url, {"Range": f"bytes={start}-", "If-Range": etag} if resume else {})
     if response.status_code != 200 and not (
-        # Trust no server to have looked at If-Range.
+        # A server may ignore If-Range.
         response.headers.get("ETag") == etag and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
     ):
         response.close()
@@ -259,23 +256,23 @@ def _http_chunks(response: "Response") -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError
 
     try:
-        # As they are on the wire: it is these bytes that length, range and digest speak of.
+        # As they are on the wire: length, range and digest refer to these bytes.
         yield from response.raw.stream(CHUNK, decode_content=False)
     except (HTTPError, OSError) as error:
-        raise _Interrupted(f"{redact(response.url)} broke off: {redact(str(error))}") from None
+        raise _Interrupted(f"{redact(response.url)} was interrupted: {redact(str(error))}") from None
 
 
 def _get(url: str, resume: dict[str, str]) -> "Response":
     """Return a response with 200, or 206 or 416 to ``resume``; its body is unread, the caller closes it."""
-    # Imported here: data in a folder or on S3 need none of it.
+    # Imported here, because data in a folder or on S3 does not need it.
     import requests
 
-    # Errors are not chained: theirs hold the URL with its secrets.
+    # Errors are not chained: those of requests contain the URL with its secrets.
     try:
         response = requests.get(url, headers={"Accept-Encoding": "identity", **resume}, stream=True, timeout=TIMEOUT)
     except requests.exceptions.SSLError as error:
         raise DataUnavailable(
-            f"{redact(url)} cannot be trusted ({_reason(error)}): {REMEDY}, or outside a "
+            f"{redact(url)} has a certificate that is not trusted ({_reason(error)}): {REMEDY}, or outside a "
             "cluster name its file in REQUESTS_CA_BUNDLE"
         ) from None
     except (requests.ConnectionError, requests.Timeout) as error:
@@ -297,8 +294,8 @@ def _get(url: str, resume: dict[str, str]) -> "Response":
         after = response.headers.get("Retry-After", "")
         raise _Interrupted(f"{redact(url)} answered {status}", float(after) if after.isdecimal() else 0)
     advice = {
-        401: "it wants credentials: use a URL that bears them, such as a presigned one",
-        403: "the access is denied: check the URL's credentials; a presigned URL may have expired",
+        401: "it requires credentials: use a URL that contains them, such as a presigned one",
+        403: "access is denied: check the URL's credentials; a presigned URL may have expired",
         404: "there is no such file: check the URL",
         410: "the file is gone: check the URL",
     }
@@ -306,7 +303,7 @@ def _get(url: str, resume: dict[str, str]) -> "Response":
 
 
 def _reason(error: Exception) -> str:
-    """Say what lies under an error of requests, which itself tells of pools and retries."""
+    """Return the cause of an error of requests, whose own text is about pools and retries."""
     cause = error.args[0] if error.args else error
     return redact(str(getattr(cause, "reason", cause)))
 
@@ -320,7 +317,7 @@ def _find_s3(uri: str, rest: str) -> list[Item]:
         raise DataUnavailable(f"{uri} has no bucket: expected s3://bucket/key")
     client = s3_client()
     with _s3_errors(uri):
-        # What is there by this name is no pattern.
+        # An existing object of this name takes precedence over a pattern.
         if key and not key.endswith("/") and (item := _head_s3(client, bucket, key)):
             return [item]
         folder = key.rstrip("/") + "/" if key else ""
@@ -347,7 +344,7 @@ def _head_s3(client: "S3Client", bucket: str, key: str) -> Item | None:
         head = client.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-        # 403 is also said of what is not there, to whom may list a part of the bucket alone.
+        # S3 also answers 403 for a missing object if the identity may list only a part of the bucket.
         if status == 404 or (status == 403 and not _is_listed(client, bucket, key)):
             return None
         raise
@@ -355,18 +352,18 @@ def _head_s3(client: "S3Client", bucket: str, key: str) -> Item | None:
 
 
 def _is_listed(client: "S3Client", bucket: str, key: str) -> bool:
-    # What is named like the prefix comes first.
+    # An object whose name is the prefix comes first.
     listed = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
     return [each["Key"] for each in listed] == [key]
 
 
 def _list_s3(client: "S3Client", bucket: str, folder: str, *, prefix: str = "", delimiter: str = "") -> Iterator[Item]:
-    """Give what lies in the folder, the names of which begin with ``prefix``."""
+    """Yield the objects in the folder whose names begin with ``prefix``."""
     pages = client.get_paginator("list_objects_v2")
     for page in pages.paginate(Bucket=bucket, Prefix=folder + prefix, Delimiter=delimiter):
         for found in page.get("Contents", []):
             key = found["Key"]
-            # Consoles make an empty object that stands for a folder.
+            # Consoles create an empty object for a folder.
             if not key.endswith("/"):
                 yield _s3_item(client, bucket, key, key.removeprefix(folder), found["ETag"], found["Size"])
 
@@ -399,7 +396,7 @@ def _s3_chunks(uri: str, body: "StreamingBody") -> Iterator[bytes]:
     try:
         yield from body.iter_chunks(CHUNK)
     except (BotoCoreError, OSError) as error:
-        raise _Interrupted(f"{uri} broke off: {error}") from error
+        raise _Interrupted(f"{uri} was interrupted: {error}") from error
 
 
 @contextmanager
@@ -416,19 +413,19 @@ def _s3_errors(uri: str) -> Iterator[None]:
 
 
 def _find_local(text: str) -> list[Item]:
-    """What lies at a path; a part of it that exists as it stands is no pattern, whatever characters it has."""
+    """The files at a path; a part of it that exists literally is not a pattern, whatever characters it has."""
     path = Path(text)
     try:
         if text.startswith("~") and not Path(path.parts[0]).exists():
-            # Not every shell does this in `TABLE=~/table.csv`.
-            path = Path(os.path.expanduser(text))  # noqa: PTH111 Path's raises for a user that there is not
+            # Not every shell expands this in `TABLE=~/table.csv`.
+            path = Path(os.path.expanduser(text))  # noqa: PTH111 Path's raises for an unknown user
         if path.is_file():
             return [_local_item(path, path.name)]
         if path.is_dir():
             return [_local_item(each, each.name) for each in path.iterdir() if each.is_file() and _is_data(each.name)]
         root = next(parent for parent in path.parents if parent.exists())
         pattern = Path(glob.escape(str(root)), *path.parts[len(root.parts) :])
-        # A set, because glob finds a file once for each way in which `**/**` matches it.
+        # A set, because glob returns a file once for each way in which `**/**` matches it.
         found = {Path(each) for each in glob.glob(str(pattern), recursive=True)}  # noqa: PTH207 Path's is relative
         return [_local_item(each, each.relative_to(root).as_posix()) for each in found if each.is_file()]
     except OSError as error:

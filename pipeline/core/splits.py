@@ -1,6 +1,6 @@
 """Splits that do not leak, for models whose examples are the rows of one table.
 
-A row's split must not depend on what other rows there are: else a champion is examined on what it was trained on.
+A row's split must not depend on other rows, or a champion would be tested on rows that it was trained on.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ Place = Callable[[pl.DataFrame], pl.Series]
 
 
 def by_hash(*columns: str) -> Place:
-    """Place rows by the hash of these columns: an id, or all that tells two rows apart.
+    """Place rows by the hash of these columns: an id, or all columns that identify a row.
 
-    A row keeps its split when the data grows, and rows that are alike are in one split.
+    A row keeps its split when the data grows, and identical rows are in one split.
     """
 
     def place(frame: pl.DataFrame) -> pl.Series:
@@ -36,8 +36,8 @@ def by_hash(*columns: str) -> Place:
 def by_time(column: str) -> Place:
     """Place rows by their moment: the latest are the test, those before them validate.
 
-    The model is examined on what came after all that it has learnt from, as it will be used. Rows of one moment are in
-    one split.
+    The model is tested on rows that are later than all that it learnt from, as it will be used. Rows of the same moment
+    are in the same split.
     """
 
     def place(frame: pl.DataFrame) -> pl.Series:

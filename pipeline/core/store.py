@@ -1,25 +1,25 @@
 """The model store: numbered versions of a model, in a folder (a mounted claim) or in an S3 bucket.
 
-A version is ``<root>/<model>/<number>/`` and holds ``model.onnx`` and what belongs to it; without that file
-it is incomplete and counts for nothing. The model server reads the same place: it takes every folder that is
-named by a positive integer and ignores names with a dot in front, where the store keeps the rest:
+A version is ``<root>/<model>/<number>/``, with ``model.onnx`` and the files that belong to it; without ``model.onnx``
+it is incomplete and is ignored. The model server reads the same location: it serves every folder whose name is a
+positive integer, and ignores names that begin with a dot. There the store keeps the rest:
 
-    .failed/<number>/   a version that failed its checks: it has a number, and is served by nobody
-    .claims/<number>    which run has this number, and what of the staged is its version. Claims are never deleted:
-                        numbers grow for ever, also after the newest version was deleted, and a run that is tried
-                        again finds its version
-    .runs/<digest>      that a run, by the digest of its name, may have a claim
-    .staging/           what is about to be published: worthless as soon as its number is claimed for something else
-    .deleted/           what is being deleted
+    .failed/<number>/   a version that failed its checks: it has a number, and is not served
+    .claims/<number>    the run that has this number, and which staged folder is its version. Claims are never deleted:
+                        numbers always increase, even after the newest version was deleted, and a retried run finds
+                        its version
+    .runs/<digest>      a mark that the run whose name has this digest may have a claim
+    .staging/           versions that are about to be published: obsolete once another version claims their number
+    .deleted/           versions that are being deleted
 
-Who claims a number publishes with that: the version is complete by then and only has to be moved to its place, which
-whoever comes next does for a process that was killed. A run that comes too late for the number that it was judged for
-is judged again, for the next one. So versions are judged one after the other, in the order of their numbers, however
-many runs publish at once; nobody waits, and nobody publishes beside one that it has not seen.
+The claim of a number publishes the version: it is complete by then and only has to be moved to its place. If the
+process is killed before that, the next one moves it. A run whose number was claimed by another run meanwhile is judged
+again for the next number. So versions are judged one after the other, in the order of their numbers, however many runs
+publish at once; no run waits, and none publishes without having seen all earlier versions.
 
-Nothing is deleted but what somebody names. On S3 publishing writes only where nothing is, so an identity will do that
-may neither change nor delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions says that a
-version must stay; its content is free.
+Only versions that a user names are deleted. On S3, publishing writes new objects only, so it needs no right to change
+or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that a version must stay; its
+content does not matter.
 """
 
 import errno
@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 
 MODEL = "model.onnx"
 FAILED = ".failed"
-# Whoever may publish may put anything there, and it is read into memory. A step has 2 GiB, and an ONNX file is held
-# three times when it is loaded; the network of 16 layers that this pipeline could train at most is no model of a row.
+# Any publisher may write any file there, and files are read into memory. A step has 2 GiB, and an ONNX file is held
+# three times when it is loaded; a network for rows needs far less than the 16 layers that this pipeline could train at
+# most.
 LARGEST_MODEL = 128 << 20  # bytes
 LARGEST = 16 << 20  # bytes, of any other file
 
 _NUMBER = re.compile(r"[1-9][0-9]*")
 _PIN = re.compile(r"([1-9][0-9]*)\.pinned")
-# What is staged for a number: a version, a version that failed, or a claim.
+# Staged names of a number: a version, a version that failed, or a claim.
 _APART, _CLAIM = ".failed", ".claim"
 _STAGED = re.compile(r"[1-9][0-9]*(-.*)?")
 _TAKEN = re.compile(r"(\.claims/|\.failed/)?([1-9][0-9]*)(/|$)")
@@ -66,8 +67,8 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 def open_store(root: str, model_name: str) -> "ModelStore":
     """Return the store of ``model_name`` below ``root``: a folder's path, or ``s3://bucket/prefix``.
 
-    Nothing is read or created yet; a folder that does not exist is an empty store. Raises ``SettingsInvalid``
-    where ``root`` is neither of the two or ``model_name`` is no DNS label.
+    Nothing is read or created yet; a folder that does not exist is an empty store. Raises ``SettingsInvalid`` if
+    ``root`` is neither of the two, or if ``model_name`` is not a valid DNS label.
     """
     if not _DNS_LABEL.fullmatch(model_name):
         raise SettingsInvalid(
@@ -88,13 +89,13 @@ def open_store(root: str, model_name: str) -> "ModelStore":
 
 
 class Failed(dict[str, bytes]):
-    """The files of a version that failed its checks: it is kept where nobody serves it."""
+    """The files of a version that failed its checks: it is kept, but not served."""
 
 
 class ModelStore(ABC):
     """The versions of one model; get one from ``open_store``.
 
-    Every method raises ``StoreBroken``, with what to do, where the folder or the bucket cannot be used.
+    Every method raises ``StoreBroken``, with what to do, if the folder or the bucket cannot be used.
     """
 
     def __init__(self, location: str) -> None:
@@ -115,7 +116,7 @@ class ModelStore(ABC):
     def read(self, number: int, name: str) -> bytes:
         """Return the file ``name`` of version ``number``, whether it passed or not.
 
-        Raises VersionBroken if there is none, or if it is larger than a version's files are.
+        Raises VersionBroken if it does not exist, or if it exceeds the size limit of a version's files.
         """
         for place in _places(number):
             content = self._get(f"{place}/{name}")
@@ -127,12 +128,12 @@ class ModelStore(ABC):
             if content is not None:
                 return content
         raise VersionBroken(
-            f"cannot read the model store: there is no {self.uri(number)}/{name}; "
-            "the version does not exist or was deleted; see which ones do"
+            f"cannot read the model store: {self.uri(number)}/{name} does not exist; "
+            "the version was never published or was deleted: list the versions in the store"
         )
 
     def newest(self) -> int | None:
-        """Return the highest complete version that passed, or None where there is none."""
+        """Return the highest complete version that passed, or None if there is none."""
         return max(self.versions(), default=None)
 
     def uri(self, number: int) -> str:
@@ -144,19 +145,19 @@ class ModelStore(ABC):
         """Publish the files that ``build`` makes for the version's number; return the number.
 
         ``build`` is called when all versions before that number can be read, and again, for a higher number, if
-        another run publishes meanwhile. What it raises ends this, and nothing is published. If it returns ``Failed``,
-        the version is kept apart from those that are served.
+        another run publishes meanwhile. If it raises, nothing is published. If it returns ``Failed``, the version is
+        kept apart from those that are served.
 
         ``run`` identifies the run. A run that publishes again, after it was killed or even at the same time, gets the
-        same number, and a version that stands already is left alone. Other runs get other numbers. A reader sees all
+        same number, and an existing version is not changed. Other runs get other numbers. A reader sees all
         of the version or none of it.
         """
-        # Looked up before the run is registered: if this is its first attempt, all that other attempts claim for it
-        # lies above, and is met further down.
+        # Read before the run is registered: if this is its first attempt, whatever other attempts claim for it is
+        # higher, and is found below.
         known = self._highest()
         if not self._register(hashlib.sha256(run.encode()).hexdigest()):
-            # Claims are made in the order of their numbers. A listing may miss what is claimed meanwhile, but this
-            # one misses nothing below the highest of the one before.
+            # Numbers are claimed in ascending order. A listing may miss new claims, but this one misses none below the
+            # highest number of the previous listing.
             for number in sorted(self._claims(), reverse=True):
                 if self._stands(number, run):
                     return number
@@ -173,8 +174,7 @@ class ModelStore(ABC):
             for name, content in files.items():
                 if len(content) > _limit(name):
                     raise StoreBroken(
-                        f"{name} has {len(content)} bytes, and nobody would read more than {_limit(name)}: train a "
-                        "smaller network"
+                        f"{name} has {len(content)} bytes, expected at most {_limit(name)}: train a smaller network"
                     )
             staged = f"{number}-{uuid4().hex}" + (_APART if isinstance(files, Failed) else "")
             try:
@@ -188,19 +188,19 @@ class ModelStore(ABC):
                 return number
 
     def delete(self, number: int) -> None:
-        """Delete version ``number``, whether it passed or not; also what a killed process has left half deleted.
+        """Delete version ``number``, whether it passed or not; also the remains of a deletion that was killed.
 
         A reader sees all of the version or none of it. This works on a full disk.
         """
-        # Not any, which would end with the first: a version may stand in both places, copied by hand.
+        # Not any(), which would stop at the first: a version may be in both places if it was copied by hand.
         if not sum([self._remove(place) for place in _places(number)]):
-            raise StoreBroken(f"there is no {self.uri(number)} to delete; see which versions there are")
+            raise StoreBroken(f"{self.uri(number)} does not exist: list the versions in the store")
 
     def _highest(self) -> int:
         return max(self._taken(), default=0)
 
     def _stands(self, number: int, run: str) -> bool:
-        """Whether the number is that of ``run``, with its version: somebody may have deleted that."""
+        """Whether ``run`` has claimed the number and its version still exists."""
         claim = self._claimed(number)
         if claim is None or claim.partition("\n")[0] != run:
             return False
@@ -208,9 +208,9 @@ class ModelStore(ABC):
         return number in self._complete("") | self._complete(f"{FAILED}/")
 
     def _finish(self) -> None:
-        """Move what is claimed to its place, whoever has claimed it, and delete what is staged in vain.
+        """Move every claimed version to its place, whichever run has claimed it, and delete obsolete staged ones.
 
-        What is staged for a number that nobody has claimed is left alone: that may happen now.
+        A staged version whose number is not claimed stays: its run may be about to claim it.
         """
         for staged in self._staged():
             number = int(staged.partition("-")[0])
@@ -233,14 +233,14 @@ class ModelStore(ABC):
 
     @abstractmethod
     def _get(self, name: str) -> bytes | None:
-        """Return the content of a file by its path below the model's folder, or None where there is none.
+        """Return the content of a file by its path below the model's folder, or None if there is none.
 
-        Of what is larger than ``_limit`` allows, only a part is read: a byte more than that.
+        At most one byte more than ``_limit`` allows is read.
         """
 
     @abstractmethod
     def _register(self, run: str) -> bool:
-        """Note that the run with this digest was here; return False where that is noted already."""
+        """Register the run with this digest; return False if it is registered already."""
 
     @abstractmethod
     def _claims(self) -> set[int]:
@@ -252,44 +252,44 @@ class ModelStore(ABC):
 
     @abstractmethod
     def _claim(self, number: int, text: str) -> bool:
-        """Claim ``number`` in one atomic operation; return False where it is taken."""
+        """Claim ``number`` in one atomic operation; return False if it is taken."""
 
     @abstractmethod
     def _staged(self) -> list[str]:
-        """Return the names of what is staged, each beginning with its number."""
+        """Return the staged names, each of which begins with its number."""
 
     @abstractmethod
     def _stage(self, staged: str, files: Mapping[str, bytes]) -> bool:
-        """Make files last under this name; return False where its number was claimed meanwhile."""
+        """Store files durably under this name; return False if its number was claimed meanwhile."""
 
     @abstractmethod
     def _move(self, staged: str, place: str) -> None:
-        """Make what is staged appear at its place at once, unless another process has."""
+        """Move staged files to their place atomically, unless another process has done so."""
 
     @abstractmethod
     def _drop(self, staged: str) -> None:
-        """Delete what is staged, while others may look at it or still write it."""
+        """Delete staged files, while other processes may read or write them."""
 
     @abstractmethod
     def _remove(self, place: str) -> bool:
-        """Make a version vanish at once, then delete its files; return False where there are none."""
+        """Remove a version atomically, then delete its files; return False if it has none."""
 
 
 def _limit(name: str) -> int:
-    """How many bytes a file may have; what is staged on S3 is a whole version."""
+    """The largest size of a file in bytes; a staged object on S3 is a whole version."""
     return LARGEST_MODEL if name.endswith(MODEL) else LARGEST_MODEL + 4 * LARGEST if ".staging/" in name else LARGEST
 
 
 def _places(number: int) -> tuple[str, str]:
-    """Where a version is that passed, and where one that failed."""
+    """The place of a version that passed, and that of one that failed."""
     return str(number), f"{FAILED}/{number}"
 
 
 class _FolderStore(ModelStore):
     """Versions and claims are prepared in ``.staging/<number>-<random>`` and renamed into place.
 
-    A rename fails where the target is a folder with something in it, on network file systems as well, so the
-    first one wins, and wins with its content. Neither holds everywhere for hard links or ``O_EXCL``.
+    A rename fails if the target is a folder that is not empty, on network file systems as well, so the first one wins,
+    with its content. Hard links and ``O_EXCL`` do not guarantee this everywhere.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -356,11 +356,11 @@ class _FolderStore(ModelStore):
                     with (folder / name).open("wb") as file:
                         file.write(content)
                         file.flush()
-                        # Renamed before its content is on the disk, it could be empty after a power cut.
+                        # Without this, a renamed file could be empty after a power failure.
                         os.fsync(file.fileno())
                 _sync(folder)
             except FileNotFoundError:
-                return False  # another run has the number by now, and what was staged for it has been dropped
+                return False  # another run has claimed the number, and this staged version was dropped
             except OSError:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -371,13 +371,13 @@ class _FolderStore(ModelStore):
             return
         if not (self._folder / place / MODEL).is_file() and staged in self._staged():
             raise StoreBroken(
-                f"{self._folder / place} holds files but no {MODEL}, so a version cannot be put there; "
+                f"{self._folder / place} holds files but no {MODEL}, so a version cannot be moved there; "
                 "delete or move that folder, then run this step again"
             )
         self._drop(staged)
 
     def _rename(self, staged: str, place: str) -> bool:
-        """Make what is staged appear at once; return False where the place is taken, or another process did this."""
+        """Move staged files atomically; return False if the place is taken or another process has moved them."""
         source, target = self._folder / ".staging" / staged, self._folder / place
         with self._explained("write to"):
             try:
@@ -402,7 +402,7 @@ class _FolderStore(ModelStore):
         return found
 
     def _vanish(self, folder: Path) -> bool:
-        """Make a folder vanish at once, while others may read or fill it; return False where it was not there."""
+        """Remove a folder atomically, while others may read or fill it; return False if it does not exist."""
         deleted = self._folder / ".deleted"
         try:
             deleted.mkdir(exist_ok=True)
@@ -412,7 +412,7 @@ class _FolderStore(ModelStore):
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            # No room for a name. Without its model a version counts for nothing.
+            # No space for a new name. A version without its model is ignored.
             (folder / MODEL).unlink(missing_ok=True)
             shutil.rmtree(folder)
         return True
@@ -420,8 +420,7 @@ class _FolderStore(ModelStore):
     def _purge(self) -> None:
         with self._explained("delete from"):
             for name in _names(self._folder / ".deleted"):
-                # Another process may be deleting it too, and NFS keeps what is still open: what is left is for
-                # the next time.
+                # Another process may be deleting it too, and NFS keeps open files: the next purge removes the rest.
                 shutil.rmtree(self._folder / ".deleted" / name, ignore_errors=True)
 
     @contextmanager
@@ -435,10 +434,10 @@ class _FolderStore(ModelStore):
             raise StoreBroken(f"cannot {verb} the model store: {where}: {error.strerror}; {advice}") from error
 
 
-_WRITABLE = "mount it writable, and let this process' user write there"
+_WRITABLE = "mount it writable, and give this process' user write permission"
 _SPACE = (
     "make the claim larger, or delete versions that nothing serves, the ones below .failed first: "
-    "`jukebox delete-version NUMBER`, which needs no space itself"
+    "`jukebox delete-version NUMBER`, which works on a full disk"
 )
 _ADVICE = {
     errno.EROFS: _WRITABLE,
@@ -451,7 +450,7 @@ _ADVICE = {
 
 
 def _open_file(path: str, flags: int) -> int:
-    """Open a file, and wait for nobody: a pipe would hold whoever reads it, and a link names what lies elsewhere."""
+    """Open a file without blocking, as a pipe would block the reader; refuse a link, which may leave the store."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -467,7 +466,7 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in ``folder`` survive a power cut."""
+    """Make the names in ``folder`` survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -478,7 +477,7 @@ def _sync(folder: Path) -> None:
 class _S3Store(ModelStore):
     """Objects are put one by one, ``model.onnx`` last, and deleted in the opposite order.
 
-    A version is staged as one object, into which its files are packed; whoever moves it to its place unpacks that.
+    A version is staged as one object that contains its files; the process that moves it to its place unpacks it.
     """
 
     def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
@@ -531,8 +530,8 @@ class _S3Store(ModelStore):
             unpacked = _unpack(packed)
         except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
             raise StoreBroken(
-                f"{self._location}/.staging/{staged} was not staged by a run ({error}): somebody else has put it "
-                "there; delete it, then run this step again"
+                f"{self._location}/.staging/{staged} was not staged by a run ({error}): another program has put "
+                "it there; delete it, then run this step again"
             ) from None
         for name in sorted(unpacked, key=lambda name: name == MODEL):
             self._add(f"{place}/{name}", unpacked[name])
@@ -551,7 +550,7 @@ class _S3Store(ModelStore):
         return {int(name) for name in names if _NUMBER.fullmatch(name)}
 
     def _list(self, prefix: str) -> list[str]:
-        """Return the names below ``prefix``, without what all names of this store have in common."""
+        """Return the names below ``prefix``, without the prefix of this store."""
         common = f"{self._prefix}/"
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=common + prefix)
@@ -566,7 +565,7 @@ class _S3Store(ModelStore):
             except self._client.exceptions.ClientError as error:
                 if _status(error) != 403:
                     raise
-                # So is answered of what is not there, to whom may list a part of the bucket alone.
+                # S3 also answers so for a missing object if the identity may list only a part of the bucket.
                 return self._get_object(name) if name in self._list(name) else None
 
     def _get_object(self, name: str) -> bytes:
@@ -575,16 +574,16 @@ class _S3Store(ModelStore):
             return body.read(_limit(name) + 1)
 
     def _add(self, name: str, content: bytes) -> None:
-        """Put an object where there is none, or the same one: whoever finishes for another may not be the first."""
+        """Put a new object, or accept an identical one: another process may have finished the same version."""
         if not self._put_new(name, content) and self._get(name) not in (None, content):
             raise StoreBroken(
                 f"{self._location}/{name} exists, and differs from what the run with this number published: "
-                "somebody else has put it there; look who may write to the store, delete this version with "
+                "another program has put it there; check who may write to the store, delete this version with "
                 "`jukebox delete-version`, then run this step again"
             )
 
     def _put_new(self, name: str, content: bytes) -> bool:
-        """Put an object where there is none; return False where there is one."""
+        """Put a new object; return False if it exists."""
         with self._explained():
             try:
                 self._put_if_none_matches(f"{self._prefix}/{name}", content)
@@ -593,12 +592,12 @@ class _S3Store(ModelStore):
                     return False
                 if _status(error) == 501:
                     raise StoreBroken(
-                        f"the S3 server of {self._location} lacks If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}"
+                        f"the S3 server of {self._location} does not support If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}"
                     ) from error
                 raise
         return True
 
-    # 409 means neither yes nor no: another request for the same key was under way.
+    # 409 is undecided: another request for the same key was in progress.
     @retry(
         retry=retry_if_exception(lambda error: _status(error) == 409),
         wait=wait_random_exponential(multiplier=0.1, max=2),
@@ -646,7 +645,7 @@ def _pack(files: Mapping[str, bytes]) -> bytes:
 
 def _unpack(packed: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        # They are stored, not compressed: what would be larger than its archive is a bomb.
+        # The files are stored uncompressed: one that is larger than its archive is a zip bomb.
         if sum(entry.file_size for entry in archive.infolist()) > len(packed):
-            raise ValueError("it unpacks to more than it has")
+            raise ValueError("it unpacks to more bytes than it has")
         return {name: archive.read(name) for name in archive.namelist()}

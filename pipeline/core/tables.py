@@ -1,4 +1,4 @@
-"""Parquet and CSV files of a table, as they come from anywhere, into Parquet parts that fit together."""
+"""Conversion of a table's Parquet and CSV files, from any writer, to Parquet parts with the same columns."""
 
 import codecs
 import gzip
@@ -21,7 +21,7 @@ NOT_DATA = {
     b"[": "JSON",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook: unpack it, or save its sheet as CSV",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook: save its sheet as CSV",
-    b"version https://git-lfs": "a Git LFS pointer: use the URL of the file that it stands for",
+    b"version https://git-lfs": "a Git LFS pointer: use the URL of the file itself",
     b"-----BEGIN ": "a key or a certificate",
     b"ARROW1": "an Arrow file: write it as Parquet",
     b"ORC": "an ORC file: write it as Parquet",
@@ -33,7 +33,7 @@ NOT_DATA = {
     codecs.BOM_UTF16_LE: "text in UTF-16: save it as UTF-8",
     codecs.BOM_UTF16_BE: "text in UTF-16: save it as UTF-8",
 }
-# Later steps read a row group at once. It is as many rows as other writers put in one, so that their files are kept.
+# Later steps read a row group at once. Other writers use up to this many rows, and their files are kept.
 LARGEST_GROUP = 1 << 20  # rows
 
 
@@ -49,7 +49,7 @@ def unpack(path: Path, source: str, *, max_bytes: int) -> None:
     """Unpack the file in place if it is gzip, and make sure that it may be Parquet or CSV.
 
     Raises ``DataUnavailable``, which says what was found, if it is something else, or has more than ``max_bytes``. Its
-    content is not told: it may be a secret.
+    content is not shown: it may be secret.
     """
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
@@ -65,13 +65,13 @@ def unpack(path: Path, source: str, *, max_bytes: int) -> None:
                         )
                     file.write(chunk)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataUnavailable(f"{source} is a damaged gzip file ({error}): write it anew") from error
+            raise DataUnavailable(f"{source} is a damaged gzip file ({error}): write or upload it again") from error
         unpacked.replace(path)
     _require_data(path, source)
 
 
 def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -> Counts:
-    """Turn files, each a source and where it lies, into ``part-00000.parquet``, …; return how many rows they have.
+    """Convert files, each a source and its path, to ``part-00000.parquet``, …; return how many rows they have.
 
     Parquet files that have the same columns, in which those of ``schema`` have its types, are kept as they are; an
     integer or a float of another width and a day of another unit are of its type. Of other files the columns of
@@ -80,7 +80,7 @@ def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -
     renamed.
 
     Raises ``DataUnavailable`` if a file is damaged, ``DataInvalid`` if a record or a value cannot be read, which is
-    named with its line, or if some of the files lack a column.
+    named with its line, or if only some of the files have a column.
     """
     parts = [look(source, path) if _is_parquet(path) else inspect(source, path, schema) for source, path in files]
     for part in parts:
@@ -98,8 +98,8 @@ def to_parquet(files: Sequence[tuple[str, Path]], folder: Path, schema: Types) -
         rows = convert(part, target, types, others)
         if rows != part.records:
             raise DataInvalid(
-                f"{part.source} has {part.records:,} records, and {rows:,} rows were read from it: two readers do not "
-                "read it alike; write the file anew, as RFC 4180 or as Parquet"
+                f"{part.source} has {part.records:,} records, but {rows:,} rows were read from it: two readers "
+                "disagree about the file; write it again, as RFC 4180 or as Parquet"
             )
         part.path.unlink()
     rows = int(pl.scan_parquet(targets, glob=False).select(pl.len()).collect().item())
@@ -119,18 +119,18 @@ def _require_data(path: Path, source: str) -> None:
     if not text:
         raise DataUnavailable(f"{source} is empty: expected Parquet or CSV; check that its upload has ended")
     if known := next((what for begin, what in NOT_DATA.items() if text.startswith(begin)), None):
-        raise DataUnavailable(f"{source} is {known}; expected is Parquet, or CSV with a header in UTF-8")
+        raise DataUnavailable(f"{source} is {known}; expected Parquet, or CSV with a header in UTF-8")
 
 
 def _shared_columns(parts: Sequence[File], schema: Mapping[str, object]) -> list[str]:
-    """The columns that all parts have: those of ``schema``, which some must not lack, and others of equal type."""
+    """The columns that all parts have: those of ``schema``, which all or none must have, and others of equal type."""
     for name in schema:
         lacking = [part for part in parts if name not in part.columns]
         if lacking and len(lacking) < len(parts):
             having = next(part for part in parts if name in part.columns)
             raise DataInvalid(
-                f"{lacking[0].source} has no column {name!r}, and {having.source}, another file of the table, has it; "
-                "write the files alike"
+                f"{lacking[0].source} has no column {name!r}, but {having.source}, another file of the table, has "
+                "it; write all files with the same columns"
             )
     first, *more = parts
     return [
@@ -144,11 +144,11 @@ def _shared_columns(parts: Sequence[File], schema: Mapping[str, object]) -> list
 
 
 def _fit(parts: Sequence[File], schema: Types) -> bool:
-    """Tell whether the parts are Parquet that needs nothing done."""
+    """Whether the parts are Parquet that needs no conversion."""
     files = [part for part in parts if isinstance(part, ParquetFile)]
     return (
         len(files) == len(parts)
-        # Later steps read by Polars, which does not know all time zones.
+        # Later steps read with Polars, which does not support all time zones.
         and not any(getattr(found, "time_zone", None) for found in files[0].columns.values())
         and all(dict(file.columns) == dict(files[0].columns) and file.largest_group <= LARGEST_GROUP for file in files)
         and all(_is_of(files[0].columns[name], wanted) for name, wanted in schema.items() if name in files[0].columns)

@@ -1,10 +1,10 @@
-"""Texts from outside, as they may be shown: of a commit, an alert, a table, a log or a published version."""
+"""Safe display of texts from outside: of a commit, an alert, a table, a log or a published version."""
 
 
 def printable(text: str) -> str:
-    """Return a text without what a terminal would obey: it could move the cursor, or hide what was said.
+    """Return a text without control characters, which could move a terminal's cursor or hide text.
 
-    Line breaks stay; letters that cannot be seen, and marks that turn the direction, do not.
+    Line breaks stay; invisible characters and marks of direction do not.
     """
     return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 

@@ -1,6 +1,6 @@
-"""The CAs that have signed the servers of a company, besides those that are trusted anyway.
+"""A company's private CAs, which are trusted in addition to the public ones.
 
-Nothing but the standard library is needed: who installs the packages asks here, too.
+This uses the standard library only: the program that installs the packages imports it, too.
 """
 
 import atexit
@@ -21,10 +21,10 @@ REMEDY = f"put the private CA that has signed it into the ConfigMap {CONFIG_MAP}
 
 
 def trust() -> None:
-    """Have this process and its children trust the CAs in ``FILE`` (PEM), if there is such a file.
+    """Make this process and its children trust the CAs in ``FILE`` (PEM), if that file exists.
 
-    What a variable names takes the place of all else. So they name a new file, which also holds the public CAs and what
-    the variables named before, as the pipeline server's operator sets them for its steps.
+    The file that a variable names replaces all other CAs. So the variables name a new file, which also contains the
+    public CAs and those that the variables named before, as the pipeline server's operator sets them for its steps.
     """
     if not FILE.is_file():
         return

@@ -1,4 +1,4 @@
-"""Convert model: from Keras to ONNX, the format that is served."""
+"""Convert the model from Keras to ONNX, the format that is served."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from pipeline.core.log import log
 from pipeline.core.runtimes import require_plain
 from pipeline.steps.train_model import KERAS_FILE, weights_sha256
 
-# The newest that both tf2onnx and OpenVINO Model Server take without a remark.
+# The newest that both tf2onnx and OpenVINO Model Server support without a warning.
 OPSET = 17
 
 
@@ -33,16 +33,16 @@ def convert_model(
 ) -> dict[str, str]:
     """Write the ONNX model to ``onnx_file`` and return its metadata properties.
 
-    ``model``, ``training`` are what train_model wrote, ``examples`` the folder of preprocess_data. The model has one
-    input, float32[batch, features] raw features in the order of the property ``features``, and one output,
+    ``model`` and ``training`` are the outputs of train_model, ``examples`` the folder of preprocess_data. The model has
+    one input, float32[batch, features] raw features in the order of the property ``features``, and one output,
     float32[batch, labels], in the order of the property ``labels``. The same weights give the same bytes: nothing of
     the run (time, id) is in them; that is in lineage.json beside the published model.
 
-    Raises ParityBroken if the file of Keras holds code, if the graph does not have exactly this input and output, or if
+    Raises ParityBroken if the Keras file contains code, if the graph does not have exactly this input and output, or if
     it is not a plain network.
     """
-    # What this run's train-model wrote; no other is ever loaded. Such a file may hold code, as a Lambda layer, which
-    # runs when it is loaded: not in safe_mode, whatever was set for the whole process.
+    # Only the output of this run's train-model is loaded. A Keras file may contain code, such as a Lambda layer, which
+    # runs when the file is loaded, but not in safe_mode, whatever is set for the process.
     try:
         network = keras.saving.load_model(model / KERAS_FILE, safe_mode=True)
     except (ValueError, TypeError) as error:
@@ -51,7 +51,7 @@ def convert_model(
         ) from None
     description = read_description(examples)
     trained = json.loads(training.read_text())
-    # tf2onnx takes an explicit signature; `model.export("onnx")` would leak Normalization's constants as inputs.
+    # With tf2onnx the signature is explicit; `model.export("onnx")` would turn Normalization's constants into inputs.
     signature = [tf.TensorSpec((None, len(description["features"])), tf.float32, name=INPUT)]
     converted, _ = tf2onnx.convert.from_keras(network, signature, opset=OPSET)
     _check_signature(converted.graph)

@@ -1,8 +1,8 @@
-"""Evaluate model: how good it is on the test splits, and whether that is enough.
+"""Evaluate the model on the test splits, and decide whether it is good enough.
 
-Everything is counted over the rows behind the examples: one with 40 rows of one label and 10 of another asks 50 times.
-Beside the model stand the baseline, which knows no features, and the champion, the version that it must be no worse
-than, on the rows of the labels that both know.
+Everything is counted over the rows behind the examples: one with 40 rows of one label and 10 of another counts as 50.
+The model is compared with the baseline, which uses no features, and with the champion, the version that it must not be
+worse than, on the rows of the labels that both know.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,9 +40,9 @@ def evaluate_model(
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
 ) -> tuple[Evaluation, Verdict]:
-    """Compare the predictions that train_model wrote with what happened; write and return evaluation and verdict.
+    """Compare the predictions that train_model wrote with the targets; write and return evaluation and verdict.
 
-    See ``judge`` for what they are made of and what it raises.
+    See ``judge`` for their contents and what is raised.
     """
     result, decision = judge(
         model,
@@ -74,7 +74,7 @@ def judge(
     """Return evaluation and verdict.
 
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
-    are over examples, not rows: an example's rows are all alike, and a hundred of them are no hundred observations.
+    are over examples, not rows: an example's rows are all alike, and a hundred of them are not a hundred observations.
 
     ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. If the two cannot
     be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps ``champion_version``,
@@ -104,7 +104,7 @@ def judge(
         "figures": ours.figures(),
     }
     if champion_version == NONE:
-        result["not_compared"] = "it was compared with no other version, as champion_version says"
+        result["not_compared"] = "it was not compared, because champion_version is none"
     both = None
     if champion:
         found = _beside(model, champion, reader, predictions)
@@ -121,7 +121,7 @@ def judge(
     asked = [] if mode == "off" else [check for check in checks if check.against != "champion" or both]
     results = [each for check in asked for each in _asked(model, check, ours, theirs, both)]
     decision: Verdict = {
-        # Of no checks all pass, and nothing was judged.
+        # all() is true without checks, but then nothing was judged.
         "passed": bool(results) and all(each["passed"] for each in results),
         "mode": mode,
         "checks": results,
@@ -136,7 +136,7 @@ def judge(
 
 
 def _baseline(reader: Reader) -> Floats:
-    """What the baseline always answers, float64[labels]."""
+    """The baseline's constant prediction, float64[labels]."""
     target, rows = np.zeros(len(reader.labels)), 0.0
     for part in reader.slices(TRAIN):
         target = target + part.target.sum(axis=0)
@@ -145,7 +145,7 @@ def _baseline(reader: Reader) -> Floats:
 
 
 class _Parts:
-    """What metrics need of each example, gathered a slice of the examples at a time."""
+    """The parts of the metrics, gathered a slice of the examples at a time."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
@@ -167,11 +167,11 @@ class _Parts:
         return np.concatenate(self._parts[metric.name])
 
     def value(self, metric: Metric) -> float | None:
-        """The figure, or None where it is not defined."""
+        """The metric's value, or None if it is not defined."""
         return metric.combine(self.of(metric), self.rows) if self.rows.any() else None
 
     def describe(self) -> dict[str, Any] | None:
-        """All figures, with the intervals of those that have one; None without any row."""
+        """All metrics, with the intervals of those that have one; None without rows."""
         rows = self.rows
         if not rows.any():
             return None
@@ -182,7 +182,7 @@ class _Parts:
 
 
 class _Answers:
-    """Predictions beside what happened: by split, and by the slices of the model."""
+    """Predictions with their targets: by split, and by the slices of the model."""
 
     def __init__(self, model: Model, labels: Sequence[str]) -> None:
         self._model = model
@@ -192,7 +192,7 @@ class _Answers:
         self._figures = model.kind.figures(labels)
 
     def add(self, split: str, scored: Scored, frame: pl.DataFrame) -> None:
-        """Add examples of a split; ``frame`` has their columns. One without a row behind it asks nothing."""
+        """Add examples of a split; ``frame`` has their columns. Examples without rows are dropped."""
         known = scored.rows > 0
         if not known.all():
             scored, frame = scored.where(known), frame.filter(pl.Series(known))
@@ -225,7 +225,7 @@ class _Answers:
         }
 
     def figures(self) -> dict[str, Any]:
-        """What the kind draws."""
+        """The figures of the kind."""
         return self._figures.found()
 
 
@@ -250,16 +250,16 @@ class _Both:
 
 
 def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path) -> _Both | str:
-    """Put the champion beside the model, or say why that cannot be done.
+    """Compare the champion with the model, or return the reason why that is not possible.
 
-    A model cannot give any chance to a label that it does not know: each row of one would cost it 16.1 nats, and a few
-    of them outweigh all that it knows. So the question to both is the one that both can answer: given that it is one of
-    the labels that both know, which one.
+    A model gives no probability to a label that it does not know: each row of one would cost it 16.1 nats, and a few of
+    them outweigh everything else. So both are compared on a question that both can answer: given that it is one of the
+    labels that both know, which one.
     """
     labels = reader.labels
     shared = [label for label in labels if label in champion.labels]
     if len(shared) < min(2, len(labels)):
-        return f"of the labels, both know {', '.join(shared) or 'none'}; there is nothing to tell apart"
+        return f"of the labels, both know {', '.join(shared) or 'none'}, which is too few to compare"
     ours, theirs = ([known.index(label) for label in shared] for known in (labels, champion.labels))
     ask = onnxruntime_of(champion.onnx)
     answers = _Both(
@@ -280,11 +280,11 @@ def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path)
             return f"it takes other columns than the examples have: {error}"
         for into, given, which in ((answers.model, predicted[some], ours), (answers.champion, asked, theirs)):
             into.add(split, Scored(model.kind.given(given[:, which]), target[some], rows[some]), frame)
-    return answers if answers.model.splits else "no test row is of a label that both know"
+    return answers if answers.model.splits else "no test row has a label that both know"
 
 
 def _asked(model: Model, check: Check, ours: _Answers, baseline: _Answers, both: _Both | None) -> Iterator[CheckResult]:
-    """What came of a check; nothing if no value of its slice has enough rows."""
+    """The result of a check; nothing if no value of its slice has enough rows."""
     metric = next(each for each in model.all_metrics if each.name == check.metric)
     mine, other = ours, baseline if check.against == "baseline" else None
     if check.against == "champion" and both:
@@ -298,7 +298,7 @@ def _asked(model: Model, check: Check, ours: _Answers, baseline: _Answers, both:
             if parts.rows.sum() >= check.min_rows
         ]
     else:
-        # Without a row in that split, all that there is has to do.
+        # If that split has no rows, all splits together are checked.
         split = check.split if check.split in mine.splits and mine.rows(check.split).any() else ALL
         places = [("" if split == ALL else split, mine.splits[split], other.splits[split] if other else None)]
     results = [_result(metric, check, *place) for place in places]
@@ -317,7 +317,7 @@ def _excess(check: Check, result: CheckResult) -> float:
 def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Parts | None) -> CheckResult:
     value, interval = parts.value(metric), metric.interval(parts.of(metric), parts.rows)
     if other:
-        # How much better where at least something is asked for, how much worse where at most.
+        # With at_least, how much better it is; with at_most, how much worse.
         better = (metric.better == "higher") == (check.at_most is None)
         mine, theirs = (parts, other) if better else (other, parts)
         first, second = mine.value(metric), theirs.value(metric)
@@ -325,7 +325,7 @@ def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Par
         interval = metric.interval(mine.of(metric) - theirs.of(metric), parts.rows)
         if interval is not None:
             value = metric.combine(mine.of(metric) - theirs.of(metric), parts.rows)
-    # Of two models on few rows, one is a little worse by chance: only what is beyond chance counts.
+    # On few rows, one of two models is a little worse by chance: only a significant difference counts.
     decisive = interval[0] if check.against == "champion" and interval else value
     passed = decisive is not None and (
         decisive <= check.threshold if check.at_least is None else decisive >= check.threshold

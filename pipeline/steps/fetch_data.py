@@ -1,4 +1,4 @@
-"""Fetch the tables of a model, as Parquet, and make sure that they are the data that the run was started for."""
+"""Fetch the tables of a model, as Parquet, and check that they are the data that the run was started for."""
 
 import hashlib
 import re
@@ -18,19 +18,19 @@ from pipeline.core.log import log
 from pipeline.core.sources import Item, copy, find, place, redact
 from pipeline.core.tables import Counts, to_parquet, unpack
 
-# Ten million narrow rows are about one gigabyte of CSV: a URI that names far more is a mistake.
+# Ten million narrow rows are about one gigabyte of CSV: a URI with far more is a mistake.
 MAX_BYTES = 10 * 1024**3
-LOG_EVERY = 10.0  # seconds, where there is no terminal to draw a bar on
+LOG_EVERY = 10.0  # seconds, if there is no terminal for a progress bar
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched from where.
+    """What was fetched, and its source.
 
-    ``sha256``, ``etag`` and ``bytes`` are those of the one file as it lies at its source. Of several
-    files ``sha256`` is the digest of their sorted lines ``<sha256>  <name>``, which is what ``sha256sum *
+    ``sha256``, ``etag`` and ``bytes`` are those of a single file at its source. For several
+    files, ``sha256`` is the digest of their sorted lines ``<sha256>  <name>``, which is what ``sha256sum *
     | LC_ALL=C sort | sha256sum`` prints in their folder, ``etag`` the same over their ETags, and
-    ``bytes`` the sum. ``etag`` is empty where the source has none. ``records`` were counted in the files
+    ``bytes`` the sum. ``etag`` is empty if the source has none. ``records`` were counted in the files
     before they were converted; ``rows``, as many, and ``files`` count what is in the folder.
     """
 
@@ -43,13 +43,13 @@ class Fetched:
     files: int
 
     def as_metadata(self) -> dict[str, str | int]:
-        """Return the fields as JSON scalars, for the metadata of an artifact; no secret is among them."""
+        """Return the fields as JSON scalars, for the metadata of an artifact; they contain no secret."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Downloaded:
-    """A file that lies at ``path``, unpacked; ``size`` and ``sha256`` are those of its source."""
+    """A file at ``path``, unpacked; ``size`` and ``sha256`` are those of its source."""
 
     item: Item
     path: Path
@@ -58,13 +58,12 @@ class _Downloaded:
 
 
 def resolve_data_version(data: Mapping[str, str]) -> str:
-    """Return the name of what ``data``, the URI of each table, gives now: 64 hex characters.
+    """Return the version of the data that ``data``, the URI of each table, names now: 64 hex characters.
 
-    It is the sha256 over the tables, and the names and identities of all their files. A file's identity is its
-    ETag on S3, where an object's next version has another one unless its content is the same, which is the same
-    data; on HTTP the strong ETag, else Last-Modified and length; and the sha256 of its content, which is read for
-    it, in a folder and where a server tells nothing. Raises ``DataUnavailable`` if a URI names nothing or cannot
-    be read.
+    It is the sha256 over the tables, and the names and identities of all their files. A file's identity is, on S3, its
+    ETag, which changes with the content; on HTTP, the strong ETag, else Last-Modified and length; in a folder, and if a
+    server sends neither, the sha256 of its content, for which it is read. Raises ``DataUnavailable`` if a URI names
+    nothing or cannot be read.
     """
     found = {table: find(uri) for table, uri in data.items()}
     for items in found.values():
@@ -85,8 +84,8 @@ def fetch_data(
 ) -> dict[str, Fetched]:
     """Fetch the tables of ``model`` and return what was fetched, by the tables' names.
 
-    ``data`` names the URI of each table. ``folder`` receives a folder for each, of ``part-00000.parquet``, …; it
-    appears whole or not at all, and fetched data that is already there is replaced. For how files are read see
+    ``data`` names the URI of each table. ``folder`` receives a folder for each, with ``part-00000.parquet``, …; it
+    appears atomically, and replaces data that was fetched before. For how files are read see
     ``to_parquet``. ``sha256`` names the digest that a table must have (see ``Fetched``); one that is missing or
     empty is not checked. ``max_bytes`` limits each table, at its source and unpacked.
 
@@ -142,13 +141,13 @@ def _expect(data_version: str, data: Mapping[str, str], items: Mapping[str, Sequ
     if found != data_version:
         sources = " and ".join(redact(uri) for uri in data.values())
         raise DataUnavailable(
-            f"{sources} are now data version {found[:12]}…, the run was started for {data_version[:12]}…: "
-            "the data changed since; start a new run, which takes the new data"
+            f"{sources} are now data version {found[:12]}…, expected {data_version[:12]}…, for which the run was "
+            "started: the data has changed; start a new run, which uses the new data"
         )
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder that holds more than what an earlier fetch left, because it will be replaced."""
+    """Refuse a folder that contains anything but fetched data, because it will be replaced."""
     for path in folder.rglob("*") if folder.exists() else ():
         if not (path.is_dir() or re.fullmatch(r"part-\d+\.parquet", path.name)):
             raise SettingsInvalid(
@@ -158,7 +157,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``folder``, which is gone in the end."""
+    """Yield an empty folder beside ``folder``, and delete it in the end."""
     staged = folder.with_name(f".{folder.name}.partial")
     # Left by a fetch that was killed.
     shutil.rmtree(staged, ignore_errors=True)
@@ -190,7 +189,7 @@ def _download(uri: str, items: Sequence[Item], folder: Path, sha256: str, max_by
     found = _digest_of_all([(file.sha256, file.item.name) for file in files])
     if sha256 and sha256.lower() != found:
         raise DataUnavailable(
-            f"{redact(uri)} has the sha256 {found}, expected was {sha256}: it is damaged or another file; "
+            f"{redact(uri)} has the sha256 {found}, expected {sha256}: it is damaged or another file; "
             "check the source, or correct the expected sha256"
         )
     return files
@@ -220,10 +219,9 @@ def _fetched(uri: str, files: Sequence[_Downloaded], counts: Counts) -> Fetched:
 
 @contextmanager
 def _progress(source: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Show how far it is: a bar on a terminal, a line in the log now and then elsewhere.
+    """Show the progress: a bar on a terminal, otherwise a log line every ``LOG_EVERY`` seconds.
 
-    What is given is called with the bytes of the files that are done and of the one that is not;
-    ``total`` is 0 where it is unknown.
+    The yielded function takes the bytes of the finished files and of the current one; ``total`` is 0 if it is unknown.
     """
     if sys.stdout.isatty():
         from rich.progress import (

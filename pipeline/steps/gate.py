@@ -1,4 +1,4 @@
-"""Gate: nothing that is not good enough goes on from here. It is the first thing that verify-model does."""
+"""Gate: a model that is not good enough stops here. verify-model applies it first."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from pipeline.core.log import log
 
 
 def gate(verdict: Path) -> None:
-    """Let a verdict decide; see ``decide``."""
+    """Apply a verdict; see ``decide``."""
     decide(json.loads(verdict.read_text()))
 
 
 def decide(decision: Mapping[str, Any]) -> None:
-    """Raise GateRefused with the reasons when the verdict says no and its mode is ``enforce``."""
+    """Raise GateRefused with the reasons if the model did not pass and the mode is ``enforce``."""
     if decision["passed"]:
         log.info("%s", decision["summary"])
     elif decision["mode"] == "enforce":

@@ -1,6 +1,6 @@
-"""Preprocess data: from the tables to training examples, all numeric, in splits that do not leak.
+"""Preprocess the data: from the tables to training examples, all numeric, in splits that do not leak.
 
-The model says what an example is and which split it is in. This step writes the splits, and learns from the training
+The model defines the examples and their splits. This step writes the splits, and learns from the training
 examples what the network needs: how columns become numbers, their mean and variance, the unit of the target.
 """
 
@@ -20,20 +20,20 @@ from pipeline.core.examples import DESCRIPTION, SLICE, Reader, file_of
 from pipeline.core.log import log
 from pipeline.core.parts import Unusable
 
-SEE_REPORT = "the report of validate-data says what is wrong with the data and what to do"
+SEE_REPORT = "see the report of validate-data"
 
 
 def preprocess_data(model: Model, tables: Mapping[str, Path], folder: Path) -> dict[str, Any]:
-    """Write the examples of each split and what describes them; return the description.
+    """Write the examples of each split and their description; return the description.
 
     ``tables`` are the folders of Parquet parts, by the tables' names. ``folder`` receives ``<split>.parquet`` for each
     split of the model: the columns of its examples in their own units; and ``preprocessing.json``: ``encoding``, see
-    ``encoders.fit``; ``features``, the names of what the network takes; ``labels``; over the rows of the training split
+    ``encoders.fit``; ``features``, the names of the network's inputs; ``labels``; over the rows of the training split
     alone ``mean`` and ``variance`` (float[features]) and ``offset`` and ``factor`` (float[labels]) of the outputs; and
     the size of each split.
 
     Raises DataInvalid, in one sentence, if the data cannot be used or nothing is left to train on. Validation refuses
-    such data too, and its report explains it; this step may run beside it and must not speak over it.
+    such data too, and its report has the details; this step may run in parallel, so its error only refers to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,7 +46,7 @@ def preprocess_data(model: Model, tables: Mapping[str, Path], folder: Path) -> d
         if not sizes[name]["examples"]:
             raise DataInvalid(
                 f"no {name} example is left, because there are too few rows, or because the ids of the tables do not "
-                f"meet: {SEE_REPORT}"
+                f"match: {SEE_REPORT}"
             )
     train = pl.scan_parquet(file_of(folder, TRAIN), glob=False)
     labels = labels or model.kind.labels(train.select(model.kind.target).collect())
@@ -77,7 +77,7 @@ def _moments(reader: Reader) -> dict[str, list[float]]:
     """Mean and variance of each feature over the training rows; a constant feature gets variance 1, and so stays 0."""
     rows = sum(part.rows.sum() for part in reader.slices(TRAIN))
     mean = variance = np.zeros(len(reader.description["features"]))
-    # A float64 of each feature of each example is much beside all else that is here.
+    # float64 values of all features of all examples would take most of this step's memory.
     for part in reader.slices(TRAIN):
         mean = np.vstack([mean, part.vectors * part.rows[:, None]]).sum(axis=0)
     mean = mean / rows

@@ -1,4 +1,4 @@
-"""Publish model: the model store gets a new version, with its card and its lineage."""
+"""Publish the model: add a new version, with its card and its lineage, to the model store."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(-{_IDENTIFIERS})?(\+{_I
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the model store: its number, where it is, its lineage.json and the page that is its card.
+    """A version in the model store: its number, its address, its lineage.json and its model card.
 
-    One that has not passed has a number, too, but is where nobody serves it.
+    A version that has not passed has a number too, but is not served.
     """
 
     number: int
@@ -76,16 +76,16 @@ def publish_model(
     """Put the model into the store with its labels, its card and its lineage; nothing is ever deleted.
 
     ``preprocessing`` and ``predictions`` are the folders that preprocess_data and train_model wrote, the other paths
-    are the ONNX file and the JSON files of the steps. ``data`` says for each table where it is from (source, sha256,
-    rows, bytes). ``commit_time`` is when ``commit`` was made, in ISO 8601 with a zone; if it is empty, nothing is asked
-    of it. A run that is tried again gets the version that it has published before.
+    are the ONNX file and the JSON files of the steps. ``data`` is the origin of each table (source, sha256, rows,
+    bytes). ``commit_time`` is the time of ``commit``, in ISO 8601 with a zone; if it is empty, it is not checked. A run
+    that is retried gets the version that it has published before.
 
-    If the champion is another one by now than when the model was judged, the model is judged again. A model that has
-    not passed, and that the gate's mode lets through all the same, is kept where nobody serves it.
+    If the champion has changed since the model was judged, the model is judged again. A model that has not passed, but
+    that the gate's mode lets through, is kept and not served.
 
-    Raises GateRefused or ParityBroken if the verdict or the verification says no, CommitOutdated if the model of a
-    newer commit is published already, SettingsInvalid if ``model_name``, ``version``, ``commit_time`` or ``store`` is
-    not a valid one, StoreBroken if the store cannot be used, or does not hold what was published.
+    Raises GateRefused or ParityBroken if the model has failed the gate or the verification, CommitOutdated if the model
+    of a newer commit is published already, SettingsInvalid if ``model_name``, ``version``, ``commit_time`` or ``store``
+    is not a valid one, StoreBroken if the store cannot be used, or does not hold what was published.
     """
     documents = {
         name: json.loads(path.read_text("utf-8"))
@@ -99,7 +99,7 @@ def publish_model(
         }.items()
     }
     judged, verified = documents["verdict"], documents["parity"]
-    # verify-model has stopped the run before; this is for whoever calls the step by itself.
+    # In a pipeline, verify-model has already stopped the run; this is for direct callers.
     gate(verdict)
     if not verified["passed"]:
         raise ParityBroken("nothing is published, since the ONNX model differs from the Keras model: see parity.json")
@@ -157,12 +157,12 @@ def publish_model(
     if published.passed:
         log.info("published %s", published.uri)
     else:
-        log.warning("kept %s, which nobody serves: %s", published.uri, published.lineage["verdict"]["summary"])
+        log.warning("kept %s, which is not served: %s", published.uri, published.lineage["verdict"]["summary"])
     return published
 
 
 def _moment(time: str) -> datetime | None:
-    """The time of a commit; None if it is not known, or if a wrong clock has set it to what is still to come."""
+    """The time of a commit; None if it is not known, or if a wrong clock has set it in the future."""
     if not time:
         return None
     try:
@@ -175,7 +175,7 @@ def _moment(time: str) -> datetime | None:
             "`git show --no-patch --format=%cI` prints it, or leave it out"
         )
     if made > datetime.now(UTC):
-        log.warning("the commit is of %s, which is still to come: its time is not used", time)
+        log.warning("the commit time %s is in the future, so it is not used", time)
         return None
     return made.astimezone(UTC)
 
@@ -191,7 +191,7 @@ def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> Non
         except (VersionBroken, KeyError, TypeError, ValueError, OverflowError):
             continue  # damaged, or of an older release, or of a run by hand
         if theirs > datetime.now(UTC):
-            continue  # no commit was made in the future, and it would keep all others out until then
+            continue  # a time in the future is wrong, and would block all other commits until then
         if theirs > made:
             raise CommitOutdated(
                 f"Nothing is published: commit {commit[:12]} is of {made.strftime(_TIME)}, and version {number} is of "
@@ -206,7 +206,7 @@ def _judged_again(
 ) -> dict[str, Any]:
     """Evaluation and verdict against the champion as it is now, if that is another one; raises GateRefused."""
     if judged["mode"] == "off" or judged["champion_version"]:
-        return {}  # nothing was judged; or against what somebody has named, which is the same still
+        return {}  # nothing was judged, or the version that was named, which has not changed
     found = search(store, model_name)
     before = judged["champion"] and judged["champion"]["version"]
     if (found.champion and found.champion.version) == before:
@@ -227,17 +227,17 @@ def _judged_again(
 
 def _use(verdict: Mapping[str, Any], *, prod_flag: bool) -> str:
     if not verdict["passed"]:
-        return "served by nobody: " + ("it failed its checks" if verdict["checks"] else "it was not judged")
+        return "not served: " + ("it failed its checks" if verdict["checks"] else "it was not judged")
     return "may be proposed for production" if prod_flag else "candidate"
 
 
 def _whole(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Make counts integers again: Kubeflow hands every number of an artifact's metadata over as a float."""
+    """Make counts integers again: Kubeflow passes every number of an artifact's metadata as a float."""
     return {key: int(fact) if isinstance(fact, float) and fact.is_integer() else fact for key, fact in facts.items()}
 
 
 def _endpoint(model_name: str, namespace: str, cluster_domain: str) -> str:
-    """Where the model is served, or nothing while the settings hold a placeholder such as <CLUSTER_DOMAIN>."""
+    """The address of the served model, or nothing if the settings have a placeholder such as <CLUSTER_DOMAIN>."""
     if not cluster_domain or "<" in cluster_domain + namespace:
         return ""
     return f"https://{model_name}-{namespace}.{cluster_domain}/v2/models/{model_name}/infer"

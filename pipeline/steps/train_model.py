@@ -1,4 +1,4 @@
-"""Train model: a Keras network on the examples, seeded, with early stopping."""
+"""Train a Keras network on the examples, with a seed and early stopping."""
 
 import hashlib
 import time
@@ -19,14 +19,14 @@ from pipeline.core.kinds import Kind, Scored
 from pipeline.core.log import log
 from pipeline.core.options import parse
 
-# Up to so many visits an epoch, every row is a visit of its own; beyond, rows of an example share one. More visits
-# cost time in proportion and no longer lower the test loss (`make bench` shows both beside row-by-row training).
+# Up to this many rows, each row is one visit per epoch; beyond, rows of an example share a visit. More visits cost time
+# in proportion and do not lower the test loss (`make bench` shows both beside row-by-row training).
 VISITS = 150_000
-# Beyond, a batch of ``batch_size`` rows holds ever fewer visits, 15 at 10 million rows, and each batch costs the same.
-# With 60 the test loss is the same within what the seed does, in a fraction of the time (docs/runs.md).
+# Beyond, a batch of ``batch_size`` rows has fewer and fewer visits, 15 at 10 million rows, and each batch costs the
+# same. With 60, the test loss is the same within the seed's variation, in a fraction of the time (docs/runs.md).
 SMALLEST_BATCH = 60
 KERAS_FILE = "model.keras"
-BATCH = 8192  # of predictions, where the size changes nothing but memory
+BATCH = 8192  # of predictions; its size affects only memory
 
 
 def train_model(
@@ -41,13 +41,13 @@ def train_model(
 ) -> dict[str, Any]:
     """Train, and write ``keras_model``/model.keras, the predictions on the test splits and training.json at ``report``.
 
-    ``examples`` is the folder that preprocess_data wrote. The predictions (float32[examples, labels] a split) are
-    what evaluation and verification compare with, so that neither has to load TensorFlow; ``weights_sha256`` in the
-    report says of which weights they are.
+    ``examples`` is the folder that preprocess_data wrote. Evaluation and verification use the
+    predictions (float32[examples, labels] per split), so that neither has to load TensorFlow; ``weights_sha256`` in the
+    report identifies their weights.
 
     Same examples, same hyperparameters and same machine give the same weights.
 
-    Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range, NotFinite, and nothing is
+    Raises HyperparametersInvalid for an unknown hyperparameter or a value out of range; NotFinite, before anything is
     written, at the first loss, metric, weight or prediction that is NaN or infinite.
     """
     options = parse(model.hyperparameters, hyperparameters)
@@ -105,23 +105,22 @@ def _require_finite(found: Any, what: str, options: Hyperparameters) -> None:
     bad = np.asarray(found)[~np.isfinite(found)]
     if bad.size:
         raise NotFinite(
-            f"{what} is {bad.flat[0]}, expected was a finite number: the training has diverged. Start a run with a "
+            f"{what} is {bad.flat[0]}, expected a finite number: the training has diverged. Start a run with a "
             f"lower learning_rate (it was {options.learning_rate:g}; try {options.learning_rate / 10:g}) or with a "
             f"larger batch_size ({options.batch_size})"
         )
 
 
 class Visits:
-    """The training rows, gathered into visits: an example with a share of its rows, and its target a row.
+    """The training rows, grouped into visits: an example with a share of its rows, and its target per row.
 
-    An epoch visits every example so often, and with such weights, that the weights of its visits add up to its rows:
-    one pass over the rows' mass, in ``steps`` batches with ``batch_size`` rows behind each, or with as many as
-    ``SMALLEST_BATCH`` visits stand for if that is more. A visit stands for one row where there are up to ``VISITS``
-    rows, else for as few as keep their number near it.
+    In an epoch, the weights of an example's visits add up to its rows: one pass over all rows, in ``steps`` batches of
+    ``batch_size`` rows each, or of ``SMALLEST_BATCH`` visits if these are more rows. A visit is one row if there are up
+    to ``VISITS`` rows, else as few rows as keep the number of visits near it.
     """
 
     def __init__(self, train: Examples, batch_size: int) -> None:
-        known = train.rows > 0  # what happened is nothing that the model can say
+        known = train.rows > 0  # the target is not among the outputs
         rows = train.rows[known]
         self.rows = int(rows.sum())
         self.vectors = train.vectors[known]
@@ -129,7 +128,7 @@ class Visits:
         times = np.ceil(rows / max(1.0, self.rows / VISITS)).astype(np.int64)
         self.example = np.repeat(np.arange(len(rows), dtype=np.int32), times)
         weight = np.repeat(rows / times, times)
-        # Mean 1, so that the learning rate means the same whatever a visit stands for.
+        # Mean 1, so that the learning rate does not depend on the rows per visit.
         self.weight = (weight / weight.mean()).astype(np.float32)
         self.batch = max(min(SMALLEST_BATCH, batch_size), round(len(self.example) * batch_size / self.rows))
         self.steps = -(-len(self.example) // self.batch)
@@ -145,12 +144,12 @@ class Visits:
 def epoch_of(
     network: keras.Model, visits: Visits, kind: Kind, inputs: Inputs
 ) -> Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]:
-    """A function that trains ``network`` for what ``of_epoch`` returns.
+    """Return a function that trains ``network`` with the batches that ``of_epoch`` returns.
 
     It returns the sum of the visits' losses, in the kind's unit, float32, and the number of batches, int32: fewer than
     there are if the loss of the last of them was not finite.
 
-    The epoch is one TensorFlow graph that gathers its batches from the examples: Keras' own ``fit`` spends twice the
+    The epoch is one TensorFlow graph that gathers its batches from the examples: Keras' own ``fit`` takes twice the
     time, because its steps wait for their data.
     """
     vectors, target = tf.constant(visits.vectors), tf.constant(visits.target)
@@ -166,7 +165,7 @@ def epoch_of(
         network.optimizer.apply(tape.gradient(loss, weights), weights)
         return step + 1, total + loss * visits.batch, example, weight
 
-    # Without autograph, which takes as long to rewrite Keras' code as an epoch takes.
+    # Without autograph, because its conversion of Keras' code takes as long as an epoch.
     @tf.function(autograph=False)
     def train_epoch(example: Any, weight: Any) -> tuple[tf.Tensor, tf.Tensor]:
         def goes_on(step: Any, total: Any, *_: Any) -> Any:
@@ -181,7 +180,7 @@ def epoch_of(
 
 
 class _Progress:
-    """What happened so far, and the best weights."""
+    """The history so far, and the best weights."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
@@ -224,13 +223,13 @@ class _Progress:
 
 
 def inputs_of(model: Model, description: Mapping[str, Any]) -> Inputs:
-    """What the network is built from; ``description`` is that of preprocess_data."""
+    """The inputs of the network; ``description`` is that of preprocess_data."""
     learnt = {key: description[key] for key in ("features", "mean", "variance", "labels", "offset", "factor")}
     return Inputs(**learnt, output=model.kind.output, activation=model.kind.activation)
 
 
 def predict(network: keras.Model, examples: Examples) -> NDArray[np.float32]:
-    """Predictions, float32[examples, labels]; a direct call, since Keras' ``predict`` compiles for each size anew."""
+    """Predictions, float32[examples, labels]; a direct call, since Keras' ``predict`` compiles again for each size."""
     starts = range(0, max(1, len(examples.vectors)), BATCH)
     answers = [network(examples.vectors[start : start + BATCH], training=False) for start in starts]
     predictions: NDArray[np.float32] = tf.concat(answers, axis=0).numpy()
@@ -246,7 +245,7 @@ def scores(kind: Kind, predictions: NDArray[np.float32], examples: Examples) -> 
 
 
 def weights_sha256(network: keras.Model) -> str:
-    """The digest of all weights: the identity of a model, which its .keras file is not (it holds the date)."""
+    """The digest of all weights: the identity of a model; its .keras file has none, because it contains the date."""
     digest = hashlib.sha256()
     for weight in network.get_weights():
         digest.update(np.asarray(weight).tobytes())

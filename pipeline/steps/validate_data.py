@@ -1,8 +1,7 @@
-"""Validate data: whether it keeps the model's contract, and how far it is from what the champion was trained on.
+"""Validate the data: against the model's contract, and by its distance from what the champion was trained on.
 
-The rules follow from what the columns of the tables declare, the model adds its own, and the last ones look at the
-examples that the model makes of the data. All that is wrong is named at once; an error stops the pipeline, a warning
-does not.
+Some rules follow from the columns of the tables, the model adds its own, and the last ones check the examples that the
+model makes from the data. All violations are reported at once; an error stops the pipeline, a warning does not.
 """
 
 import math
@@ -41,13 +40,13 @@ def validate_data(
     today: date,
     reference: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Check the data against the model's contract; write what was found to ``report``, as JSON, and return it.
+    """Check the data against the model's contract; write the result to ``report``, as JSON, and return it.
 
     ``tables`` are the folders of Parquet parts, by the tables' names; ``reference`` is the profile of the data that the
     champion was trained on. The report has ``passed``; ``checks``, each with ``name``, ``severity``, ``passed``,
-    ``count`` of what breaks it, at most five ``examples`` and ``message``; ``profile``, which has ``rows`` of each
+    ``count`` of violations, at most five ``examples`` and ``message``; ``profile``, which has ``rows`` of each
     table and what ``data_profile.describe`` returns; and ``shift``, by quantity, null without a reference. A check is
-    left out if another one says that its columns cannot be used.
+    skipped if another one reports that its columns cannot be used.
 
     Integers of any width, floats, decimals and booleans are numbers; a Date, a Datetime of any unit and an ISO date
     that is stored as text are days; dictionary-encoded and binary text is text. ``today`` is that of UTC.
@@ -85,7 +84,9 @@ def validate_data(
             log.warning("%s: %s", check["name"], check["message"])
     if errors:
         raise DataInvalid(_complaint(model, errors))
-    log.info("%d checks passed, %d warn", sum(c["passed"] for c in checks), sum(not c["passed"] for c in checks))
+    log.info(
+        "%d checks passed, %d gave a warning", sum(c["passed"] for c in checks), sum(not c["passed"] for c in checks)
+    )
     return result
 
 
@@ -138,7 +139,7 @@ def _cell(value: object) -> str:
 
 
 def _with_views(model: Model, seen: Mapping[str, Seen], scratch: Path, today: date) -> Data:
-    """The tables, without what cannot be used, and the model's views of them."""
+    """The usable parts of the tables, and the model's views of them."""
     while True:
         parts = {name: each.parts for name, each in seen.items()}
         data = Data(parts, {name: lazy(each.table, each.parts) for name, each in seen.items()}, scratch, today)
@@ -157,9 +158,9 @@ def _require_own_names(rules: Sequence[Rule]) -> None:
 
 
 def _learnt(model: Model, data: Data, *, broken: bool) -> tuple[data_profile.Learnt, str]:
-    """What the model will learn from, or NOTHING and why there is nothing, if it is not known that the data is broken.
+    """What the model will learn from; or NOTHING, with the reason unless the data is already known to be ``broken``.
 
-    That no examples can be made of broken data follows from what the checks have found.
+    Examples of broken data may fail in any way; the checks have already found the cause.
     """
     try:
         with model.examples(data) as splits:
@@ -169,49 +170,49 @@ def _learnt(model: Model, data: Data, *, broken: bool) -> tuple[data_profile.Lea
     except Exception as error:
         if not broken:
             raise
-        log.info("no examples can be made of such data: %s", type(error).__name__)
+        log.info("no examples can be made from this data: %s", type(error).__name__)
         return data_profile.NOTHING, ""
 
 
 def _of_examples(
     learnt: data_profile.Learnt, fault: str, moved: pl.DataFrame | None, has_reference: bool
 ) -> Iterator[Rule]:
-    """The rules about what the model will learn from; none if there is nothing and ``fault`` does not say why."""
+    """The rules about what the model will learn from; none if there is nothing and no ``fault``."""
     if fault or learnt.examples:
         found = [Finding(fault, 1)] if fault else []
-        holds = "the model can make examples of the data"
-        yield Rule("examples", lambda _: found, "Correct the data, or what the model asks of it.", holds)
+        holds = "the model can make examples from the data"
+        yield Rule("examples", lambda _: found, "Correct the data, or the model's examples.", holds)
     if not learnt.examples:
         return
 
     def enough(split: str, what: str) -> Callable[[Data], list[Finding]]:
         count = learnt.examples.get(split, 0)
-        text = f"{count:,} examples to {what}, expected are at least 1"
+        text = f"{count:,} examples to {what}, expected at least 1"
         return lambda _: [Finding(text, 0 if count else 1)]
 
-    remedy = "Give more rows that differ; the model's folder says which of them are held out."
+    remedy = "Provide more distinct rows; the model's folder defines which of them are held out."
     yield Rule("enough-to-train", enough(TRAIN, "train on, not held out"), remedy)
     yield Rule("enough-to-validate", enough(VALIDATION, "validate with"), remedy)
 
     def shifted(_: Data) -> Iterator[Finding]:
         if moved is None:
             return
-        said = f"{{quantity}}: stability index {{psi:.2f}}, expected is less than {LARGEST_INDEX}"
+        said = f"{{quantity}}: stability index {{psi:.2f}}, expected less than {LARGEST_INDEX}"
         yield from told(moved, pl.col("psi") < LARGEST_INDEX, said)
-        said = "{quantity}: mean {mean_difference:+.2f} standard deviations away, expected is less than "
+        said = "{quantity}: mean {mean_difference:+.2f} standard deviations away, expected less than "
         yield from told(moved, pl.col("mean_difference").abs() < LARGEST_DIFFERENCE, f"{said}{LARGEST_DIFFERENCE}")
 
     yield Rule(
         "shift",
         shifted,
-        "Train anew, and compare the new model with the champion on this data.",
-        "the data is like that of the champion" if has_reference else "there is no champion to compare the data with",
+        "Train a new model, and compare it with the champion on this data.",
+        "the data is like the champion's" if has_reference else "there is no champion to compare the data with",
         severity="warning",
     )
 
 
 def _checked(rule: Rule, data: Data, unusable: set[str]) -> dict[str, Any] | None:
-    """What the report says of a rule; None if it cannot be told."""
+    """The report's entry for a rule; None if it cannot be checked."""
     if unusable.intersection(rule.needs):
         return None
     findings = list(rule.look(data))
@@ -237,7 +238,7 @@ def _is_error(check: Mapping[str, Any]) -> bool:
 
 
 def _plain(value: object) -> object:
-    """The value as JSON can hold it, and short."""
+    """The value as a short JSON value."""
     if isinstance(value, str):
         return value if len(value) <= LONGEST_TEXT else value[: LONGEST_TEXT - 1] + "…"
     if isinstance(value, float) and not math.isfinite(value):
@@ -246,14 +247,14 @@ def _plain(value: object) -> object:
 
 
 def _complaint(model: Model, errors: Sequence[Mapping[str, Any]]) -> str:
-    lines = [f"the data breaks {len(errors)} of the rules of its contract:"]
+    lines = [f"the data fails {len(errors)} of the checks of its contract:"]
     for check in errors:
         examples = "; ".join(
             ", ".join(f"{column} {value!r}" for column, value in row.items()) for row in check["examples"][:3]
         )
         lines.append(f"- {check['name']}: {check['message']}" + (f" For example: {examples}." if examples else ""))
     lines.append(
-        "Nothing is trained on it. Correct the data at its source; if the contract is wrong, change the tables or the "
-        f"rules in pipeline/models/{folder_of(model.name)}. The report of this step holds all checks."
+        "No model is trained on it. Correct the data at its source; if the contract is wrong, change the tables or the "
+        f"rules in pipeline/models/{folder_of(model.name)}. The report of this step lists all checks."
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Verify model: the ONNX model does on the test data what the Keras model does."""
+"""Verify that the ONNX model gives the Keras model's predictions on the test data."""
 
 import json
 from collections.abc import Iterable
@@ -38,15 +38,15 @@ def verify_model(
     times its value, whichever is more. A decision counts as changed if another label is the most probable, unless the
     two were nearer to each other than that.
 
-    Raises ParityBroken where a runtime differs by more, or where the predictions are of other weights.
+    Raises ParityBroken if a runtime differs by more, or if the predictions are of other weights.
     """
     content = onnx_file.read_bytes()
     properties = {p.key: p.value for p in onnx.load_model_from_string(content).metadata_props}
     trained = json.loads(training.read_text())["weights_sha256"]
     if properties["weights_sha256"] != trained:
         raise ParityBroken(
-            f"the ONNX model has the weights {properties['weights_sha256'][:12]}, the predictions those of "
-            f"{trained[:12]}: they come from two trainings; start a new run"
+            f"the ONNX model has the weights {properties['weights_sha256'][:12]}, but the predictions are of "
+            f"{trained[:12]}: they come from different trainings; start a new run"
         )
     reader = Reader(examples, model)
     tests = partial(reader.answered, predictions)
@@ -69,7 +69,7 @@ def verify_model(
     write_json(parity, result)
     if not result["passed"]:
         raise ParityBroken(
-            f"the ONNX model and the Keras model differ: {runtimes}; allowed are {ABSOLUTE} absolute or "
+            f"the ONNX model and the Keras model differ: {runtimes}; expected at most {ABSOLUTE} absolute or "
             f"{RELATIVE} relative. Check the versions of tf2onnx and of the runtime"
         )
     return result
@@ -78,7 +78,7 @@ def verify_model(
 def _compare(tests: Iterable[Test], answer: Answer, absolute: NDArray[np.float32]) -> dict[str, Any]:
     """How far the answers are from the predictions, in the worst slice, and how many decisions differ in all.
 
-    ``absolute``, float32[labels], is by how much an answer may differ at least.
+    ``absolute``, float32[labels], is the smallest difference that is always allowed.
     """
     figures = []
     for _, test, expected in tests:
@@ -106,8 +106,8 @@ def _compare(tests: Iterable[Test], answer: Answer, absolute: NDArray[np.float32
 
 
 def _golden(tests: Iterable[Test], output: str, model_name: str) -> dict[str, Any]:
-    """A request and its answer in the Open Inference Protocol (v2), for whoever tests a server with the model."""
-    # Copied, as a view would keep its whole slice.
+    """A request and its answer in the Open Inference Protocol (v2), to test a server with the model."""
+    # Copied, because a view would keep its whole slice in memory.
     some = ((test.vectors[:GOLDEN_EXAMPLES].copy(), expected[:GOLDEN_EXAMPLES].copy()) for _, test, expected in tests)
     vectors, predictions = (np.concatenate(parts)[:GOLDEN_EXAMPLES] for parts in zip(*some, strict=True))
     return {

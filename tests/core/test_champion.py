@@ -128,7 +128,9 @@ def test_a_named_version_must_be_there_and_have_passed(root: str) -> None:
     publish_version(root, "a")
     publish_version(root, "bad", passed=False, apart=True)
     publish_version(root, "bad, of an older release", passed=False)
-    with pytest.raises(StoreBroken, match=rf"is 9, and there is no {root}/jukebox/9; name one that passed \(1, 3\)"):
+    with pytest.raises(
+        StoreBroken, match=rf"is 9, but {root}/jukebox/9 does not exist; name a version that passed \(1, 3\)"
+    ):
         champion(root, "9")
     for failed in ("2", "3"):
         with pytest.raises(StoreBroken, match=f"is {failed}, which has failed its checks.*Not good enough"):
@@ -178,12 +180,12 @@ def encoded(encoder: str) -> dict[str, Any]:
 
 ALL_BUT_THE_MODEL = ("labels.json", "lineage.json", "model-card.html")
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "only a model": (without(*ALL_BUT_THE_MODEL), "there is no .*2/lineage.json"),
-    "no labels": (without("labels.json"), "there is no .*2/labels.json"),
+    "only a model": (without(*ALL_BUT_THE_MODEL), "2/lineage.json does not exist"),
+    "no labels": (without("labels.json"), "2/labels.json does not exist"),
     "an empty lineage": (another("lineage.json", b""), "not valid JSON"),
     "half a lineage": (another("lineage.json", b'{"model": {'), "not valid JSON"),
     "not text": (another("lineage.json", b"\xff\xfe\x00"), "not valid JSON"),
-    "a list": (another("lineage.json", b"[]"), "holds no object"),
+    "a list": (another("lineage.json", b"[]"), "is not a JSON object"),
     "a foreign lineage": (another("lineage.json", b'{"name": "bert"}'), "verdict, Field required"),
     "no profile": (replaced(data={}), "data.profile, Field required"),
     "an empty profile": (replaced(data={"profile": {}}), "profile.features, Field required"),
@@ -217,7 +219,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "weights that are no numbers": (
         another("model.onnx", model([float("nan")] * 4), recorded=True),
-        "answers with what is not a number",
+        "answers with numbers that are not finite",
     ),
     "a card that is not the one that was published": (
         another("model-card.html", b"<script>"),
@@ -230,7 +232,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a champion that is no number": (replaced(champion=[1]), "champion, Input should be a valid integer"),
     "an encoding of other features": (
         replaced(encoding=[encoded("Season")]),
-        f"its model takes {FEATURE_NAMES[0]}, .*, and its lineage.json makes x: sine of the year",
+        f"its model takes {FEATURE_NAMES[0]}, .*, but its lineage.json encodes x: sine of the year",
     ),
     "an unknown encoder": (
         replaced(encoding=[encoded("Hash")]),
@@ -240,7 +242,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         replaced(encoding=[encoded("OneHot")]),
         "cannot be used: 'values'",
     ),
-    "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected up to 2"),
+    "a newer release": (replaced(schema=99), "newer release: its lineage.json has schema 99, expected at most 2"),
     "a schema in words": (replaced(schema="2026-01"), "schema"),
 }
 

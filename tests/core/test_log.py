@@ -47,8 +47,8 @@ def test_what_a_user_can_mend_is_told_without_a_traceback() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("raise MemoryError", "ERROR MemoryError: the memory is used up"),
-        ("raise OSError(28, 'No space left on device', '/models/a')", "no space left where /models/a lies"),
+        ("raise MemoryError", "ERROR MemoryError: the step ran out of memory"),
+        ("raise OSError(28, 'No space left on device', '/models/a')", "no space left for /models/a"),
         ("import os; os.write(os.open('/dev/full', os.O_WRONLY), b'x')", "ERROR OSError: there is no space left"),
     ],
 )
@@ -101,6 +101,6 @@ def test_an_artifact_that_is_gone_is_named_by_its_address_with_what_to_do() -> N
         reads="*(type('Artifact', (), {'uri': 'minio://b/' + path[1:], 'path': path})() for path in ('/x', '/tmp'))",
     )
     assert done.returncode == 1
-    assert "ERROR ArtifactsGone: nothing is at minio://b/x, expected what another step has handed on" in done.stdout
+    assert "ERROR ArtifactsGone: nothing found at minio://b/x, expected the output of an earlier step" in done.stdout
     assert "--no-cache" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

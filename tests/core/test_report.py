@@ -345,13 +345,13 @@ FAILING = [{**documents(labels=5)["verdict"]["checks"][0], "passed": False}]
         (published(champion_gains=-0.1), "Version 3 is published", "points more than version 2"),
         (
             published(verdict={"passed": False, "mode": "warn", "checks": FAILING}),
-            "Version 3 is kept, and served by nobody",
-            "The model failed gain-over-baseline. It lies in s3://models/candidates/jukebox/.failed/3. What is in use",
+            "Version 3 is kept but not served",
+            "The model failed gain-over-baseline. It is in s3://models/candidates/jukebox/.failed/3. What is in use",
         ),
         (
             published(verdict={"passed": False, "mode": "off", "checks": []}),
-            "Version 3 is kept, and served by nobody",
-            "The gate was off, so the model was not judged. It lies in",
+            "Version 3 is kept but not served",
+            "The gate was off, so the model was not judged. It is in",
         ),
         (
             published(champion={"rows_left_out": 4000, "only_model": ["XX"], "only_champion": ["YY"]}),
@@ -379,12 +379,12 @@ FAILING = [{**documents(labels=5)["verdict"]["checks"][0], "passed": False}]
         (
             (broken_data(documents(labels=5)), run(stopped_at="validate-data")),
             "The run stopped at validate-data",
-            f"The data broke 2 of 11 checks of its contract: {LAST}-columns and weight-range. Nothing was published",
+            f"The data failed 2 of 11 checks of its contract: {LAST}-columns and weight-range. Nothing was published",
         ),
         (
             (without("parity", "lineage"), run(stopped_at="verify-model")),
             "The run stopped at verify-model",
-            "It left no message; its log tells more. Nothing was published",
+            "It left no message; see its log. Nothing was published",
         ),
         (
             (
@@ -397,7 +397,7 @@ FAILING = [{**documents(labels=5)["verdict"]["checks"][0], "passed": False}]
             "The run stopped at verify-model",
             "Nothing was published",
         ),
-        (({}, run(state="failed", steps=())), "The run failed", "No step says why"),
+        (({}, run(state="failed", steps=())), "The run failed", "No step reports a reason"),
         ((without("lineage"), run()), "The run succeeded", "No model was published"),
     ],
 )
@@ -419,7 +419,7 @@ def test_what_the_comparison_leaves_out_is_said() -> None:
 
 def test_another_version_that_was_asked_for_is_not_called_the_champion() -> None:
     page = Page(render_report(MODEL, *published(champion={"is_best": False})))
-    assert "version 2, which it was to be compared with (" in page.text("")
+    assert "version 2, the requested version (" in page.text("")
     assert "; version 2 " in page.text("")
     assert "champion" not in page.text("")
     assert "Asked for version 2" in page.text("evaluation")
@@ -433,7 +433,7 @@ def test_a_champion_that_knows_nothing_of_a_split_leaves_it_empty() -> None:
 
 
 def test_a_version_that_is_damaged_is_said_with_what_to_do() -> None:
-    said = "Version 4 (/models/jukebox/4) is damaged: its lineage.json holds no object."
+    said = "Version 4 (/models/jukebox/4) is damaged: its lineage.json is not a JSON object."
     found = published(evaluation={"damaged": [said]})
     assert f"not the champion {said}" in Page(render_without_pictures(*found)).text("evaluation")
 

@@ -138,14 +138,14 @@ def fixed_batch() -> Any:
 
 HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "loops for ever": (endless, "the operator :Loop"),
-    "reads a file": (lambda: of_another_file("../../../../../../etc/passwd"), "lie in another file"),
-    "reads a device": (lambda: of_another_file("/dev/zero"), "lie in another file"),
+    "reads a file": (lambda: of_another_file("../../../../../../etc/passwd"), "is stored in another file"),
+    "reads a device": (lambda: of_another_file("/dev/zero"), "is stored in another file"),
     "says it has more than it has": (huge_without_bytes, "are not in the file"),
-    "an outer product": (outer_product, f"works out 100000000 numbers by itself, at most {LARGEST_CONSTANT}"),
+    "an outer product": (outer_product, f"computes 100000000 constant numbers, expected at most {LARGEST_CONSTANT}"),
     "lies about its shapes": (lying, "works out 100000000 numbers"),
     "a shape that is not known": (hidden_shape, "not known|an unknown size"),
     "a layer that is too wide": (wide, f"more than {WIDEST} numbers an example"),
-    "sparse numbers": (sparse, "sparse numbers"),
+    "sparse numbers": (sparse, "sparse tensors"),
     "operators of its own": (own_operator, "operators"),
     "an operator of somebody": (
         lambda: graph_of([helper.make_node("Mine", [INPUT], ["mine"], domain="somebodys")]),
@@ -157,7 +157,7 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "another graph in an attribute": (
         lambda: graph_of([helper.make_node("Relu", [INPUT], ["a"], hidden=endless().graph)]),
-        "holds another graph",
+        "contains another graph",
     ),
     "too many operators": (
         lambda: graph_of([helper.make_node("Relu", [INPUT], [f"v{number}"]) for number in range(MOST_NODES)]),
@@ -180,7 +180,7 @@ def test_a_hostile_model_in_the_store_is_a_damaged_version(case: str, tmp_path: 
 
 @pytest.mark.parametrize("load", [onnxruntime_of, openvino_of])
 def test_no_runtime_loads_one(load: Callable[[bytes], Any]) -> None:
-    with pytest.raises(ValueError, match="lie in another file"):
+    with pytest.raises(ValueError, match="is stored in another file"):
         load(of_another_file("/etc/passwd").SerializeToString())
 
 

@@ -140,13 +140,13 @@ class TestHttp:
         assert pauses[4] == 40
 
     def test_a_trouble_that_stays_is_told(self, server: HttpServer) -> None:
-        with pytest.raises(DataUnavailable, match=r"answered 503, at the last of 6 tries"):
+        with pytest.raises(DataUnavailable, match=r"answered 503, after 6 attempts"):
             find(server.serve("/a", Answer(status=503)))
         assert len(server.requests) == 6
 
     @pytest.mark.parametrize(
         ("status", "advice"),
-        [(401, "wants credentials"), (403, "may have expired"), (404, "no such file"), (410, "gone")],
+        [(401, "requires credentials"), (403, "may have expired"), (404, "no such file"), (410, "gone")],
     )
     def test_what_no_retry_helps_is_not_retried(self, server: HttpServer, status: int, advice: str) -> None:
         with pytest.raises(DataUnavailable, match=f"answered {status}: .*{advice}"):
@@ -154,7 +154,7 @@ class TestHttp:
         assert len(server.requests) == 1
 
     def test_a_body_shorter_than_its_length_is_refused(self, server: HttpServer) -> None:
-        with pytest.raises(DataUnavailable, match=r"broke off: .*IncompleteRead"):
+        with pytest.raises(DataUnavailable, match=r"was interrupted: .*IncompleteRead"):
             read(server.serve("/a", Answer(BODY, length=len(BODY) + 1)))
 
     def test_a_body_of_another_length_than_was_told_is_refused(self, server: HttpServer) -> None:
@@ -203,7 +203,7 @@ class TestHttp:
     ) -> None:
         with serve_http(certificate) as server:
             url = server.serve("/a", Answer(BODY))
-            with pytest.raises(DataUnavailable, match=r"cannot be trusted .*REQUESTS_CA_BUNDLE"):
+            with pytest.raises(DataUnavailable, match=r"is not trusted .*REQUESTS_CA_BUNDLE"):
                 find(url)
             monkeypatch.setenv("REQUESTS_CA_BUNDLE", f"{certificate}.crt")
             assert read(url) == BODY

@@ -275,7 +275,7 @@ def test_a_version_without_a_model_is_incomplete(store: ModelStore, root: str) -
 def test_a_version_that_is_not_there_is_said_so(store: ModelStore) -> None:
     store.publish("a", building("a"))
 
-    with pytest.raises(StoreBroken, match=r"jukebox/2/model\.onnx.*does not exist or was deleted"):
+    with pytest.raises(StoreBroken, match=r"jukebox/2/model\.onnx.*does not exist.* was deleted"):
         store.read(2, "model.onnx")
     with pytest.raises(StoreBroken, match=r"jukebox/1/weights"):
         store.read(1, "weights")
@@ -298,7 +298,7 @@ def test_a_version_is_deleted_and_its_number_is_never_given_again(store: ModelSt
 def test_deleting_what_is_not_there_is_said_so(store: ModelStore) -> None:
     store.publish("a", building("a"))
 
-    with pytest.raises(StoreBroken, match=r"there is no .*/jukebox/7 to delete"):
+    with pytest.raises(StoreBroken, match=r"/jukebox/7 does not exist"):
         store.delete(7)
     assert store.versions() == [1]
 
@@ -1016,7 +1016,7 @@ def test_a_server_that_refuses_exclusive_writes_gets_no_version(s3_root: str, cl
 
     client.meta.events.register("before-send.s3.PutObject", refuse)
 
-    with pytest.raises(StoreBroken, match=r"lacks If-None-Match.*two runs could publish the same version"):
+    with pytest.raises(StoreBroken, match=r"does not support If-None-Match.*two runs could publish the same version"):
         open_store(s3_root, "jukebox").publish("run", building("a"))
     assert names(s3_root) == []
 

@@ -169,5 +169,5 @@ def test_a_run_whose_cached_artifacts_are_gone_is_run_afresh(site: Site) -> None
     site.lose(first)
     run, ran, said = site.succeed()
     assert ran == STEPS
-    assert "ArtifactsGone: nothing is at" in said
+    assert "ArtifactsGone: nothing found at" in said
     assert f"run {run} was started without the cache" in said

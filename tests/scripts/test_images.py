@@ -775,7 +775,7 @@ def test_credentials_are_shown_where_there_are_some(played: tuple[HttpServer, st
 def test_a_commit_that_names_no_model_is_refused(checkout: Path, name: object) -> None:
     (checkout / "manifests" / "settings" / "settings.yaml").write_text(json.dumps({"data": {"model-name": name}}))
     commit(checkout)
-    with pytest.raises(SettingsInvalid, match="settings name no model: expected model-name, lower case letters"):
+    with pytest.raises(SettingsInvalid, match="settings have no valid model-name: expected lower case letters"):
         keys(checkout)
 
 

@@ -203,7 +203,7 @@ def test_the_model_gets_the_features_in_its_own_order(predict: Predict, store: P
 
 def test_a_model_that_takes_what_rows_have_not_is_told(predict: Predict, store: Path) -> None:
     publish(store, "more", WEIGHTS, onnx=model(WEIGHTS, [*FEATURE_NAMES, "timbre"]))
-    with pytest.raises(DataInvalid, match="there is no column timbre"):
+    with pytest.raises(DataInvalid, match="missing columns: timbre"):
         predict("Golden River")
 
 

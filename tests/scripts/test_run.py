@@ -184,7 +184,7 @@ def test_a_model_that_is_not_good_enough_is_kept_where_nobody_serves_it_if_the_g
     kept = tmp_path / "models" / "jukebox" / ".failed" / "1"
     assert f"Kept jukebox 0.0.2 as version 1 in {kept}, which is not served" in outcome.printed
     assert (kept / "model.onnx").is_file()
-    assert "Version 1 is kept, and served by nobody" in outcome.report
+    assert "Version 1 is kept but not served" in outcome.report
     store = open_store(str(tmp_path / "models"), "jukebox")
     assert (store.versions(), store.failed()) == ([], [1])
 

@@ -409,7 +409,7 @@ def test_a_retry_whose_answer_is_lost_is_done_once(applied: World, monkeypatch: 
 def test_a_run_that_misses_what_it_has_read_is_not_continued(
     applied: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed(applied, said="2026-11-27 10:00:00,000 ERROR ArtifactsGone: nothing is at minio://mlpipeline/v2/x")
+    failed(applied, said="2026-11-27 10:00:00,000 ERROR ArtifactsGone: nothing found at minio://mlpipeline/v2/x")
     assert started(applied, "uid-2") == (run_id_of("uid-2"), True)
     assert "are gone: the cache is not used" in capsys.readouterr().out
     assert not applied.posts(":retry")

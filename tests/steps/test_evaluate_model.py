@@ -184,7 +184,7 @@ def test_a_champion_that_takes_what_the_examples_lack_is_not_compared_and_the_ot
     champion = Champion(7, model(weights(labels), [*FEATURE_NAMES, "timbre"]), labels, {})
     evaluation, verdict = judge(examples, trained.predictions, tmp_path, champion=champion)
     reason = (
-        "version 7 cannot be compared with it: it takes other columns than the examples have: there is no column timbre"
+        "version 7 cannot be compared with it: it takes other columns than the examples have: missing columns: timbre"
     )
     assert evaluation["champion"] is None
     assert evaluation["not_compared"].startswith(reason)
@@ -199,8 +199,8 @@ def test_a_champion_that_takes_what_the_examples_lack_is_not_compared_and_the_ot
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (["XX", "YY"], "of the labels, both know none; there is nothing to tell apart"),
-        (["DE", "XX"], "of the labels, both know DE; there is nothing to tell apart"),
+        (["XX", "YY"], "of the labels, both know none, which is too few to compare"),
+        (["DE", "XX"], "of the labels, both know DE, which is too few to compare"),
     ],
 )
 def test_a_champion_of_other_labels_is_not_compared(tmp_path: Path, labels: list[str], reason: str) -> None:
@@ -323,7 +323,7 @@ def test_the_verdict_keeps_what_it_takes_to_judge_again(
     assert verdict["champion"] == {"version": 7, "is_best": False, "compared": True}
     assert (verdict["champion_version"], verdict["mode"], verdict["thresholds"][CHECKS[2]]) == ("7", "warn", 0.2)
     _, verdict = judge(examples, trained.predictions, tmp_path, champion_version="none")
-    assert "it was compared with no other version, as champion_version says" in verdict["summary"]
+    assert "it was not compared, because champion_version is none" in verdict["summary"]
 
 
 @pytest.mark.parametrize(("mode", "judged"), [("enforce", True), ("warn", True), ("off", False)])

@@ -192,8 +192,8 @@ def test_a_verdict_that_says_no_publishes_nothing(publish: Publish, found: dict[
 @pytest.mark.parametrize(
     ("mode", "checks", "use", "state"),
     [
-        ("warn", 1, "served by nobody: it failed its checks", "failed checks: served by nobody"),
-        ("off", 0, "served by nobody: it was not judged", "not judged, the gate was off: served by nobody"),
+        ("warn", 1, "not served: it failed its checks", "failed checks: not served"),
+        ("off", 0, "not served: it was not judged", "not judged, the gate was off: not served"),
     ],
 )
 def test_what_has_not_passed_is_kept_where_nobody_serves_it(
@@ -212,7 +212,7 @@ def test_what_has_not_passed_is_kept_where_nobody_serves_it(
     assert state in words(card(kept))
     assert "served in dev" not in words(card(kept))
     assert open_store(str(tmp_path / "store"), "jukebox").versions() == [1]
-    assert summary_markdown(kept.lineage, kept.uri).count("Kept, and served by nobody: ") == 1
+    assert summary_markdown(kept.lineage, kept.uri).count("Kept, but not served: ") == 1
     assert publish(prod_flag=True) == kept
 
 

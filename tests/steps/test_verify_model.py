@@ -117,7 +117,7 @@ def test_predictions_of_another_training_are_refused(
 ) -> None:
     report = tmp_path / "training.json"
     report.write_text(json.dumps({**trained.training, "weights_sha256": "0" * 64}))
-    with pytest.raises(ParityBroken, match="two trainings"):
+    with pytest.raises(ParityBroken, match="different trainings"):
         verify(onnx_file, examples, trained.predictions, report, tmp_path / "parity.json")
 
 

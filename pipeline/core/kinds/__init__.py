@@ -1,4 +1,4 @@
-"""The kinds of target. What follows from them: arrays, metrics, baseline, loss, the gate's checks."""
+"""The kinds of target, each with its arrays, metrics, baseline, loss and checks of the gate."""
 
 from pipeline.core.kinds.base import Check, Floats, Kind, Metric, Scored, interval, mean
 from pipeline.core.kinds.distribution import Classification, Counts, top

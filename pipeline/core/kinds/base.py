@@ -1,4 +1,4 @@
-"""What a kind of target is, and what is measured of its predictions."""
+"""The kinds of target, and the metrics of their predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Scored:
-    """Predictions beside what happened.
+    """Predictions with the observed targets.
 
     Args:
         predictions: float[examples, outputs].
         target: float64[examples, outputs], in the outputs' unit; for a distribution, the rows of each label.
-        rows: float64[examples], the rows behind each example; 0 if what happened is nothing that the model can say.
+        rows: float64[examples], the rows behind each example; 0 if the target is not among the model's outputs.
     """
 
     predictions: NDArray[Any]
@@ -41,11 +41,11 @@ def mean(parts: Floats, rows: Floats) -> float | None:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of predictions.
+    """A metric of predictions.
 
-    ``parts`` takes what is needed of each example, float64[examples, any], a slice of the examples at a time;
-    ``combine`` makes the figure of all parts and the rows behind them, or None where it is not defined. A ``mean`` has
-    an interval.
+    ``parts`` returns the values that each example contributes, float64[examples, any], a slice of the examples at a
+    time; ``combine`` computes the metric from all parts and the rows behind them, or returns None if it is not defined.
+    A ``mean`` has an interval.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Metric:
     title: str = ""
     """For people."""
     percent: bool = False
-    """Whether it is a share, which people read as a percentage."""
+    """Whether it is a share, shown as a percentage."""
 
     def interval(self, parts: Floats, rows: Floats) -> list[float] | None:
         """The 95 % interval of a mean if examples are drawn at random; None if the metric is not a mean."""
@@ -78,18 +78,18 @@ def interval(parts: Floats, rows: Floats) -> list[float]:
 
 @dataclass(frozen=True)
 class Check:
-    """What the gate asks of a model.
+    """A check that the gate makes of a model.
 
     Args:
-        name: also that of the threshold, which a run may change.
-        metric: whose value is asked for.
+        name: also the name of its threshold, which a run may change.
+        metric: the metric that is checked.
         at_least: the threshold, in the metric's unit; or
         at_most: likewise.
         against: "" for the value itself; "baseline" or "champion" for how much better (``at_least``) or worse
-            (``at_most``) it is than theirs on the same rows.
+            (``at_most``) it is than theirs, on the same rows.
         split: a test split, or "all" of them.
-        slice: the worst value of this slice that has ``min_rows`` is asked for; "": that of the whole split.
-        min_rows: what a value of the slice needs to be asked for.
+        slice: the worst value of this slice with at least ``min_rows`` rows is checked; "": the whole split.
+        min_rows: the rows that a value of the slice needs to be checked.
         description: for people.
     """
 
@@ -110,7 +110,7 @@ class Check:
 
     @property
     def threshold(self) -> float:
-        """What is asked for."""
+        """The threshold, whichever of the two."""
         return next(each for each in (self.at_least, self.at_most) if each is not None)
 
     def with_threshold(self, value: float) -> "Check":
@@ -119,21 +119,21 @@ class Check:
 
 
 class Figures(Protocol):
-    """Gathers what the figures of a report are drawn from, a slice of the examples at a time."""
+    """Gathers the data of a report's figures, a slice of the examples at a time."""
 
     def add(self, scored: Scored) -> None:
         """Add examples."""
 
     def found(self) -> dict[str, Any]:
-        """What is drawn, by the figures' names, fit for JSON."""
+        """The data, by the figures' names, as JSON values."""
 
 
 @dataclass(frozen=True)
 class Kind(ABC):
-    """What follows from the kind of a target.
+    """A kind of target, and everything that follows from it.
 
     ``target`` is the column of the examples that holds it. ``output`` is the name of the served model's output,
-    ``primary`` that of the metric that early stopping looks at, ``headline`` the metric that people understand at once.
+    ``primary`` that of the metric that early stopping uses, ``headline`` the metric that people understand at once.
     """
 
     target: str
@@ -145,9 +145,9 @@ class Kind(ABC):
     metrics: ClassVar[Sequence[Metric]]
     checks: ClassVar[Sequence[Check]]
     always: ClassVar[str]
-    """What the baseline always answers, for people."""
+    """The baseline's constant prediction, for people."""
     answers: ClassVar[str]
-    """What an answer of the model is, for people."""
+    """What the model's output is, for people."""
     slices: ClassVar[Sequence[str]] = ()
     """Names of the slices that each model of this kind has."""
 
@@ -161,7 +161,7 @@ class Kind(ABC):
 
     @abstractmethod
     def baseline(self, target: Floats, rows: float) -> Floats:
-        """What a model without features answers, float64[outputs], from sums over the training examples.
+        """The prediction of a model without features, float64[outputs], from sums over the training examples.
 
         ``target`` is float64[outputs] and ``rows`` float64, both summed.
         """
@@ -171,7 +171,7 @@ class Kind(ABC):
         """The loss of each example, a tensor float32[examples]. It imports Keras itself."""
 
     def in_unit(self, loss: float, factor: Sequence[float]) -> float:  # noqa: ARG002
-        """A mean ``loss`` in the unit of the primary metric, beside which people see it."""
+        """A mean ``loss`` in the unit of the primary metric, next to which it is shown."""
         return loss
 
     def scale(self, total: Floats, squares: Floats, rows: float) -> tuple[list[float], list[float]]:  # noqa: ARG002
@@ -184,12 +184,12 @@ class Kind(ABC):
 
     @abstractmethod
     def figures(self, labels: Sequence[str]) -> Figures:
-        """What the report draws of the predictions."""
+        """The figures of the report."""
 
     def restrict(
         self, target: NDArray[Any], rows: NDArray[Any], some: Sequence[int]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """``target`` and ``rows`` of what happened if only ``some`` of the labels are asked for."""
+        """``target`` and ``rows`` for ``some`` of the labels only."""
         return target[:, some], rows
 
     def given(self, predictions: NDArray[Any]) -> NDArray[Any]:
@@ -198,4 +198,4 @@ class Kind(ABC):
 
     @abstractmethod
     def answer(self, prediction: Floats, labels: Sequence[str]) -> list[tuple[str, float]]:
-        """One prediction, float[outputs], for people: what is named, with its value; the most important first."""
+        """One prediction, float[outputs], for people: pairs of a name and its value, the most important first."""

@@ -1,6 +1,6 @@
 """A distribution over labels: one of two or more classes, or counts of rows for each label.
 
-A classified row is a count of one, so both kinds share all but how they read their target.
+A classified row is a count of one, so both kinds differ only in how they read their target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.kinds.base import Check, Floats, Kind, Metric, Scored
 
-# A probability of 0 for what happened would cost infinitely much; float32 softmax has no meaning below this anyway.
+# A probability of 0 for an observed label would have an infinite loss; a float32 softmax is not accurate below this.
 SMALLEST = 1e-7
 # Bins of confidence for the calibration error: Guo et al., On Calibration of Modern Neural Networks (2017), use 15.
 BINS = 15
@@ -83,7 +83,7 @@ CALIBRATION_ERROR = Metric("calibration_error", "lower", confidence, calibration
 
 
 class DistributionFigures:
-    """``confusion``, int[labels, labels]: rows by what happened and by the most probable label; ``calibration``."""
+    """``confusion``, int[labels, labels]: rows by the true and by the most probable label; ``calibration``."""
 
     def __init__(self, labels: Sequence[str]) -> None:
         self._confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
@@ -131,7 +131,7 @@ class _Distribution(Kind):
     slices = ("label",)
 
     def baseline(self, target: Floats, rows: float) -> Floats:
-        """The frequencies, with one row more for each label (Laplace's rule), so that none is impossible."""
+        """The frequencies, with one more row for each label (Laplace's rule), so that none has probability 0."""
         found: Floats = (target + 1) / (rows + len(target))
         return found
 
@@ -142,7 +142,7 @@ class _Distribution(Kind):
         return keras.losses.categorical_crossentropy(target, predictions)
 
     def sliced(self, scored: Scored, labels: Sequence[str]) -> Mapping[str, Mapping[str, Scored]]:
-        """The rows of each label by themselves."""
+        """The rows of each label separately."""
         return {"label": dict(self._by_label(scored, labels))}
 
     def _by_label(self, scored: Scored, labels: Sequence[str]) -> Any:
@@ -179,14 +179,14 @@ class _Distribution(Kind):
 
 @dataclass(frozen=True)
 class Classification(_Distribution):
-    """One of two or more classes; ``target`` is a column of texts. A null is a row without an answer."""
+    """One of two or more classes; ``target`` is a column of texts. A null is a row without a target."""
 
     def labels(self, train: pl.DataFrame) -> list[str]:
         """The classes, sorted."""
         return train[self.target].drop_nulls().unique().sort().to_list()
 
     def array(self, frame: pl.DataFrame, labels: Sequence[str]) -> tuple[Floats, Floats]:
-        """A row each; 0 rows for a class that training has not met."""
+        """One row each; 0 rows for a class that training did not have."""
         target = np.column_stack([frame[self.target].eq_missing(label).to_numpy() for label in labels]).astype(float)
         return target, target.sum(axis=1)
 
@@ -197,7 +197,7 @@ class Counts(_Distribution):
 
     def labels(self, train: pl.DataFrame) -> list[str]:  # noqa: ARG002
         """Not known from the numbers alone."""
-        raise ValueError("a target of counts has its labels from Splits(labels=…)")
+        raise ValueError("a target of counts needs Splits(labels=…)")
 
     def array(self, frame: pl.DataFrame, labels: Sequence[str]) -> tuple[Floats, Floats]:  # noqa: ARG002
         """The counts, and their sums."""

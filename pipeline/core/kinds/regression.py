@@ -24,7 +24,7 @@ def root_mean(parts: Floats, rows: Floats) -> float | None:
 
 
 def r_squared(parts: Floats, rows: Floats) -> float | None:  # noqa: ARG001 a row each
-    """1 minus the squared errors over the squares about the mean; None where the target does not vary.
+    """1 minus the squared errors over the squares about the mean; None if the target does not vary.
 
     ``parts`` are predictions and targets, float64[examples, 2].
     """
@@ -70,7 +70,7 @@ class RegressionFigures:
 
 @dataclass(frozen=True)
 class Regression(Kind):
-    """A number; ``target`` is a column of floats. A null is a row without an answer."""
+    """A number; ``target`` is a column of floats. A null is a row without a target."""
 
     output = "prediction"
     activation = "linear"
@@ -111,7 +111,7 @@ class Regression(Kind):
         return centre.tolist(), np.where(variance > 0, np.sqrt(variance), 1.0).tolist()
 
     def loss(self, target: Any, predictions: Any, factor: Any) -> Any:
-        """Squared error in standard deviations of the training target, so that a learning rate means the same."""
+        """Squared error in standard deviations of the training target, so that the unit does not matter."""
         import keras
 
         return keras.ops.mean(keras.ops.square((target - predictions) / factor), axis=1)

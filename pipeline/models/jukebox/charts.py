@@ -1,4 +1,4 @@
-"""The charts: a million rankings, reduced a batch at a time to what the rules look at.
+"""The charts: a million rankings, reduced a batch at a time to the views of the rules.
 
 ``charts`` has a row for each country (null: Global) and day, ``entries`` one for each song id. Memory is that of these,
 however many rankings there are.
@@ -46,7 +46,7 @@ def views(data: Data) -> Mapping[str, pl.LazyFrame]:
     """
     with reading_table(RANKINGS.name):
         charts, entries = _reduced(data.parts[RANKINGS.name], data[SONGS.name])
-    # What is wrong must not spoil what else is said: a day in the future is not the last day.
+    # An invalid day must not affect other rules: a day in the future is not the last day.
     tomorrow = data.today + timedelta(days=1)
     possible = pl.col(DATE).is_null() | pl.col(DATE).is_between(FIRST_DAY, tomorrow)
     country_charts = charts.lazy().filter(possible, pl.col(COUNTRY).is_not_null())
@@ -65,7 +65,7 @@ def _reduced(rankings: Parts, songs: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Dat
     charts = Sums([COUNTRY, DATE], [pl.col("rows").sum()], MOST_CHARTS, "pairs of a country and a day")
     entries = _Entries(MOST_SONGS)
     spans: list[tuple[Batch, int, int]] = []  # each batch with its first and its last day
-    for batch in (None, *rankings.batches):  # a batch of no rows first, which gives the sums their types
+    for batch in (None, *rankings.batches):  # an empty batch first, which gives the sums their types
         frame = coded.read(batch, (ID, COUNTRY, DATE))
         charts.add(frame.group_by(COUNTRY, DATE).agg(rows=pl.len()))
         entries.add(frame.group_by(ID).agg(rows=pl.len(), of_countries=pl.col(COUNTRY).is_not_null().sum()))
@@ -78,22 +78,22 @@ def _reduced(rankings: Parts, songs: pl.LazyFrame) -> tuple[pl.DataFrame, pl.Dat
     found = entries.total()
     found = found.with_columns(coded.texts(found[ID]), is_song=coded.is_song(found[ID]))
     order = charts_frame.select(pl.arg_sort_by(COUNTRY, DATE)).to_series()
-    # A column at a time: all of them twice would be the peak of the step.
+    # A column at a time: two copies of all columns would be the step's peak of memory.
     columns = (charts_frame.drop_in_place(name).gather(order) for name in charts_frame.columns)
     return pl.DataFrame(columns).with_columns(pl.col("rows").cast(pl.Int64)), found
 
 
 class _Coded:
-    """The rankings with numbers in the place of texts, which take less memory and are faster to compare.
+    """The rankings with numbers instead of texts, which take less memory and are faster to compare.
 
-    An id has the number of its song; those of no song come after them.
+    An id has the number of its song; ids without a song have higher numbers.
     """
 
     def __init__(self, rankings: Parts, songs: pl.LazyFrame) -> None:
         self._rankings = rankings
         self._song_ids = songs.select(KNOWN_ID).drop_nulls()
         self._known = Known(self._song_ids.collect().to_series().hash().to_numpy())
-        # Polars forgets the numbers of a categorical type as soon as there is no series of it.
+        # Polars drops the numbers of a categorical type when its last series is deleted.
         self._numbered = {name: pl.Series(dtype=pl.Categorical(pl.Categories.random(name))) for name in (ID, COUNTRY)}
 
     def read(self, batch: Batch | None, columns: Sequence[str]) -> pl.DataFrame:
@@ -120,7 +120,7 @@ class _Coded:
         return pl.Series(ID, songs).set(ids.is_null(), None).cast(pl.UInt32)
 
     def is_song(self, ids: pl.Series) -> pl.Series:
-        """Which of the ids, as numbers, songs has; null if there is no id."""
+        """Whether songs has each of the ids, given as numbers; null for a missing id."""
         return ids < len(self._known.first)
 
     def texts(self, numbers: pl.Series) -> pl.Series:
@@ -164,10 +164,10 @@ class _Entries:
 
 
 def _measured(coded: _Coded, charts: pl.DataFrame, spans: Sequence[tuple[Batch, int, int]]) -> list[pl.Series]:
-    """What else is to be known of each chart; ``charts`` are COUNTRY, DATE and ``rows`` in the order of their days.
+    """The other columns of each chart; ``charts`` are COUNTRY, DATE and ``rows`` in the order of their days.
 
-    It is found for as many charts at once as have BUCKET rows. For each such bucket the batches are read again, but
-    only those whose days meet it: once in all if the rows are in the order of their days, as they mostly are.
+    They are computed in buckets of charts with BUCKET rows in all. For each bucket, the batches whose days overlap it
+    are read again: about once in all if the rows are sorted by day, as they usually are.
     """
     found: dict[str, NDArray[Any]] = {name: np.zeros(len(charts), dtype=np.uint32) for name in ("repeated", "doubled")}
     found["last_place"] = np.full(len(charts), -np.inf)

@@ -1,11 +1,11 @@
 """The examples: from rows of the charts to training examples, in splits that do not leak.
 
-A row of the charts says: on this day, this song was in the chart of this country. Rows that share a feature vector
+A row of the charts means: on this day, this song was in the chart of this country. Rows that share a feature vector
 differ only in the country, so they become one *example* with a count per country. The cross entropy over the rows,
 
     − 1/N · Σ_rows log p(country | x)  =  − 1/N · Σ_examples Σ_countries count · log p(country | x)
 
-is the same number, and 14,000 examples stand for a million rows. ``splits.py`` says which are held out.
+is the same number, and 14,000 examples stand for a million rows. ``splits.py`` decides which are held out.
 
 The charts are read twice, a batch at a time: for their days, and for the counts. The counts of each batch go to disk:
 the memory is that of the songs.
@@ -55,7 +55,7 @@ def _split(recordings: "_Recordings", charts: "_Charts", mine: NDArray[np.bool_]
     counts = pl.Array(pl.UInt32, len(charts.labels))
 
     def dense(*_: Any) -> Iterator[pl.DataFrame]:
-        """All counts at once would be the largest thing of this step by far."""
+        """All counts at once would take most of this step's memory."""
         for first in range(0, max(1, len(some)), SLICE):
             part = some[first : first + SLICE]
             table = pl.Series(TARGET, charts.counts(part, mine), dtype=counts)
@@ -96,14 +96,14 @@ class _Recordings:
             ids[begin:end] = kept[ID].hash()
             hashed[begin:end] = hashes(vectors[begin:end])
         self._ids = Known(ids[:end])
-        song = self._ids.first  # of the songs of one id the first counts
+        song = self._ids.first  # of songs with the same id, the first is used
         self.hashes, first, of_id = np.unique(hashed[song], return_index=True, return_inverse=True)
         self._of_id = of_id.astype(np.uint32)
         self.vectors = vectors[song[first]]
         self.vectors += np.float32(0)  # which makes 0.0 of -0.0, as the hash does
 
     def of(self, ids: pl.Series) -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
-        """Of which ids there is a song, bool[ids], and the recordings of these, uint32."""
+        """Whether each id has a song, bool[ids], and the recordings of those that have, uint32."""
         id_ = self._ids.find(ids)
         return id_ >= 0, self._of_id[id_[id_ >= 0]]
 
@@ -113,7 +113,7 @@ class _Charts:
 
     A side of a recording is its earlier days or its later ones. ``rows``, uint32[recordings, 2], counts those of each
     side, ``first`` and ``last``, int32[recordings, 2], are its days since 1970, where it has rows. ``labels`` are the
-    countries that have rows. How many of them are whose lies in ``files`` in ``folder``.
+    countries that have rows. The counts by recording and country are in ``files`` in ``folder``.
     """
 
     def __init__(self, rankings: Parts, recordings: _Recordings, folder: Path, files: ExitStack) -> None:
@@ -122,7 +122,7 @@ class _Charts:
         days = np.empty(0, dtype=np.int32)
         found: set[str] = set()
         for frame in rankings.frames((COUNTRY, DATE)):
-            charts = frame.drop_nulls()  # the Global chart is no country; validation refuses rows without a day
+            charts = frame.drop_nulls()  # the Global chart is not a country; validation refuses rows without a day
             found.update(charts[COUNTRY].unique())
             if wrong := [country for country in found if not re.fullmatch(COUNTRY_CODE, country)]:
                 raise Unusable("types", COUNTRY, f"{wrong[0][:9]!r} is not a valid country")

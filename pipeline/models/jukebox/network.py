@@ -1,4 +1,4 @@
-"""The jukebox network, the only place that says what it looks like, and what it may be tuned with."""
+"""The jukebox network and its hyperparameters; both are defined only here."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +22,9 @@ class JukeboxHyperparameters(Hyperparameters):
 def network(inputs: Inputs, options: JukeboxHyperparameters) -> "keras.Model":
     """A multilayer perceptron from raw features, float32[batch, 13], to a softmax, float32[batch, labels].
 
-    Normalisation is its first layer, so that who calls the model never needs the constants.
+    Normalisation is its first layer, so that callers of the model do not need the constants.
     """
-    import keras  # three seconds, which only the steps that train and convert spend
+    import keras  # takes three seconds; only the steps that train and convert need it
 
     features = keras.Input((len(inputs.features),), name=INPUT)
     x = keras.layers.Normalization(mean=inputs.mean, variance=inputs.variance, name="normalise")(features)

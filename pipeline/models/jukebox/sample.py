@@ -1,8 +1,8 @@
 """Sample data in the schema of the real charts: invented songs and charts, seeded, with something to learn in them.
 
 Every song has a home country. Countries have tastes: points in a space of six latent dimensions, in regional groups.
-A song lies near its home's taste, and its audio features are a squashed linear map of that place, so the features
-tell about the country. Charts are drawn day by day: a song scores by how near a country's taste it is, by its reach
+A song is near its home's taste, and its audio features are a squashed linear map of that point, so the features
+indicate the country. Charts are drawn day by day: a song scores by how near a country's taste it is, by its reach
 (few songs have much), by being at home, and it fades with age. The quirks of real charts are there too: songs
 without a name, tempo 0, loudness above 0 dB, ids that share one recording, the Global chart with a null country,
 newest day first.
@@ -60,7 +60,7 @@ def generate(
     home = rng.integers(countries, size=songs_count)
     place = tastes[home] + rng.normal(0, 0.55, (songs_count, LATENT))
     reach = rng.exponential(0.9, songs_count)
-    # Songs that are on the market on day one have come in over the weeks before.
+    # Songs that are on the market on day one came out over the weeks before.
     debut = rng.integers(-45, days, size=songs_count)
     debut[: 20 * countries] = rng.integers(-45, 0, size=20 * countries)
 
@@ -86,7 +86,7 @@ def generate(
     for country, taste in enumerate(tastes):
         affinity[country] = -1.6 * ((place - taste) ** 2).sum(axis=1) + 1.5 * reach
     affinity[home, np.arange(songs_count)] += 4
-    # Everywhere a little: that is what the Global chart adds up.
+    # The Global chart adds up the affinities of all countries.
     affinity[-1] = np.logaddexp.reduce(affinity[:-1], axis=0)
     index = pl.Series(ids, dtype=pl.String)
     codes = pl.Series([*COUNTRIES[:countries], None], dtype=pl.String)
@@ -153,7 +153,7 @@ def _features(rng: np.random.Generator, place: np.ndarray) -> dict[str, np.ndarr
 
 
 def _quirks(rng: np.random.Generator, features: dict[str, np.ndarray]) -> None:
-    """Put in place what real songs show and a naive check would refuse."""
+    """Add the quirks of real songs that a naive check would refuse."""
     count = len(features["tempo"])
     twins = rng.choice(np.arange(10, count), size=(2, count // 40), replace=False)
     for values in features.values():

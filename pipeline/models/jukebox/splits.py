@@ -1,9 +1,9 @@
 """Which recordings and which days are held out.
 
-The splits answer two questions apart. *Unseen*: how good is the model on a song that it never met? One tenth of the
-recordings, chosen by the hash of their features, so that a recording keeps its split when the data grows and a
-champion is never examined on what it was trained on; and songs that came out after training ended. *Seen*: how good
-is it on the later days of songs that it knows?
+The splits answer two questions separately. *Unseen*: how good is the model on a song that it has never seen? One tenth
+of the recordings, chosen by the hash of their features, so that a recording keeps its split when the data grows, and a
+champion is never tested on what it was trained on; and songs that came out after training ended. *Seen*: how good is it
+on the later days of songs that it knows?
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def split_of(hashed: NDArray[np.uint64], early: NDArray[np.bool_]) -> NDArray[np
     """
     place = hashed / 2.0**64
     train, validation, seen, unseen = range(len(SPLITS))
-    # Without an early row it came out when training was over.
+    # A recording without an early row came out after the training days.
     split = np.stack([np.full(len(place), train), np.where(early, seen, unseen)], axis=1)
     split[place < TEST_SONGS + VALIDATION_SONGS] = validation
     split[place < TEST_SONGS] = unseen

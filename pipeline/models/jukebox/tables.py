@@ -25,7 +25,7 @@ RANK = "daily_rank"
 FIRST_DAY = date(2000, 1, 1)  # before there were streaming charts; 1970 is what a missing or misread time becomes
 CHART_PLACES = 200  # the longest chart that Spotify publishes; the daily charts of this contract have 50
 COUNTRY_CODE = "[A-Z]{2}"  # ISO 3166-1 alpha-2
-# More than this is another table: since 2000, songs of the charts, and charts of 72 countries. The steps hold a row of
+# More than this is not this table: songs of the charts, and charts of 72 countries, since 2000. The steps hold a row of
 # each in memory, and with these they stay below 2 GiB.
 MOST_SONGS = 1_000_000
 MOST_CHARTS = 2_000_000
@@ -47,7 +47,7 @@ FEATURES = (
 )
 FEATURE_NAMES = tuple(column.name for column in FEATURES)
 
-# What the pipeline reads. Other columns (popularity, movements, album, …) are welcome and ignored.
+# The columns that the pipeline reads. Other columns (popularity, movements, album, …) are ignored.
 SONGS = Table(
     "songs",
     (

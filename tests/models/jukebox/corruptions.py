@@ -250,7 +250,7 @@ CORRUPTIONS: tuple[Corruption, ...] = (
     Corruption(
         "one day as people write it",
         "rankings-types",
-        f"{DATE} is String such as 'yesterday', expected is a Date, a Datetime or a text such as '2026-11-20'",
+        f"{DATE} is String such as 'yesterday', expected a Date, a Datetime or a text such as '2026-11-20'",
         _rankings(_some(DATE, pl.lit("yesterday"), 10**6, pl.col(DATE).dt.to_string("%F"))),
     ),
     Corruption("no such day", "rankings-types", "'2026-02-30'", _rankings(pl.lit("2026-02-30").alias(DATE))),

@@ -40,7 +40,7 @@ def replace(file: Path, old: str, new: str) -> None:
 def add_a_rule(copy: Path) -> None:
     insert(
         copy / "pipeline/models/jukebox/rules.py",
-        "    # A softmax over one has nothing to decide.\n",
+        "    # A softmax over one label decides nothing.\n",
         '    at_least("several-songs", "songs", "COUNT(*)", 10, "Give more songs."),\n',
     )
 

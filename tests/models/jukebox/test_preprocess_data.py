@@ -218,7 +218,7 @@ def drop(table: str, column: str) -> Any:
 def test_a_missing_column_is_named(tmp_path: Path, table: str, column: str) -> None:
     tables = write(tmp_path, [[0.0] * 13], [(0, "AR", 0)])
     drop(table, column)(tables)
-    with pytest.raises(DataInvalid, match=f"{table} cannot be used .no column '{column}'.: the report of validate"):
+    with pytest.raises(DataInvalid, match=f"{table} cannot be used .no column '{column}'.: see the report of validate"):
         preprocess_data(MODEL, vars(tables), tmp_path / "out")
 
 
