@@ -142,7 +142,7 @@ HOSTILE: dict[str, tuple[Callable[[], Any], str]] = {
     "reads a device": (lambda: of_another_file("/dev/zero"), "is stored in another file"),
     "says it has more than it has": (huge_without_bytes, "are not in the file"),
     "an outer product": (outer_product, f"computes 100000000 constant numbers, expected at most {LARGEST_CONSTANT}"),
-    "lies about its shapes": (lying, "works out 100000000 numbers"),
+    "lies about its shapes": (lying, "computes 100000000 constant numbers"),
     "a shape that is not known": (hidden_shape, "not known|an unknown size"),
     "a layer that is too wide": (wide, f"more than {WIDEST} numbers an example"),
     "sparse numbers": (sparse, "sparse tensors"),
