@@ -29,7 +29,7 @@ def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_serv
     def message() -> str:
         return str(status(project.argocd, projects.APPLICATION)["operationState"].get("message", ""))
 
-    assert f"application.argoproj.io/{projects.APPLICATION} is there" in project.jukebox(
+    assert f"application.argoproj.io/{projects.APPLICATION} exists" in project.jukebox(
         "bootstrap", "--health-checks", "--yes"
     )
     waiting = "waiting for healthy state of .*/DataSciencePipelinesApplication/dspa$"
