@@ -11,7 +11,7 @@ from pipeline.models.jukebox import MODEL
 
 ROOT = Path(__file__).parents[3]
 # Names of its tables and columns that mean something else elsewhere.
-ORDINARY = {"name", "energy", "key", "mode"}
+ORDINARY = {"name", "energy", "key", "liveness", "mode"}
 NAMES = {table.name for table in MODEL.tables} | {column.name for table in MODEL.tables for column in table.columns}
 WORDS = re.compile(
     rf"(?<![a-z])({'|'.join(sorted(NAMES - ORDINARY))}|songs?|rankings?|countr(?:y|ies)|artists?|albums?|music|musical"
