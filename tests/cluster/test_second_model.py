@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.tables import to_parquet
+from scripts.clients.kubernetes_api import RUN_LABEL
 from tests.cluster import node
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
@@ -49,8 +50,9 @@ def adopted(project: Project, flats: Path) -> Iterator[Run]:
         project.kubectl.apply(*projects.around_model_server("jukebox"))
         if first:  # else nothing is there to be served, and the sync has no end
             project.sync()
-        # Argo CD leaves it, as it does any model store. It is gone when no pod mounts it any more.
-        project.kubectl("delete", CLAIM, "--wait=false")
+        # Argo CD leaves it, as it does any model store. A pod that has ended holds it, too.
+        project.kubectl("delete", "pods", f"--selector={RUN_LABEL}={run.results.get('run-id', 'none')}")
+        project.kubectl("delete", CLAIM)
 
 
 def test_the_push_becomes_a_published_model(project: Project, adopted: Run) -> None:
