@@ -14,11 +14,10 @@ from pipeline.core.examples import Reader, read_predictions
 from pipeline.core.kinds import Check, Classification
 from pipeline.core.report import evaluation_html
 from pipeline.core.splits import by_time, one_table
-from pipeline.steps.convert_model import convert_model
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.train_model import train_model
-from pipeline.steps.verify_model import verify_model
+from tests.parity import convert_and_verify
 
 if TYPE_CHECKING:
     import keras
@@ -149,24 +148,7 @@ def test_the_report_shows_the_confusion_of_the_classes(made: tuple[Path, int]) -
 
 def test_the_served_model_answers_as_keras_does(made: tuple[Path, int], tmp_path: Path) -> None:
     folder, classes = made
-    convert_model(
-        folder / "model",
-        folder / "examples",
-        folder / "training.json",
-        tmp_path / "model.onnx",
-        model_name="birds",
-        version="0.0.2",
-        data_version="d" * 64,
-    )
-    parity = verify_model(
-        MODEL,
-        tmp_path / "model.onnx",
-        folder / "examples",
-        folder / "predictions",
-        folder / "training.json",
-        tmp_path / "parity.json",
-        model_name="birds",
-    )
+    parity = convert_and_verify(MODEL, folder, tmp_path)
     assert parity["passed"]
     [answer] = parity["golden"]["response"]["outputs"]
     assert answer["name"] == "probabilities"

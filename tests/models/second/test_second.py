@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.core.tables import to_parquet
-from pipeline.steps.convert_model import convert_model
 from pipeline.steps.evaluate_model import evaluate_model
 from pipeline.steps.preprocess_data import preprocess_data
 from pipeline.steps.train_model import train_model
-from pipeline.steps.verify_model import verify_model
 from tests.models.second import DISTRICTS, FLATS, MODEL
 from tests.models.second.sample import generate
+from tests.parity import convert_and_verify
 
 
 @dataclass(frozen=True)
@@ -96,25 +95,7 @@ def test_a_model_that_fails_one_district_is_refused(trained: Trained, tmp_path: 
 
 
 def test_the_served_model_does_what_keras_does_in_the_unit_of_the_rent(trained: Trained, tmp_path: Path) -> None:
-    folder = trained.folder
-    convert_model(
-        folder / "model",
-        folder / "examples",
-        folder / "training.json",
-        tmp_path / "model.onnx",
-        model_name="second",
-        version="0.0.2",
-        data_version="d" * 64,
-    )
-    parity = verify_model(
-        MODEL,
-        tmp_path / "model.onnx",
-        folder / "examples",
-        folder / "predictions",
-        folder / "training.json",
-        tmp_path / "parity.json",
-        model_name="second",
-    )
+    parity = convert_and_verify(MODEL, trained.folder, tmp_path)
     assert parity == json.loads((tmp_path / "parity.json").read_text())
     assert parity["passed"]
     [answer] = parity["golden"]["response"]["outputs"]
