@@ -18,6 +18,7 @@ PIPELINE = "prod-train-save"
 # Quantities that both accept: Kubeflow has no fractions of memory, Kubernetes no upper-case K.
 _CPU = r"[0-9]+m?|[0-9]*\.[0-9]+", "cores as 2, 0.5 or 500m"
 _MEMORY = r"[0-9]+([KMGTPE]i|[MGTPE])?", "bytes as 512Mi or 2Gi"
+_COUNT = r"[1-9][0-9]*", "a whole number from 1"
 # The address of a server, without credentials.
 ADDRESS = r"https?://[^/?#@\s]+(/[^?#@\s]*)?"
 _PROXY = r"(https?://[^/?#\s]+/?)?", "an address as http://proxy.example.com:3128, or nothing"
@@ -36,6 +37,13 @@ _EXPECTED = {
     "platform": (r"kubeflow|openshift-ai", "kubeflow or openshift-ai"),
     "kfp-endpoint": (ADDRESS, "an address as http://host:8888"),
     "git-host": (r"github|gitlab|gitea", "github, gitlab or gitea"),
+    "git-api": (rf"({ADDRESS})?", "an address as https://git.example.com/api/v3, or nothing"),
+    "prod-branch": (r"[A-Za-z0-9][A-Za-z0-9._/-]*", "the name of a branch"),
+    "merge-promotions": (r"never|after-checks", "never or after-checks"),
+    "rollback-on-failure": (r"no|yes", "no or yes"),
+    "keep-versions": _COUNT,
+    "keep-pinned": _COUNT,
+    "prod-cluster": (rf"({ADDRESS})?", "the address of a cluster's API as https://kubernetes.default.svc, or nothing"),
     "base-image": (r"\S*", "an image, or nothing"),
     "package-index": (rf"({ADDRESS})?", "an address as https://packages.example.com/simple, or nothing"),
     "run-page": (r".*", "an address, or nothing"),
@@ -79,11 +87,18 @@ class Settings:
 
     repository: str
     git_host: str
+    git_api: str
     branch: str
+    prod_branch: str
+    merge_promotions: str
+    rollback_on_failure: str
+    keep_versions: str
+    keep_pinned: str
     namespace: str
     ci_namespace: str
     cluster_domain: str
     platform: str
+    prod_cluster: str
     kfp_endpoint: str
     image: str
     ci_image: str
@@ -243,6 +258,8 @@ def _problem(key: str, data: dict[str, object]) -> str:
         return f"is {value!r}, expected {expected}"
     if key == "https-proxy" and not value and data.get("http-proxy"):
         return "is empty and http-proxy is not: set the proxy here as well; nearly all requests use https"
+    if key == "prod-branch" and value == data.get("branch"):
+        return f"is {value!r}, the branch to train from: name another, so that commits reach production tested"
     lacking = [each for each in _WITHOUT_PROXY if each not in value.split(",")]
     if key == "no-proxy" and data.get("https-proxy") and lacking:
         return f"lacks {' and '.join(lacking)}, which are in the cluster, where no proxy reaches them: add them"
