@@ -32,7 +32,10 @@ configMapGenerator:
       - {hold}
     options:
       disableNameSuffixHash: true
-      labels: {{ app.kubernetes.io/name: pin, app.kubernetes.io/part-of: jukebox }}
+      labels:
+        app.kubernetes.io/name: pin
+        app.kubernetes.io/component: serving
+        app.kubernetes.io/part-of: jukebox
 """
 _TO_DO = "Restore it from an earlier commit, or from the release, and change its values only"
 _FORM = re.compile(r"model=(?P<model>.*)\nversion=(?P<version>|[1-9][0-9]*)\nsha256=(?P<sha256>.*)\nhold=(?P<hold>.*)")

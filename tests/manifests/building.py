@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from scripts.pins import PIN, Pin, render
 from tests.settings_file import SETTINGS_FILE
 from tests.tekton.manifests import ROOT, Resource
 
@@ -26,6 +27,7 @@ OVERLAYS = tuple(f"{platform}/{environment}" for platform in PLATFORMS for envir
 COMPONENTS = tuple(
     sorted(path.name for path in (ROOT / "manifests" / "components").iterdir() if path.name != "production")
 )
+PINNED = Pin("jukebox", 1, "0123456789abcdef" * 4)
 PLACEHOLDER = re.compile(r"<[A-Z_0-9]+>")
 FILLED = {
     "<ORGANISATION>": "acme",
@@ -56,7 +58,7 @@ def read_settings(folder: Path | None = None) -> dict[str, str]:
 def copy(folder: Path, settings: Mapping[str, str] | None = None) -> Path:
     """Copy what Kustomize reads to ``folder``, fill the placeholders in and change the settings that are given.
 
-    The settings and the version that production serves are those that the product comes with, not the fork's.
+    The settings are those that the product comes with, not the fork's; production serves ``PINNED``.
     """
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part)
@@ -64,8 +66,7 @@ def copy(folder: Path, settings: Mapping[str, str] | None = None) -> Path:
     document = yaml.safe_load(PLACEHOLDER.sub(lambda found: FILLED.get(found[0], found[0]), SETTINGS_FILE.read_text()))
     document["data"] |= settings or {}
     path.write_text(yaml.safe_dump(document))
-    served = folder / "manifests/components/production/served-version.yaml"
-    served.write_text(re.sub(r'"versions":\[\d+\]', '"versions":[1]', served.read_text()))
+    (folder / PIN).write_text(render(PINNED))
     return folder
 
 
