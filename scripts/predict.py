@@ -130,7 +130,8 @@ def _to_do(model_name: str, number: int) -> str:
     here, there = f"served/{model_name}/{number}", f"/mnt/models/{number}"
     return (
         "Set --model-store to the store of the served model. If you cannot reach it, copy the version and set "
-        f"--model-store served: mkdir -p {here}; for file in lineage.json labels.json model.onnx model-card.html; do "
+        f"--model-store served: mkdir -p {here}; "
+        "for file in lineage.json labels.json golden.json model.onnx model-card.html; do "
         f"kubectl exec deployment/{model_name}-predictor -- cat {there}/$file > {here}/$file; done"
     )
 

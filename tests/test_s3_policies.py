@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 STORE = "models/jukebox"
-FILES = ("model.onnx", "labels.json", "lineage.json", "model-card.html")
+FILES = ("model.onnx", "labels.json", "golden.json", "lineage.json", "model-card.html")
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ def publish_version(
     files = {
         "model.onnx": model([*WEIGHTS[: len(labels)]]) if onnx is None else onnx,
         "labels.json": json.dumps(labels).encode(),
+        "golden.json": b"{}",
         "model-card.html": b"",
     }
     whole = {

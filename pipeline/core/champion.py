@@ -25,6 +25,7 @@ from pipeline.core.store import MODEL, ModelStore, open_store
 SCHEMA = 2
 NONE = "none"
 LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
+GOLDEN = "golden.json"  # a request to the model server, and the answer that it must give
 # The check that compares a model with the champion: above 0, it is worse.
 NO_WORSE = "no-worse-than-champion"
 
@@ -162,14 +163,14 @@ def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
 def read_files(store: ModelStore, number: int) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Read a version's lineage.json, and its other files by their names; each has the digest that the lineage records.
 
-    Versions of older releases record none of the card, which is left out then. Raises VersionBroken, with what to do,
-    if a file is not there, or is not the one that was published.
+    Versions of older releases record no card or no golden request, which are left out then. Raises VersionBroken, with
+    what to do, if a file is not there, or is not the one that was published.
     """
     lineage = read_lineage(store, number)
     content = {}
-    for name in (MODEL, LABELS, CARD):
+    for name in (MODEL, LABELS, GOLDEN, CARD):
         expected = lineage["sha256"].get(name)
-        if name == CARD and not expected:
+        if name in (GOLDEN, CARD) and not expected:
             continue
         content[name] = store.read(number, name)
         digest = hashlib.sha256(content[name]).hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.champion import CARD, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
+from pipeline.core.champion import CARD, GOLDEN, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
 from pipeline.core.contract import Model
 from pipeline.core.documents import Encoded, to_json
 from pipeline.core.encoders import ENCODERS
@@ -73,7 +73,7 @@ def publish_model(
     cluster_domain: str,
     namespace: str,
 ) -> Published:
-    """Put the model into the store with its labels, its card and its lineage; nothing is ever deleted.
+    """Put the model into the store with its labels, golden request, card and lineage; nothing is ever deleted.
 
     ``preprocessing`` and ``predictions`` are the folders that preprocess_data and train_model wrote, the other paths
     are the ONNX file and the JSON files of the steps. ``data`` is the origin of each table (source, sha256, rows,
@@ -115,6 +115,7 @@ def publish_model(
         files = {
             MODEL: onnx_file.read_bytes(),
             LABELS: to_json(documents["preprocessing"]["labels"]).encode(),
+            GOLDEN: to_json(verified["golden"]).encode(),
         }
         lineage = {
             "schema": SCHEMA,

@@ -137,7 +137,7 @@ def answered(project: Project, model: str, table: Path, row: str) -> tuple[str, 
     copy = store / model / "1"
     copy.mkdir(parents=True, exist_ok=True)
     inside = ("exec", f"deployment/{model}-predictor", "--container=kserve-container", "--", "base64")
-    for file in ("lineage.json", "labels.json", "model.onnx", "model-card.html"):
+    for file in ("lineage.json", "labels.json", "golden.json", "model.onnx", "model-card.html"):
         (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/1/{file}")))
     where = (f"--table={table}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
     return project.jukebox("predict", row, *where, code=projects.FORK), json.loads((copy / "labels.json").read_text())

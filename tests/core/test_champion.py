@@ -178,7 +178,7 @@ def encoded(encoder: str) -> dict[str, Any]:
     return {"column": "x", "unit": "", "derived": "", "encoder": encoder, "parameters": {}, "features": []}
 
 
-ALL_BUT_THE_MODEL = ("labels.json", "lineage.json", "model-card.html")
+ALL_BUT_THE_MODEL = ("labels.json", "golden.json", "lineage.json", "model-card.html")
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "only a model": (without(*ALL_BUT_THE_MODEL), "2/lineage.json does not exist"),
     "no labels": (without("labels.json"), "2/labels.json does not exist"),
@@ -221,6 +221,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         another("model.onnx", model([float("nan")] * 4), recorded=True),
         "answers with numbers that are not finite",
     ),
+    "no golden request": (without("golden.json"), "2/golden.json does not exist"),
+    "another golden request": (another("golden.json", b"[]"), "sha256 of its golden.json"),
     "a card that is not the one that was published": (
         another("model-card.html", b"<script>"),
         "sha256 of its model-card.html",
@@ -380,10 +382,11 @@ def test_what_is_no_file_is_named_and_never_read(root: str, kind: str) -> None:
         read_version(root, "jukebox", 1)
 
 
-def test_a_version_of_a_release_that_recorded_no_digest_of_the_card_is_read(root: str) -> None:
+@pytest.mark.parametrize("file", ["model-card.html", "golden.json"])
+def test_a_version_of_a_release_that_recorded_no_digest_of_a_file_is_read(root: str, file: str) -> None:
     publish_version(root, "a")
-    lineage = json.loads(Path(root, "jukebox", "1", "lineage.json").read_text())
-    replaced(sha256={name: digest for name, digest in lineage["sha256"].items() if name != "model-card.html"})(
-        Path(root, "jukebox", "1")
-    )
+    folder = Path(root, "jukebox", "1")
+    lineage = json.loads((folder / "lineage.json").read_text())
+    replaced(sha256={name: digest for name, digest in lineage["sha256"].items() if name != file})(folder)
+    (folder / file).unlink()
     assert champion(root) == 1

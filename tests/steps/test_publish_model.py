@@ -100,9 +100,10 @@ def test_a_version_holds_the_model_its_labels_its_card_and_its_lineage(
     assert published.number == 1
     assert published.uri == str(tmp_path / "store" / "jukebox" / "1")
     files = {path.name: path.read_bytes() for path in Path(published.uri).iterdir()}
-    assert set(files) == {"model.onnx", "labels.json", "model-card.html", "lineage.json"}
+    assert set(files) == {"model.onnx", "labels.json", "golden.json", "model-card.html", "lineage.json"}
     assert files["model.onnx"] == ONNX
     assert json.loads(files["labels.json"]) == found["preprocessing"]["labels"]
+    assert json.loads(files["golden.json"]) == found["parity"]["golden"]
     assert json.loads(files["lineage.json"]) == published.lineage
 
 
@@ -140,7 +141,7 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
         "parity": found["parity"],
         "sha256": {
             name: sha256(Path(published.uri, name).read_bytes()).hexdigest()
-            for name in ("model.onnx", "labels.json", "model-card.html")
+            for name in ("model.onnx", "labels.json", "golden.json", "model-card.html")
         },
     }
     assert isinstance(lineage["data"][FIRST]["rows"], int)
