@@ -19,7 +19,7 @@ publish at once; no run waits, and none publishes without having seen all earlie
 
 Only versions that a user names are deleted. On S3, publishing writes new objects only, so it needs no right to change
 or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that a version must stay; its
-content does not matter.
+content does not matter. A file ``<number>.withdrawn`` means that a version must not be served; its text says why.
 """
 
 import errno
@@ -41,6 +41,7 @@ from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_
 
 from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.s3 import explain, s3_client
+from pipeline.core.texts import one_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -112,6 +113,20 @@ class ModelStore(ABC):
     @abstractmethod
     def pinned(self) -> set[int]:
         """Return the numbers that have a file ``<number>.pinned``, whether or not the version exists."""
+
+    def withdrawn(self, number: int) -> str | None:
+        """Return why version ``number`` was withdrawn, in one line; None if it was not."""
+        content = self._get(f"{number}.withdrawn")
+        return None if content is None else one_line(content.decode(errors="replace")) or "without a reason"
+
+    def withdraw(self, number: int, reason: str) -> bool:
+        """Record that version ``number`` must not be served; return False if it was withdrawn before.
+
+        Raises VersionBroken if there is no such version.
+        """
+        if number not in self._complete("") | self._complete(f"{FAILED}/"):
+            raise VersionBroken(f"{self.uri(number)} does not exist: list the versions in the store")
+        return self._put_new(f"{number}.withdrawn", f"{one_line(reason)}\n".encode())
 
     def read(self, number: int, name: str) -> bytes:
         """Return the file ``name`` of version ``number``, whether it passed or not.
@@ -239,6 +254,10 @@ class ModelStore(ABC):
         """
 
     @abstractmethod
+    def _put_new(self, name: str, content: bytes) -> bool:
+        """Write a file, whole or not at all; return False if it exists. On a folder, two writers may both succeed."""
+
+    @abstractmethod
     def _register(self, run: str) -> bool:
         """Register the run with this digest; return False if it is registered already."""
 
@@ -318,6 +337,21 @@ class _FolderStore(ModelStore):
                     return file.read(_limit(name) + 1)
             except FileNotFoundError:
                 return None
+
+    def _put_new(self, name: str, content: bytes) -> bool:
+        with self._explained("write to"):
+            if (self._folder / name).exists():
+                return False
+            unfinished = self._folder / f".{name}-{uuid4().hex}"
+            try:
+                with unfinished.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                unfinished.rename(self._folder / name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return True
 
     def _register(self, run: str) -> bool:
         with self._explained("write to"):

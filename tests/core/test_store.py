@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import store as store_module
-from pipeline.core.errors import GateRefused, SettingsInvalid, StoreBroken
+from pipeline.core.errors import GateRefused, SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.s3 import s3_client
 from pipeline.core.store import Failed, ModelStore, open_store
 from tests.s3_server import S3Server
@@ -301,6 +301,18 @@ def test_deleting_what_is_not_there_is_said_so(store: ModelStore) -> None:
     with pytest.raises(StoreBroken, match=r"/jukebox/7 does not exist"):
         store.delete(7)
     assert store.versions() == [1]
+
+
+def test_a_version_is_withdrawn_once_with_its_reason(store: ModelStore) -> None:
+    number = store.publish("run-1", building("a"))
+    assert store.withdrawn(number) is None
+    assert store.withdraw(number, "its labels\n are wrong")
+    assert store.withdrawn(number) == "its labels are wrong"
+    assert not store.withdraw(number, "for another reason")
+    assert store.withdrawn(number) == "its labels are wrong"
+    assert store.versions() == [number]
+    with pytest.raises(VersionBroken, match="7 does not exist"):
+        store.withdraw(7, "it was never there")
 
 
 def test_pins_are_files_beside_the_versions(store: ModelStore, root: str) -> None:
