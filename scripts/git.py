@@ -3,7 +3,10 @@
 import os
 import re
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
@@ -23,7 +26,7 @@ ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_ATTR_NOSYSTEM": "1",
     # The volume may belong to another uid; and what the pushed code left in the repository is not run.
-    "GIT_CONFIG_COUNT": "4",
+    "GIT_CONFIG_COUNT": "5",
     "GIT_CONFIG_KEY_0": "safe.directory",
     "GIT_CONFIG_VALUE_0": "*",
     "GIT_CONFIG_KEY_1": "core.hooksPath",
@@ -32,6 +35,8 @@ ENVIRONMENT = {
     "GIT_CONFIG_VALUE_2": "false",
     "GIT_CONFIG_KEY_3": "submodule.recurse",
     "GIT_CONFIG_VALUE_3": "false",
+    "GIT_CONFIG_KEY_4": "gpg.format",
+    "GIT_CONFIG_VALUE_4": "ssh",
 }
 # The token goes from the file to git, through no argument and no log, and only for the repository that it is for: git
 # says who asks, which after a redirection is another.
@@ -45,6 +50,11 @@ HELPER = """!f() {
 }; f"""
 # Of this machine's own repositories, which may belong to another uid, too.
 UPLOAD_PACK = "git -c 'safe.directory=*' upload-pack"
+RECEIVE_PACK = "git -c 'safe.directory=*' receive-pack"
+# What a repository lacks, git would fetch from where that repository says.
+OFFLINE = {"GIT_ALLOW_PROTOCOL": "none"}
+ROLES = ("AUTHOR", "COMMITTER")
+NAME = "jukebox"  # the author and committer of our commits
 
 
 def is_full_hash(commit: str) -> bool:
@@ -71,13 +81,14 @@ def token_file(secret: Path | None, repository: str) -> Path | None:
     return file
 
 
-def git(folder: Path, *arguments: str) -> bytes:
+def git(
+    folder: Path, *arguments: str, stdin: bytes | None = None, environment: Mapping[str, str] | None = None
+) -> bytes:
     """Run git on what is in ``folder``, without any network; return what it prints.
 
     Raises SettingsInvalid with git's words where it fails, or is not there.
     """
-    # It would fetch what a repository lacks from where that repository says.
-    done = _run(folder, arguments, {"GIT_ALLOW_PROTOCOL": "none"})
+    done = _run(folder, arguments, {**OFFLINE, **(environment or {})}, stdin)
     if done.returncode:
         raise SettingsInvalid(f"git {arguments[0]} failed in {folder}: {_words(done)}")
     return done.stdout
@@ -93,13 +104,152 @@ def commit_time(folder: Path, commit: str) -> str:
         return ""
 
 
-def fetch(folder: Path, repository: str, *references: str, secret: Path | None, how: str, check: bool = False) -> None:
+def fetch(
+    folder: Path, repository: str, *references: str, secret: Path | None, how: str = "", check: bool = False
+) -> None:
     """Fetch ``references`` (branches as refs/heads/…, full hashes) into the repository in ``folder``.
 
-    ``secret`` is a folder of the Secret jukebox-git-host, ``how`` the option that says how much of the history. With
-    ``check``, each object is looked at as `git fsck` does. Raises HostRefuses with git's words where it fails,
-    SettingsInvalid where the Secret is for another repository.
+    ``secret`` is a folder of the Secret jukebox-git-host, ``how`` the option that says how much of the history, if not
+    all of it. With ``check``, each object is looked at as `git fsck` does. Raises HostRefuses with git's words where it
+    fails, SettingsInvalid where the Secret is for another repository.
     """
+    objects = ("-c", f"fetch.fsckObjects={str(check).lower()}")
+    options = (
+        "--quiet",
+        "--no-tags",
+        "--no-recurse-submodules",
+        f"--upload-pack={UPLOAD_PACK}",
+        *([how] if how else []),
+    )
+    done = _ask(folder, repository, secret, *objects, "fetch", *options, "--", repository, *references)
+    if done.returncode:
+        wanted = " and ".join(references)
+        raise HostRefuses(
+            f"{wanted} cannot be fetched from the repository: {_words(done)}\n"
+            "Check that it was pushed, that the repository's address is right, and that the token may read it"
+            + _without(secret, repository)
+        )
+
+
+@dataclass(frozen=True)
+class Signing:
+    """The key that signs commits, and whose it is: the Git host knows the key and the email of one of its users.
+
+    Attributes:
+        key: file of a private ssh key without a passphrase.
+    """
+
+    key: Path
+    name: str
+    email: str
+
+
+class Clone:
+    """A bare clone in an empty folder, which gets what ``fetch`` is asked for. It has no work tree, and no code runs.
+
+    ``secret`` is a folder of the Secret jukebox-git-host, or None. All methods raise SettingsInvalid with git's words
+    if something that is not there is asked of the clone; those that ask the host raise HostRefuses if it refuses.
+    """
+
+    def __init__(self, folder: Path, repository: str, secret: Path | None) -> None:
+        self.folder, self.repository, self.secret = folder, repository, secret
+        git(folder, "init", "--quiet", "--bare", "--template=", ".")
+
+    def fetch(self, *branches: str, depth: int | None = None) -> None:
+        """Fetch branches, or commits by their full hashes: the last ``depth`` commits of each, or all of them."""
+        references = [each if is_full_hash(each) else f"refs/heads/{each}" for each in branches]
+        # An option of its own gets the rest of a history of which the clone has a part.
+        how = f"--depth={depth}" if depth else "--unshallow" if (self.folder / "shallow").exists() else ""
+        fetch(self.folder, self.repository, *references, secret=self.secret, how=how)
+
+    def tip(self, branch: str) -> str | None:
+        """Ask the host for the newest commit of a branch; None if there is no such branch."""
+        reference = f"refs/heads/{branch}"
+        options = ("--quiet", f"--upload-pack={UPLOAD_PACK}", "--", self.repository, reference)
+        done = _ask(self.folder, self.repository, self.secret, "ls-remote", *options)
+        if done.returncode:
+            raise HostRefuses(
+                f"The branch {branch} cannot be read from the repository: {_words(done)}\n"
+                "Check that the repository's address is right, and that the token may read it"
+                + _without(self.secret, self.repository)
+            )
+        # A name in another folder may end as this one does.
+        found = dict(reversed(line.split("\t")) for line in done.stdout.decode().splitlines())
+        return found.get(reference)
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        """Return the content of a file of a commit; None if the commit has no such file."""
+        entry = git(self.folder, "ls-tree", "-z", "--full-tree", commit, "--", path).decode(errors="surrogateescape")
+        mode, kind, name = entry.partition("\t")[0].split() if entry else ("", "", "")
+        # Neither a folder nor a link.
+        return git(self.folder, "cat-file", kind, name) if kind == "blob" and mode.startswith("100") else None
+
+    def changed(self, old: str, new: str) -> list[str]:
+        """Return the paths of the files that differ between two commits."""
+        options = ("-r", "-z", "--no-renames", "--name-only", old, new)
+        return git(self.folder, "diff-tree", *options).decode(errors="surrogateescape").split("\0")[:-1]
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Tell whether ``new`` is ``old`` or descends from it. Both must have been fetched, with the whole history."""
+        command = ("merge-base", "--is-ancestor", old, new)
+        done = _run(self.folder, command, OFFLINE)
+        if done.returncode not in (0, 1):
+            raise SettingsInvalid(f"git {command[0]} failed in {self.folder}: {_words(done)}")
+        return done.returncode == 0
+
+    def log(self, revision: str, path: str) -> list[str]:
+        """Return the commits up to ``revision`` that changed a file, newest first. It needs the whole history.
+
+        Of a merge, git follows the side that has the file's content, so this is what the branch had one after another.
+        """
+        options = ("--topo-order", "--no-show-signature", "--format=%H", revision, "--", f":(literal,top){path}")
+        return git(self.folder, "log", *options).decode().split()
+
+    def commit_file(self, parent: str, path: str, content: bytes, message: str, signing: Signing | None = None) -> str:
+        """Make a commit that changes one file of its parent, and return its hash.
+
+        It is signed if a key is given. Its dates are now, or those of GIT_AUTHOR_DATE and GIT_COMMITTER_DATE, with
+        which equal inputs make the same commit.
+        """
+        email = signing.email if signing else f"{NAME}@{urlsplit(self.repository).hostname or 'localhost'}"
+        name = signing.name if signing else NAME
+        who = {f"GIT_{role}_NAME": name for role in ROLES} | {f"GIT_{role}_EMAIL": email for role in ROLES}
+        with TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+            git(self.folder, "read-tree", parent, environment=index)
+            blob = git(self.folder, "hash-object", "-w", "--stdin", stdin=content).decode().strip()
+            git(self.folder, "update-index", "--add", "--cacheinfo", f"100644,{blob},{path}", environment=index)
+            tree = git(self.folder, "write-tree", environment=index).decode().strip()
+        options = ("-p", parent, "-F", "-", *([f"-S{signing.key.absolute()}"] if signing else []))
+        return git(self.folder, "commit-tree", tree, *options, stdin=message.encode(), environment=who).decode().strip()
+
+    def push(self, branch: str, commit: str, expected: str | None) -> bool:
+        """Move a branch of the host from ``expected`` to ``commit``, and tell whether the branch is there now.
+
+        It moves back as well as forward. If ``expected`` is None, the branch must not exist. False: somebody else has
+        moved the branch, so look again. Raises HostRefuses with the host's words if the branch is where it was.
+        """
+        reference = f"refs/heads/{branch}"
+        lease = f"--force-with-lease={reference}:{expected or ''}"
+        options = ("--porcelain", lease, f"--receive-pack={RECEIVE_PACK}", "--", self.repository)
+        done = _ask(self.folder, self.repository, self.secret, "push", *options, f"{commit}:{reference}")
+        if not done.returncode:
+            return True
+        # Hosts have several words for a lost race, and an answer can be lost after the push: the branch itself says it.
+        found = self.tip(branch)
+        if found == commit:
+            return True
+        if found != expected:
+            return False
+        raise HostRefuses(
+            f"The branch {branch} cannot be pushed to the repository: {_words(done)}\n"
+            "Check that the token may push, and that no rule of the host protects this branch from it"
+            + _without(self.secret, self.repository)
+        )
+
+
+def _ask(folder: Path, repository: str, secret: Path | None, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run git with what it needs to be let in by the host of ``repository``."""
     file, where = token_file(secret, repository), urlsplit(page(repository))
     credentials: tuple[str, ...] = ("-c", "credential.helper=", "-c", "credential.useHttpPath=true")
     environment = {}
@@ -111,24 +261,23 @@ def fetch(folder: Path, repository: str, *references: str, secret: Path | None, 
             "JUKEBOX_GIT_HOST": where.netloc,
             "JUKEBOX_GIT_PATH": unquote(where.path).strip("/"),
         }
-    objects = ("-c", f"fetch.fsckObjects={str(check).lower()}")
-    options = ("--quiet", "--no-tags", "--no-recurse-submodules", how, f"--upload-pack={UPLOAD_PACK}")
-    done = _run(folder, (*credentials, *objects, "fetch", *options, "--", repository, *references), environment)
-    if done.returncode:
-        wanted = " and ".join(references)
-        raise HostRefuses(
-            f"{wanted} cannot be fetched from the repository: {_words(done)}\n"
-            "Check that it was pushed, that the repository's address is right, and that the token may read it"
-            + ("." if file else f"; there is none in {secret or 'a Secret'}.")
-        )
+    return _run(folder, (*credentials, *arguments), environment)
 
 
-def _run(folder: Path, arguments: tuple[str, ...], environment: dict[str, str]) -> "subprocess.CompletedProcess[bytes]":
+def _without(secret: Path | None, repository: str) -> str:
+    """How a message about a refusal ends."""
+    return "." if token_file(secret, repository) else f"; there is none in {secret or 'a Secret'}."
+
+
+def _run(
+    folder: Path, arguments: tuple[str, ...], environment: Mapping[str, str], stdin: bytes | None = None
+) -> "subprocess.CompletedProcess[bytes]":
     try:
         return subprocess.run(
             ["git", *arguments],
             cwd=folder,
             env={**os.environ, **ENVIRONMENT, **environment},
+            input=stdin,
             capture_output=True,
             check=False,
         )
