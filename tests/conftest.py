@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.core import trusted_ca
+from tests.gitea import Gitea, program, serve_gitea
 from tests.s3_server import S3Server, serve
 from tests.settings_file import SETTINGS_FILE
 
@@ -62,6 +63,16 @@ def s3_environment(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     return s3
+
+
+@pytest.fixture(scope="session")
+def gitea(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gitea]:
+    """One Gitea for the session, as its administrator: what a test makes there needs a name of its own."""
+    built, missing = program()
+    if missing:
+        pytest.skip(missing)
+    with serve_gitea(tmp_path_factory.mktemp("gitea") / "home", built) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""Builds what the node runs: binaries from the Go module in ``go/``, and what Debian packages hold.
+"""Builds what the node runs: binaries from the Go modules in ``go/`` and ``gitea/``, and what Debian packages hold.
 
-The module pins all projects together, so that what they share, Kubernetes' libraries above all, has one version and is
-compiled once. Its ``tool`` lines name the programs. Those of a part are built into
-``CACHE/<part>-<hash of the module>/<import path>``; the manifests that a project keeps in ``config/`` or ``manifests/``
-are copied beside its binaries: later nothing else is needed.
+The first module pins all projects together, so that what they share, Kubernetes' libraries above all, has one version
+and is compiled once. Gitea shares little with them and has its own module: neither rebuilds the other when it changes.
+A module's ``tool`` lines name the programs. Those of a part are built into
+``CACHE/<part>-<hash of the module>/<import path>``; the files that a project keeps in ``config/``, ``manifests/`` or
+``options/`` are copied beside its binaries: later nothing else is needed.
 """
 
 import fcntl
@@ -20,11 +21,13 @@ from itertools import groupby
 from pathlib import Path
 
 GO = Path(__file__).parent / "go"
+GITEA = Path(__file__).parent / "gitea"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jukebox" / "cluster"
 
 # What is needed together: programs and projects, by how their import paths begin. Last is what only some tests need.
 PARTS = {
     "pause": ("jukebox.test/pause",),
+    "gitea": ("code.gitea.io/gitea", "jukebox.test/gitea"),  # `make test` waits for it
     "node": (
         "k8s.io/kubernetes",
         *(f"jukebox.test/{name}" for name in ("coredns", "etcd", "policies", "provisioner")),
@@ -145,11 +148,16 @@ def _registry(target: Path) -> None:
     run("dpkg", "-x", *target.glob("*.deb"), target)
 
 
+def module(part: str) -> Path:
+    """The Go module that a part is built from."""
+    return GITEA if part == "gitea" else GO
+
+
 def folder(part: str) -> Path:
     """Where the binaries of a part are, or will be."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in GO.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(GO)}\0".encode() + file.read_bytes())
+    digest, source = hashlib.sha256(), module(part)
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(source)}\0".encode() + file.read_bytes())
     return CACHE / f"{part}-{digest.hexdigest()[:12]}"
 
 
@@ -175,17 +183,14 @@ def _build(part: str, target: Path) -> None:
     }
 
     def go(*command: str) -> str:
-        return run("go", *command, cwd=GO, env=environment)
+        return run("go", *command, cwd=module(part), env=environment)
 
-    module = json.loads(go("mod", "edit", "-json"))
-    programs = sorted(tool["Path"] for tool in module["Tool"] if tool["Path"].startswith(PARTS[part]))
+    described = json.loads(go("mod", "edit", "-json"))
+    programs = sorted(tool["Path"] for tool in described["Tool"] if tool["Path"].startswith(PARTS[part]))
     say(f"building {part}: downloading")
     # Unlike `go mod download`, it leaves out modules of which no package is built.
     listed = go("list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Dir}}{{end}}", *programs)
-    [version] = [needed["Version"] for needed in module["Require"] if needed["Path"] == "k8s.io/kubernetes"]
-    major, minor = version.removeprefix("v").split(".")[:2]
-    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    flags = " ".join(f"-X {stamped}.{key}={value}" for stamped in STAMPED for key, value in stamps.items())
+    flags = " ".join(f"-X {name}={value}" for name, value in stamps(described["Require"]).items())
     # Together, so that one is linked while the next is compiled; two projects may have programs of one name.
     for parent, together in groupby(programs, os.path.dirname):
         names = list(together)
@@ -193,7 +198,18 @@ def _build(part: str, target: Path) -> None:
         # Nobody debugs them: a tenth of the time is spared.
         go("build", "-gcflags=all=-dwarf=false", "-ldflags", f"-s -w {flags}", "-o", f"{target / parent}/", *names)
     for project, directory in {tuple(line.split(" ")) for line in listed.splitlines()}:
-        for config in (Path(directory) / "config", Path(directory) / "manifests"):
+        for config in (Path(directory) / name for name in ("config", "manifests", "options")):
             if project.startswith(PARTS[part]) and config.is_dir():
                 shutil.copytree(config, target / "config" / project, copy_function=shutil.copyfile)
                 run("chmod", "-R", "u+w", target / "config")
+
+
+def stamps(required: list[dict[str, str]]) -> dict[str, str]:
+    """The versions that a module's programs are stamped with, by the variable."""
+    versions = {each["Path"]: each["Version"] for each in required}
+    if gitea := versions.get("code.gitea.io/gitea"):
+        return {"main.version": gitea.removeprefix("v")}
+    version = versions["k8s.io/kubernetes"]
+    major, minor = version.removeprefix("v").split(".")[:2]
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    return {f"{stamped}.{key}": value for stamped in STAMPED for key, value in values.items()}
