@@ -7,7 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ DISABLE_REGISTRATION = true
 [repository]
 ROOT = {folder}/repositories
 DEFAULT_BRANCH = main
+[git.config]
+; as other Git hosts, for a fork that is made of a shallow clone
+receive.shallowUpdate = true
 [webhook]
 ALLOWED_HOST_LIST = loopback, private
 [log]
@@ -114,14 +117,13 @@ class Gitea:
     url: str
     token: str = field(repr=False)
     name: str = ADMIN
-    session: Callable[[], requests.Session] = field(default=requests.Session, repr=False)
 
     def api(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """The answer of the API to a request, or None if it is empty. Raises Refused."""
         return self._request(method, path, body, headers={"Authorization": f"token {self.token}"}, **options)
 
     def _request(self, method: str, path: str, body: Any, **options: Any) -> Any:
-        with self.session() as http:
+        with requests.Session() as http:
             http.trust_env = False  # neither a proxy nor the user's .netrc is for it
             answer = http.request(method, f"{self.url}/api/v1/{path}", json=body, timeout=60, **options)
         if not answer.ok:
@@ -129,10 +131,10 @@ class Gitea:
         return answer.json() if answer.content else None
 
     def repository(self, name: str, *, private: bool = False) -> str:
-        """Make an empty repository, ``owner/name``, and its organisation if there is none; return its clone URL."""
+        """Make a repository, ``owner/name``, and its organisation unless they are there; return its clone URL."""
         owner, _, repository = name.partition("/")
         self._make("orgs", {"username": owner})
-        self.api("POST", f"orgs/{owner}/repos", {"name": repository, "private": private})
+        self._make(f"orgs/{owner}/repos", {"name": repository, "private": private})
         return f"{self.url}/{name}.git"
 
     def user(self, name: str, *scopes: str) -> "Gitea":
@@ -142,14 +144,14 @@ class Gitea:
         self._make("admin/users", made)
         token = {"name": secrets.token_hex(8), "scopes": scopes or ("all",)}
         answer = self._request("POST", f"users/{name}/tokens", token, auth=(name, PASSWORD))
-        return Gitea(self.url, answer["sha1"], name, self.session)
+        return Gitea(self.url, answer["sha1"], name)
 
     def _make(self, path: str, body: Any) -> None:
         """Make what may be there already."""
         try:
             self.api("POST", path, body)
         except Refused as refused:
-            if refused.status != 422 or "already exists" not in str(refused):
+            if refused.status not in (409, 422) or "already exists" not in str(refused):
                 raise
 
     def allow(self, repository: str, user: str, permission: str = "write") -> None:

@@ -2,10 +2,10 @@
 
 All tests of a project share this one, in the order of its life (``conftest.ORDER``).
 
-``up`` makes its surroundings, as pods of the CI image: a Git host, an S3 server with sample data, a package index (the
-node has no way out) and the stand-ins of the pipeline server and the operators; beside them run Argo CD and KServe. The
-fork is a clone in ``build/cluster/jukebox``, with the settings of this place. ``bootstrap`` gives it to Argo CD, which
-brings up all else; who commits and pushes there then starts a training.
+``up`` makes its surroundings: Gitea as the Git host, and as pods of the CI image an S3 server with sample data, a
+package index (the node has no way out) and the stand-ins of the pipeline server and the operators; beside them run Argo
+CD and KServe. The fork is a clone in ``build/cluster/jukebox``, with the settings of this place. ``bootstrap`` gives it
+to Argo CD, which brings up all else; who commits and pushes there then starts a training.
 """
 
 import base64
@@ -29,9 +29,10 @@ import yaml
 from botocore.config import Config
 
 from tests.active_model import TABLES
-from tests.cluster import argocd, build, images, kserve, kubeflow, node, openshift_ai, stand_ins
+from tests.cluster import argocd, build, git_host, images, kserve, kubeflow, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
 from tests.cluster.kubectl import Kubectl
+from tests.gitea import Gitea
 from tests.kfp import deploy
 from tests.models.jukebox.small import generate
 
@@ -59,6 +60,7 @@ KINDS = ",".join(
 )
 OVERLAY = f"manifests/overlays/{'kubeflow' if KUBEFLOW else 'openshift-ai'}/prod"
 SURROUNDINGS = "surroundings"
+BRANCH, PRODUCTION = "main", "production"  # what the fork trains from, and what its production follows
 SERVICES = ("git", "packages", "s3")  # of the surroundings
 # What is in the namespace of Tekton, in words of kubectl.
 CI = re.compile(
@@ -66,7 +68,7 @@ CI = re.compile(
     r"|(secret|role|rolebinding|serviceaccount)s?/jukebox-(senders|listener|git-host|registry|chat|runs|source|images)"
     r"|(deployment|service)s?/(el-jukebox|jukebox-listener(-proxy)?|way-to-listener)"
 )
-PROGRAMS = ("forward_proxy.py", "git_server.py", "openshift.py", "operators.py", "package_index.py")
+PROGRAMS = ("forward_proxy.py", "openshift.py", "operators.py", "package_index.py")
 DEVELOPER = f"--namespace={SURROUNDINGS}"  # where the account of that name is
 Resource = dict[str, Any]
 
@@ -113,6 +115,11 @@ class Project:
         """Host and port of a Service, from this machine, when it can be reached."""
         return (self.surroundings if service in SERVICES else self.of(f"service/{service}")).reach(service)
 
+    @cached_property
+    def git_host(self) -> Gitea:
+        """The Git host, as its administrator."""
+        return git_host.reach(self.surroundings)
+
     @property
     def settings(self) -> dict[str, str]:
         """The settings of the fork."""
@@ -149,9 +156,16 @@ class Project:
         self.git("commit", "--quiet", f"--message={message}")
         return self.git("rev-parse", "HEAD").strip()
 
-    def push(self, *options: str) -> None:
-        """Push the fork; the Git host tells the listener."""
-        self.git("push", "--quiet", *options, "origin", "HEAD:main")
+    def push(self, *branches: str) -> None:
+        """Push the fork, by default to the branch that it trains from, of which the Git host tells the listener.
+
+        Of ``PRODUCTION``, which Argo CD follows, nobody is told: nothing is trained.
+        """
+        self.git("push", "--quiet", "origin", *(f"HEAD:refs/heads/{branch}" for branch in branches or (BRANCH,)))
+
+    def pull(self) -> None:
+        """Bring the fork to what its branch is at: a pull request was merged."""
+        self.git("pull", "--quiet", "--ff-only", "origin", BRANCH)
 
     def jukebox(self, *arguments: str, kubeconfig: Path = KUBECONFIG, code: Path = ROOT) -> str:
         """The command line with the fork's settings, as its owner calls it, or who has a kubeconfig.
@@ -224,7 +238,9 @@ def up(kubectl: Kubectl) -> Project:
         openshift_ai.mark_namespace(project.ci)
     environment(project)
     clone(project, ci)
-    keys = secret(project)
+    project.surroundings.apply(git_host.settings(host(git_host.NAME)), *git_service())
+    project.surroundings.wait("condition=Available", f"deployment/{git_host.NAME}")
+    keys = secret(project, git_host.populate(project.surroundings))
     project.surroundings.apply(*surroundings(project, keys), *services(ci, packages))
     project.surroundings.wait("condition=Available", "deployment", "--all")
     if not KUBEFLOW:
@@ -238,9 +254,19 @@ def up(kubectl: Kubectl) -> Project:
     folder = FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
     project.upload(generate(folder, rows=ROWS, last_day=date.today(), labels=20))
-    project.git("remote", "set-url", "origin", f"http://{project.address('git')}/acme/jukebox.git")
-    project.push("--push-option=ci.skip")
+    first_push(project)
     return project
+
+
+def first_push(project: Project) -> None:
+    """Push the fork to where production finds it, too, and let the Git host tell the listener of what comes later."""
+    gitea = project.git_host
+    project.git("remote", "set-url", "origin", f"{gitea.url}/{git_host.REPOSITORY}.git")
+    with (FORK / ".git" / "config").open("a") as file:  # an argument would show it
+        file.write(f'[http "{gitea.url}/"]\n\textraHeader = {gitea.header}\n')
+    project.push(BRANCH, PRODUCTION)
+    listener = f"http://jukebox-listener-proxy.{CI_NAMESPACE}.svc:8080"
+    gitea.webhook(git_host.REPOSITORY, listener, project.secret("jukebox-senders", "gitea"))
 
 
 def bootstrap(project: Project) -> None:
@@ -314,7 +340,8 @@ def settings(ci: str) -> dict[str, str]:
     """What the fork has in its settings."""
     return {
         **(kubeflow.settings(host("proxy")) if KUBEFLOW else {}),
-        "repository": f"http://{host('git')}/acme/jukebox",
+        "repository": f"http://{host(git_host.NAME)}/{git_host.REPOSITORY}",
+        "git-host": "gitea",
         "namespace": NAMESPACE,
         "ci-namespace": CI_NAMESPACE,
         "cluster-domain": "cluster.local",
@@ -373,8 +400,8 @@ def patch(overlay: Path, **operations: list[Resource]) -> None:
 IDENTITIES = {"data": [f"Read:{BUCKET}", f"List:{BUCKET}"], "s3": ["Admin"]}
 
 
-def secret(project: Project) -> dict[str, dict[str, str]]:
-    """Make the project's Secrets as its owner does; return the keys of S3, by identity."""
+def secret(project: Project, token: str) -> dict[str, dict[str, str]]:
+    """Make the project's Secrets, with its token of the Git host, as its owner does; return the keys of S3."""
     keys = {
         identity: {
             "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
@@ -385,7 +412,7 @@ def secret(project: Project) -> dict[str, dict[str, str]]:
         for identity in IDENTITIES
     }
     with tempfile.TemporaryDirectory() as folder:
-        files = {"git-token": secrets.token_urlsafe(32)}
+        files = {"git-token": token}
         for identity, held in keys.items():
             files[identity] = "".join(f"{name}={value}\n" for name, value in held.items())
         if KUBEFLOW:
@@ -470,29 +497,21 @@ def surroundings(project: Project, keys: dict[str, dict[str, str]]) -> Iterable[
         yield secret(name, **{"tls.crt": certificate, "tls.key": private})
     yield from openshift_ai.grants({"kind": "ServiceAccount", "name": openshift_ai.NAME, "namespace": SURROUNDINGS})
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": openshift_ai.NAME}}
-    webhook, token = project.secret("jukebox-senders", "github"), project.secret("jukebox-git-host", "token")
-    yield secret("git", webhook=webhook, token=token)
+
+
+def git_service() -> Iterable[Resource]:
+    """The Git host, at port 80."""
+    image = git_host.image()
+    # Its user has no name in the image.
+    environment = {"USER": {"value": "git"}, "HOME": {"value": "/data"}}
+    yield from service(git_host.NAME, image, 80, git_host.START, git_host.PORT, git_host.VOLUMES, **environment)
 
 
 def services(ci: str, packages: Path) -> Iterable[Resource]:
-    """What a real project finds in its surroundings."""
+    """What a real project finds in its surroundings, besides the Git host."""
     programs = {file: (HERE / file).read_text() for file in PROGRAMS}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "programs"}, "data": programs}
     mounted = {"programs": {"configMap": {"name": "programs"}}}
-
-    def of(secret: str, key: str) -> Resource:
-        return {"valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
-
-    yield from service(
-        *("git", ci, 80),
-        ["python3", "/programs/git_server.py", "/data", "8080"],
-        8080,
-        {**mounted, "data": {"emptyDir": {}}},
-        EXTERNAL_URL={"value": f"http://{host('git')}"},
-        WEBHOOK_URL={"value": f"http://jukebox-listener-proxy.{CI_NAMESPACE}.svc:8080"},
-        WEBHOOK_SECRET=of("git", "webhook"),
-        TOKEN=of("git", "token"),
-    )
     weed = "weed server -ip=127.0.0.1 -ip.bind=0.0.0.0 -dir=/data -volume.max=100 -master.volumeSizeLimitMB=64"
     weed += " -master.telemetry=false -master.peers=none -s3 -s3.config=/s3/s3.json -s3.iam=false"
     yield from service(

@@ -12,8 +12,9 @@ from typing import Any
 import polars as pl
 
 from pipeline.models.jukebox.tables import ID
+from scripts.replay import Facts, Kind, build_event, send
 from tests.active_model import TABLES
-from tests.cluster import build, node
+from tests.cluster import build, git_host, node
 from tests.cluster import project as projects
 from tests.cluster.project import Project
 
@@ -71,27 +72,40 @@ class Run:
 
 @dataclass(frozen=True)
 class GitHost:
-    """The API of the Git host, as its user sees it."""
+    """The project's repository on the Git host, as who develops it sees it."""
 
     project: Project
 
-    def api(self, method: str, path: str) -> Any:
-        url = f"http://{self.project.address('git')}/api/v3/repos/acme/jukebox/{path}"
-        with node.session() as http:
-            token = self.project.secret("jukebox-git-host", "token")
-            answer = http.request(method, url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+    def api(self, method: str, path: str, body: Json | None = None) -> Any:
+        return self.project.git_host.api(method, f"repos/{git_host.REPOSITORY}/{path}", body)
 
     def status(self, commit: str) -> tuple[str, str]:
-        """State and description beside a commit."""
-        found = self.api("GET", f"statuses/{commit}")
-        return (found[0]["state"], found[0]["description"]) if found else ("", "")
+        """State and description beside a commit, of the newest status."""
+        found = self.api("GET", f"commits/{commit}/status")["statuses"] or []
+        newest = max(found, key=lambda each: int(each["id"]), default={"status": "", "description": ""})
+        return newest["status"], newest["description"]
+
+    def pulls(self, state: str = "open") -> list[Json]:
+        """Pull requests, newest first; ``state`` is open, closed or all."""
+        return list(self.api("GET", f"pulls?state={state}"))
+
+    def pull(self, number: int) -> Json:
+        return dict(self.api("GET", f"pulls/{number}"))
+
+    def merge(self, number: int) -> str:
+        """Merge a pull request as it is now, and bring the fork there; return the commit."""
+        # Gitea finds out after each push whether it can.
+        node.wait(f"pull request {number}", lambda: self.pull(number)["mergeable"])
+        self.api("POST", f"pulls/{number}/merge", {"Do": "merge", "head_commit_id": self.pull(number)["head"]["sha"]})
+        self.project.pull()
+        return str(self.pull(number)["merge_commit_sha"])
 
     def redeliver(self, commit: str) -> None:
-        """Have the push of a commit delivered again."""
-        [delivery] = [each["id"] for each in self.api("GET", "deliveries") if each["after"] == commit]
-        self.api("POST", f"deliveries/{delivery}")
+        """Have a push of this commit delivered again: by this machine, since Gitea's API has no redelivery."""
+        parents, message, author = self.project.git("log", "-1", "--format=%P%n%s%n%an", commit).splitlines()
+        facts = Facts(self.project.settings["repository"], projects.BRANCH, commit, parents.split()[0], message, author)
+        event = build_event(Kind.PUSH_GITEA, facts, self.project.secret("jukebox-senders", "gitea"))
+        send(event, f"http://{self.project.address('jukebox-listener-proxy')}")
 
 
 def replace(file: Path, old: str, new: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scripts.bootstrap import APPLICATION_SETS
-from tests.cluster import node, stand_ins
+from tests.cluster import git_host, node, stand_ins
 from tests.cluster import project as projects
 from tests.cluster.argocd import look_again, status
 from tests.cluster.project import Project
@@ -105,8 +105,8 @@ def test_argo_cd_reads_a_private_repository_by_its_credential(project: Project, 
         status = project.argocd.get(f"application/{projects.APPLICATION}")["status"]
         return " ".join(each["message"] for each in status.get("conditions", []))
 
-    private = "/data/acme/jukebox.git/private"
-    project.surroundings("exec", "deployment/git", "--", "touch", private)
+    repository = f"repos/{git_host.REPOSITORY}"
+    project.git_host.api("PATCH", repository, {"private": True})
     try:
         node.wait("refusal", lambda: "authentication required" in told())
         (tmp_path / "token").write_text(project.secret("jukebox-git-host", "token"))
@@ -116,7 +116,7 @@ def test_argo_cd_reads_a_private_repository_by_its_credential(project: Project, 
         # What a test before this one changed in the cluster can be put right only with what Argo CD has read.
         node.wait("sync", lambda: status(project.argocd, projects.APPLICATION)["sync"]["status"] == "Synced")
     finally:
-        project.surroundings("exec", "deployment/git", "--", "rm", private)
+        project.git_host.api("PATCH", repository, {"private": False})
 
 
 def test_an_argo_cd_that_does_not_know_a_field_is_not_told_of_it(project: Project) -> None:

@@ -1,7 +1,7 @@
 """Git says what runs: the real Argo CD keeps a project as Git has it, and what is served under the real KServe.
 
-The fork is that of OpenShift AI in production, and differs from what the repository has in images and sizes alone. Of
-what is pushed here nobody is told but Argo CD, which looks for itself: it trains nothing.
+The fork is that of OpenShift AI in production, and differs from what the repository has in images and sizes alone. It
+is pushed here to the branch alone that Argo CD follows, which looks for itself: it trains nothing.
 """
 
 import contextlib
@@ -22,21 +22,20 @@ from tests.cluster.project import FORK, TRACKING, Project
 from tests.manifests import building
 
 OVERLAY = FORK / projects.OVERLAY
-UNTOLD = "--push-option=ci.skip"
 RBAC = "rbac.authorization.k8s.io"
 
 
 def push(project: Project, message: str) -> str:
     """Commit what is changed in the fork, and push it; return the commit."""
     commit = project.commit(message)
-    project.push(UNTOLD)
+    project.push(projects.PRODUCTION)
     return commit
 
 
 def revert(project: Project) -> None:
     """Take the last commit back, and wait until Argo CD has done so."""
     project.git("revert", "--no-edit", "HEAD")
-    project.push(UNTOLD)
+    project.push(projects.PRODUCTION)
     project.sync()
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -82,8 +83,8 @@ def small(project: Project, tmp_path: Path) -> Path:
     run("git", "init", "--quiet", "--initial-branch=main", folder)
     run(*git, "add", "--all")
     run(*git, "commit", "--quiet", "--message=Begin")
-    address = f"http://{project.address('git')}/acme/small.git"
-    run(*git, "push", "--quiet", "--push-option=ci.skip", address, "main")
+    address = project.git_host.repository("acme/small")
+    run(*git, "push", "--quiet", "--force", address, "main", env=os.environ | project.git_host.environment)
     return folder
 
 

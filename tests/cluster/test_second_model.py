@@ -46,7 +46,7 @@ def adopted(project: Project, flats: Path) -> Iterator[Run]:
     finally:
         project.git("revert", "--no-edit", "HEAD")
         project.jukebox("bootstrap", "--yes")
-        project.push("--push-option=ci.skip")  # nobody is told, so nothing is trained
+        project.push(projects.PRODUCTION)  # nobody is told, so nothing is trained
         project.kubectl.apply(*projects.around_model_server("jukebox"))
         if first:  # else nothing is there to be served, and the sync has no end
             project.sync()
