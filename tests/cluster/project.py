@@ -161,7 +161,8 @@ class Project:
 
         Of ``PRODUCTION``, which Argo CD follows, nobody is told: nothing is trained.
         """
-        self.git("push", "--quiet", "origin", *(f"HEAD:refs/heads/{branch}" for branch in branches or (BRANCH,)))
+        for branch in branches or (BRANCH,):  # of a shallow clone, git takes only one new branch at a time
+            self.git("push", "--quiet", "origin", f"HEAD:refs/heads/{branch}")
 
     def pull(self) -> None:
         """Bring the fork to what its branch is at: a pull request was merged."""

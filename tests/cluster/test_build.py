@@ -39,6 +39,13 @@ def test_another_version_is_built_into_another_folder(monkeypatch: pytest.Monkey
     assert build.folder("pause") != before
 
 
+def test_another_version_of_gitea_rebuilds_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = {part: build.folder(part) for part in build.PARTS}
+    monkeypatch.setattr(build, "GITEA", shutil.copytree(build.GITEA, tmp_path / "gitea"))
+    (tmp_path / "gitea" / "go.sum").write_text("another")
+    assert {part for part in build.PARTS if build.folder(part) != before[part]} == {"gitea"}
+
+
 def test_who_comes_while_it_is_built_waits_for_that(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "from tests.cluster import build; print(build.build('pause'))")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
