@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.cluster import build, node
+from scripts import pins
+from tests.cluster import build, node, runs
 from tests.cluster import cluster as tier
 from tests.cluster import kserve as kserve_tier
 from tests.cluster import project as projects
@@ -23,7 +24,18 @@ COMING = pytest.StashKey[Future[Project]]()
 ORDER = (
     *("down", "build", "patience", "node", "network", "failures", "triggers", "hostile", "burst", "kserve"),
     # doctor leaves another token, so no run of a push comes after it.
-    *("preflight", "bootstrap", "kubeflow", "whole_way", "images", "gitops", "access", "trust", "second_model"),
+    *(
+        "preflight",
+        "bootstrap",
+        "kubeflow",
+        "whole_way",
+        "promotion",
+        "images",
+        "gitops",
+        "access",
+        "trust",
+        "second_model",
+    ),
     *("doctor", "teardown"),
 )
 collect_ignore = [] if projects.KUBEFLOW else ["test_kubeflow.py"]
@@ -144,11 +156,12 @@ def project(surroundings: Project) -> Project:
 
 @pytest.fixture(scope="session")
 def published(project: Project) -> Project:
-    """The project with two models at least, the first of which is served: where no run has made them, by hand."""
+    """The project with two models at least, one of which is served: if no run has made them, by hand."""
     store = project.kubectl.model_store()
-    for number, weights in enumerate((WEIGHTS, WEIGHTS[::-1]), 1):
-        if not (store / "jukebox" / str(number)).exists():
-            assert publish(store, f"by hand {number}", weights) == number
+    for index in range(len(runs.models(project)), 2):
+        publish(store, f"by hand {index}", (WEIGHTS, WEIGHTS[::-1])[index])
+    if pins.read_pin(projects.FORK).version is None:
+        runs.pin(project, min(runs.models(project)))
     project.push(projects.PRODUCTION)  # what a test has pushed without a training is not there
     project.sync()
     return project

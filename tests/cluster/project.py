@@ -178,6 +178,51 @@ class Project:
         program = Path(sys.executable).parent / "jukebox"
         return node.patiently(lambda: run(program, *arguments, env={**os.environ, **words, "PATH": path}))
 
+    def inside(self, *arguments: str) -> str:
+        """The command line in a pod, which reaches the Git host by the name that the settings give it.
+
+        Returns what it prints. It has the project's token.
+        """
+        name = f"jukebox-{secrets.token_hex(4)}"
+        held = {"settings.yaml": SETTINGS.read_text()}
+        token = {key: self.secret("jukebox-git-host", key) for key in ("token", "repository")}
+        pod = {
+            "restartPolicy": "Never",
+            "volumes": [
+                {"name": "settings", "configMap": {"name": name}},
+                {"name": "git-host", "secret": {"secretName": name}},
+            ],
+            "containers": [
+                {
+                    "name": "jukebox",
+                    "image": self.settings["ci-image"],
+                    "command": ["jukebox", *arguments],
+                    "env": [
+                        {"name": "HOME", "value": "/tmp"},
+                        {"name": "JUKEBOX_SETTINGS", "value": "/settings/settings.yaml"},
+                    ],
+                    "volumeMounts": [
+                        {"name": "settings", "mountPath": "/settings"},
+                        {"name": "git-host", "mountPath": "/git-host"},
+                    ],
+                }
+            ],
+        }
+        self.surroundings.apply(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": held},
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": token},
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod},
+        )
+
+        def ended() -> bool:
+            return str(self.surroundings.get(f"pod/{name}")["status"]["phase"]) in ("Succeeded", "Failed")
+
+        node.wait(f"end of the pod {name}", ended)
+        said = self.surroundings("logs", name)
+        assert self.surroundings.get(f"pod/{name}")["status"]["phase"] == "Succeeded", said
+        self.surroundings("delete", f"pod/{name}", f"configmap/{name}", f"secret/{name}")
+        return said
+
     def get(self, name: str) -> Any:
         """A resource, or None."""
         text = self.of(name)("get", name, "--ignore-not-found", "--output=json")

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.models.jukebox.tables import ID
-from scripts.replay import Facts, Kind, build_event, send
+from scripts import pins
+from scripts.replay import SENDERS, Facts, Kind, build_event, send
 from tests.active_model import TABLES
 from tests.cluster import build, git_host, node
 from tests.cluster import project as projects
@@ -20,6 +22,8 @@ from tests.cluster.project import Project
 
 MINUTES = 20  # for a run that installs packages, on a machine that does other things as well
 Json = dict[str, Any]
+# What runs after the merge of a promotion: nothing is tested, built or trained.
+AFTER_A_MERGE = {"checkout", "supersede", "release", "wait-served", "commit-status", "notify"}
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,19 @@ def pushed(project: Project, message: str) -> Run:
     return begun(project, f"push-{commit[:12]}", lambda: GitHost(project).redeliver(commit))
 
 
+def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
+    """The run of an event, which is sent as its sender does."""
+    repository = project.settings["repository"]
+    facts = Facts(repository=repository, bucket=projects.BUCKET, key=f"{TABLES[0]}/{TABLES[0]}.parquet", now=now)
+    event = build_event(kind, facts, project.secret("jukebox-senders", SENDERS[kind]))
+
+    def deliver() -> None:
+        send(event, f"http://{project.address('jukebox-listener-proxy')}")
+
+    deliver()
+    return begun(project, name, deliver)
+
+
 def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
     """The run of an event that was sent; it is sent again where Triggers has lost it."""
     for _ in range(10):
@@ -132,26 +149,44 @@ def begun(project: Project, name: str, again: Callable[[], None]) -> Run:
     raise AssertionError(f"{name} does not begin")
 
 
+def merged(project: Project, host: GitHost, pull: Json) -> Run:
+    """The run of the merge of a promotion, which has ended; the fork is at the merge."""
+    commit = host.merge(pull["number"])
+    run = begun(project, f"push-{commit[:12]}", lambda: host.redeliver(commit))
+    assert run.reason == "Completed", run.told
+    assert run.failed == set()
+    assert run.tasks.keys() <= AFTER_A_MERGE
+    return run
+
+
 def models(project: Project, model: str = "jukebox") -> dict[int, Json]:
     """The lineage of each version in the model's store."""
     files = (project.kubectl.model_store(f"{model}-model-pvc") / model).glob("[0-9]*/lineage.json")
     return {int(file.parent.name): json.loads(file.read_text()) for file in files}
 
 
-def predicted(project: Project) -> tuple[str, list[str]]:
-    """What `jukebox predict` says of the first table's first row, and the labels of version 1."""
+def pin(project: Project, number: int) -> None:
+    """Pin a version on the branch that production follows, of which nobody is told: nothing is trained."""
+    made = pins.Pin("jukebox", number, models(project)[number]["sha256"]["model.onnx"])
+    (projects.FORK / pins.PIN).write_text(pins.render(made))
+    project.commit(f"Serve version {number}")
+    project.push(projects.PRODUCTION)
+
+
+def predicted(project: Project, number: int) -> tuple[str, list[str]]:
+    """What `jukebox predict` says of the first table's first row, and the labels of the version that is served."""
     table = projects.FOLDER / "data" / f"{TABLES[0]}.parquet"
-    return answered(project, "jukebox", table, pl.read_parquet(table)[ID][0])
+    return answered(project, "jukebox", number, table, pl.read_parquet(table)[ID][0])
 
 
-def answered(project: Project, model: str, table: Path, row: str) -> tuple[str, list[str]]:
-    """What `jukebox predict` says of a row, asked of the model server from outside, and the labels of version 1."""
+def answered(project: Project, model: str, number: int, table: Path, row: str) -> tuple[str, list[str]]:
+    """What `jukebox predict` says of a row, asked of the model server from outside, and the version's labels."""
     # What the numbers mean lies beside the model.
     store = projects.FOLDER / "served"
-    copy = store / model / "1"
+    copy = store / model / str(number)
     copy.mkdir(parents=True, exist_ok=True)
     inside = ("exec", f"deployment/{model}-predictor", "--container=kserve-container", "--", "base64")
     for file in ("lineage.json", "labels.json", "golden.json", "model.onnx", "model-card.html"):
-        (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/1/{file}")))
+        (copy / file).write_bytes(base64.b64decode(project.kubectl(*inside, f"/mnt/models/{number}/{file}")))
     where = (f"--table={table}", f"--endpoint={projects.MODEL_SERVER_URL}", f"--model-store={store}")
     return project.jukebox("predict", row, *where, code=projects.FORK), json.loads((copy / "labels.json").read_text())

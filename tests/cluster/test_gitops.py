@@ -6,19 +6,18 @@ is pushed here to the branch alone that Argo CD follows, which looks for itself:
 
 import contextlib
 import json
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import requests
 import yaml
 
+from scripts import pins
 from tests.cluster import node, stand_ins
 from tests.cluster import project as projects
 from tests.cluster.argocd import status
-from tests.cluster.kserve import QUESTION
+from tests.cluster.client import asking
 from tests.cluster.project import FORK, TRACKING, Project
+from tests.cluster.runs import models, pin
 from tests.manifests import building
 
 OVERLAY = FORK / projects.OVERLAY
@@ -190,36 +189,6 @@ def made_by_others() -> list[dict[str, Any]]:
     ]
 
 
-class Client:
-    """Asks all the time, each time by a new connection, and keeps what went wrong."""
-
-    def __init__(self, url: str) -> None:
-        self.url = f"{url}/v2/models/jukebox/infer"
-        self.asked = 0
-        self.version = ""
-        self.failures: list[str] = []
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-
-    def run(self) -> None:
-        while not self.stopped.wait(0.02):
-            self.asked += 1
-            try:
-                answer = requests.post(self.url, json=QUESTION, timeout=30)
-                answer.raise_for_status()
-                self.version = answer.json()["model_version"]
-            except requests.RequestException as error:
-                self.failures.append(f"{time.strftime('%H:%M:%S')} {error}")
-
-    def __enter__(self) -> "Client":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        self.thread.join()
-
-
 def rendered(project: Project) -> list[Any]:
     return building.build(project.kubectl.program, OVERLAY)
 
@@ -239,23 +208,25 @@ def specs(project: Project) -> dict[str, Any]:
     return {key: {**item, "metadata": {}, "status": {}} for key, item in project.applied().items()}
 
 
-def test_a_promotion_changes_one_field_and_what_is_served_and_its_revert_puts_both_back(published: Project) -> None:
-    file = FORK / "manifests" / "components" / "production" / "served-version.yaml"
+def test_another_pin_changes_what_is_served_and_nothing_else_and_its_revert_puts_it_back(published: Project) -> None:
+    first = pins.read_pin(FORK).version
+    second = max(number for number in models(published) if number != first)
     manifests, live = rendered(published), specs(published)
-    with published.kubectl.forward("jukebox-predictor", 80) as url, Client(url) as client:
-        node.wait("version 1", lambda: client.version == "1")
-        text = file.read_text()
-        file.write_text(text.replace('"versions":[1]', '"versions":[2]'))
-        push(published, "Serve version 2")
-        [field] = differences(manifests, rendered(published))
-        assert field.endswith("/spec/predictor/model/args/0")
+    with asking(published) as client:
+        node.wait(f"version {first}", lambda: client.version == str(first))
+        pin(published, second)
+        pairs = zip(manifests, rendered(published), strict=True)
+        assert {f"{old['kind']}/{old['metadata']['name']}" for old, new in pairs if old != new} == {
+            *("ConfigMap/jukebox-pin", "InferenceService/jukebox", "Pod/jukebox-verify", "Pod/jukebox-check-served"),
+        }
         published.sync()
-        node.wait("version 2", lambda: client.version == "2")
-        assert differences(live, specs(published)) == ["/InferenceService/jukebox/spec/predictor/model/args/0"]
+        node.wait(f"version {second}", lambda: client.version == str(second))
+        assert differences(live, specs(published)) == [
+            *("/ConfigMap/jukebox-pin/data/sha256", "/ConfigMap/jukebox-pin/data/version"),
+            "/InferenceService/jukebox/spec/predictor/model/args/0",
+        ]
 
         revert(published)
         assert rendered(published) == manifests
-        node.wait("version 1 again", lambda: client.version == "1")
+        node.wait(f"version {first} again", lambda: client.version == str(first))
         assert specs(published) == live
-    assert client.failures == []
-    assert client.asked > 100

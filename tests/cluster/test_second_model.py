@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.tables import to_parquet
+from scripts import pins
 from scripts.clients.kubernetes_api import RUN_LABEL
 from tests.cluster import node
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
-from tests.cluster.runs import Run, answered, models, pushed
+from tests.cluster.runs import GitHost, Run, answered, merged, models, pushed
 from tests.models.second import FLATS, MODEL
 from tests.models.second.fork import adopt
 from tests.models.second.sample import generate
@@ -33,9 +34,10 @@ def flats(project: Project) -> Path:
 @pytest.fixture(scope="module")
 def adopted(project: Project, flats: Path) -> Iterator[Run]:
     """The run of the push."""
-    first = models(project)
+    first, before = models(project), project.git("rev-parse", "HEAD").strip()
     project.kubectl.apply(*projects.around_model_server(MODEL.name))
     adopt(FORK, f"s3://{projects.BUCKET}/flats/*.csv")
+    (FORK / pins.PIN).write_text(pins.render(pins.Pin(MODEL.name)))  # a version of the other model may be pinned
     # The tasks rely on the settings of the last bootstrap: pushed code names no other data and no other claim.
     project.jukebox("bootstrap", "--yes")
     run = pushed(project, "Predict rents")
@@ -44,7 +46,8 @@ def adopted(project: Project, flats: Path) -> Iterator[Run]:
         node.wait("model store", lambda: project.kubectl("get", CLAIM))
         yield run
     finally:
-        project.git("revert", "--no-edit", "HEAD")
+        project.git("restore", f"--source={before}", "--staged", "--worktree", ".")
+        project.commit("Predict songs again")
         project.jukebox("bootstrap", "--yes")
         project.push(projects.PRODUCTION)  # nobody is told, so nothing is trained
         project.kubectl.apply(*projects.around_model_server("jukebox"))
@@ -67,14 +70,19 @@ def test_the_push_becomes_a_published_model(project: Project, adopted: Run) -> N
     assert lineage["run"]["commit"] == project.git("rev-parse", "HEAD").strip()
 
 
-def test_the_model_is_served(project: Project, adopted: Run, flats: Path, tmp_path: Path) -> None:
+def test_the_model_is_served_once_its_promotion_is_merged(
+    project: Project, adopted: Run, flats: Path, tmp_path: Path
+) -> None:
     assert adopted.reason == "Completed", adopted.told
+    host = GitHost(project)
+    [pull] = [each for each in host.pulls() if f"model={MODEL.name} " in each["body"]]
+    merged(project, host, pull)
     project.sync()
     pod = project.kubectl.get(f"deployment/{MODEL.name}-predictor")["spec"]["template"]["spec"]
     [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
     assert f"--model_name={MODEL.name}" in server["args"]
     to_parquet([(flats.name, flats)], tmp_path, FLATS.schema)
-    answer, _ = answered(project, MODEL.name, tmp_path, "flat-000001")
+    answer, _ = answered(project, MODEL.name, 1, tmp_path, "flat-000001")
     assert f"{MODEL.name} version 1" in answer
     assert "€ a month" in answer
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from scripts.replay import SENDERS, Facts, Kind, build_event, send
+from scripts.replay import Kind
 from tests.active_model import MODEL, TABLES
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
-from tests.cluster.runs import GitHost, Json, Run, begun, models, predicted, pushed, replace
+from tests.cluster.runs import GitHost, Json, Run, models, pushed, replace, sent
 
 FLOOR = MODEL.checks[-1].name
 OPTIONS = FORK / "pipeline" / "core" / "contract.py"
@@ -43,19 +43,6 @@ def by_hand(project: Project, run: Run, **parameters: str) -> Run:
     resource = {"apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": metadata, "spec": spec}
     name = project.ci("create", "--filename=-", "--output=name", stdin=json.dumps(resource)).strip()
     return Run(project, name.partition("/")[2])
-
-
-def sent(project: Project, kind: Kind, now: datetime, name: str) -> Run:
-    """The run of an event, which is sent as its sender does."""
-    repository = project.settings["repository"]
-    facts = Facts(repository=repository, bucket=projects.BUCKET, key=f"{TABLES[0]}/{TABLES[0]}.parquet", now=now)
-    event = build_event(kind, facts, project.secret("jukebox-senders", SENDERS[kind]))
-
-    def deliver() -> None:
-        send(event, f"http://{project.address('jukebox-listener-proxy')}")
-
-    deliver()
-    return begun(project, name, deliver)
 
 
 def runs(project: Project) -> set[str]:
@@ -126,23 +113,8 @@ def test_every_pod_on_the_way_is_restricted(project: Project, trained: Run) -> N
     admitted = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get("openshift.io/scc") for pod in pods}
     assert set(admitted.values()) == {"restricted-v2"}, admitted
     labels = {key for pod in pods for key in pod["metadata"]["labels"]}
-    # Tekton's tasks, the pipeline's steps, the listener and the model server are among them.
-    sorts = {"tekton.dev/taskRun", "pipeline/runid", "eventlistener", "serving.kserve.io/inferenceservice"}
-    assert labels >= sorts
-
-
-def test_the_model_that_was_published_is_served(project: Project, trained: Run) -> None:
-    assert trained.reason == "Completed", trained.told
-    project.sync()
-    pod = project.kubectl.get("deployment/jukebox-predictor")["spec"]["template"]["spec"]
-    [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
-    assert {"--model_name=jukebox", "--file_system_poll_wait_seconds=1"} < set(server["args"])
-    assert server["args"][-1] == '--model_version_policy={"specific":{"versions":[1]}}'
-    answer, labels = predicted(project)
-    assert "jukebox version 1" in answer
-    [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
-    assert len(shown) == 5
-    assert {label for label, *_ in shown} < set(labels)
+    # Tekton's tasks, the pipeline's steps and the listener are among them.
+    assert labels >= {"tekton.dev/taskRun", "pipeline/runid", "eventlistener"}
 
 
 def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
