@@ -30,6 +30,8 @@ COMMANDS = {
     "doctor": (CLUSTER, "doctor"),
     "status": (CLUSTER, "status"),
     "delete-version": (CLUSTER, "delete_version"),
+    "verify": (CLUSTER, "verify"),
+    "check-served": (CLUSTER, "check_served"),
     "replay": (CLUSTER, "replay"),
     "settle": (TEKTON, "settle"),
     "supersede": (TEKTON, "supersede"),

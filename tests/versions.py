@@ -22,12 +22,13 @@ def publish_version(
     than: int | None = None,
     passed: bool = True,
     apart: bool = False,
+    golden: bytes | None = b"{}",
     **lineage: Any,
 ) -> int:
     """Publish a version that was found worse (in nats) than another one, or compared with none; return its number.
 
-    ``apart`` puts one that has not passed where nobody serves it, as an older release did not; ``lineage`` replaces
-    what stands there.
+    ``apart`` puts one that has not passed where nobody serves it, as an older release did not; ``golden`` is the
+    content of golden.json, which an older release did not have; ``lineage`` replaces what stands there.
     """
     checks = [{"name": "top1-floor", "value": 0.9, "passed": passed}]
     if worse_by is not None:
@@ -35,9 +36,10 @@ def publish_version(
     files = {
         "model.onnx": model([*WEIGHTS[: len(labels)]]) if onnx is None else onnx,
         "labels.json": json.dumps(labels).encode(),
-        "golden.json": b"{}",
         "model-card.html": b"",
     }
+    if golden is not None:
+        files["golden.json"] = golden
     whole = {
         "schema": SCHEMA,
         "model": {"version": "0.0.2"},

@@ -1,4 +1,4 @@
-"""The model server's REST API: of the Open Inference Protocol, version 2, what ``jukebox predict`` needs."""
+"""The model server's REST API: of the Open Inference Protocol, version 2, what commands need."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,6 +48,18 @@ def infer(
     tensor = {"name": INPUT, "shape": vectors.shape, "datatype": "FP32", "data": vectors.ravel().tolist()}
     answer = _ask(endpoint, f"/v2/models/{model_name}/versions/{version}/infer", {"inputs": [tensor]})
     return _read(answer, len(vectors), kind)
+
+
+def send(endpoint: str, model_name: str, version: int, request: Mapping[str, Any]) -> Any:
+    """Send a request of the Open Inference Protocol to the model server at ``endpoint``; return the response's JSON.
+
+    Raises SettingsInvalid if ``endpoint`` is not an address, ModelServerRefuses if there is no response.
+    """
+    answer = _ask(endpoint, f"/v2/models/{model_name}/versions/{version}/infer", request)
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise _no_answer(answer, "response", error) from None
 
 
 def _ask(endpoint: str, path: str, body: Mapping[str, Any] | None = None) -> requests.Response:
