@@ -2,13 +2,15 @@
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from pipeline.core.errors import SettingsInvalid
-from pipeline.settings import read_settings
-from scripts.git import GitSecret, commit_time, fetch, git, is_full_hash
+from pipeline.settings import Settings, read_settings
+from scripts.git import Clone, GitSecret, commit_time, fetch, git, is_full_hash
+from scripts.pins import PIN, read_pin
 from scripts.results import ResultDir, write_results
 
 # What the commit's own attributes would have git change, on the way to a file or an archive, stays as it was pushed.
@@ -21,12 +23,18 @@ def command(
     source: Annotated[
         Path | None, typer.Option(help="Checkout to copy it from; default: fetch from the Git host.")
     ] = None,
+    reason: Annotated[
+        str, typer.Option(help="Reason for the training; only a push is compared with what is released.")
+    ] = "",
     git_secret: GitSecret = None,
     result_dir: ResultDir = None,
 ) -> None:
     """Check out one commit into a folder and print its hash. It can be repeated.
 
-    The settings name the repository and the branch. Git checks every object, and no pushed code runs.
+    The settings name the repository and the branches. Git checks every object, and no pushed code runs.
+
+    --result-dir gets, besides the commit and its time, the version that the commit pins for production, and for a push
+    two comparisons with the released commit: `pin-changed` is true if the pin differs, `tested` if nothing else does.
 
     Example: `jukebox checkout /tmp/source --git-secret secret`
     """
@@ -34,11 +42,23 @@ def command(
         raise SettingsInvalid(f"the commit is {commit!r}, expected its full hash of 40 hexadecimal digits")
     if source:
         found = checkout(source.absolute().as_uri(), folder, commit or "HEAD")
+        served, changed = None, []
     else:
         settings = read_settings()
         found = checkout(settings.repository, folder, commit or f"refs/heads/{settings.branch}", git_secret)
+        served = read_pin(folder).version if (folder / PIN).exists() else None
+        changed = changed_since_release(settings, found, git_secret) if reason == "push" else []
     print(git(folder, "log", "-1", "--format=%H %an: %s").decode(errors="replace").strip())
-    write_results(result_dir, commit=found, commit_time=commit_time(folder, found))
+    if changed == [PIN]:
+        print("It differs from the released commit by the version for production alone: nothing to test or train")
+    write_results(
+        result_dir,
+        commit=found,
+        commit_time=commit_time(folder, found),
+        served_version=str(served or ""),
+        tested=str(changed == [PIN]).lower(),
+        pin_changed=str(PIN in changed).lower(),
+    )
 
 
 def checkout(repository: str, folder: Path, reference: str, secret: Path | None = None) -> str:
@@ -63,6 +83,20 @@ def checkout(repository: str, folder: Path, reference: str, secret: Path | None 
     git(folder, "checkout", "--quiet", "--force", "--detach", found)
     _require_links_within(folder)
     return found
+
+
+def changed_since_release(settings: Settings, commit: str, secret: Path | None) -> list[str]:
+    """Return the paths in which a commit differs from the tip of production's branch.
+
+    None differs if there is no such branch, as before the first release. Raises HostRefuses if one cannot be fetched.
+    """
+    with TemporaryDirectory() as bare:
+        clone = Clone(Path(bare), settings.repository, secret)
+        released = clone.tip(settings.prod_branch)
+        if not released:
+            return []
+        clone.fetch(released, commit, depth=1)
+        return clone.changed(released, commit)
 
 
 def _empty(folder: Path) -> None:

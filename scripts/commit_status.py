@@ -19,7 +19,7 @@ from pipeline.core.trusted_ca import REMEDY
 from pipeline.settings import read_settings
 from scripts.clients.pipeline_server import TIMEOUT
 from scripts.git import GitSecret, is_full_hash, token_file
-from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
+from scripts.outcome import Last, PipelineRun, Served, State, SupersededBy, Tests, link, look_up, outcome
 
 CONTEXT = "jukebox/continuous-training"
 DESCRIPTION_LIMIT = 140  # characters; GitHub refuses longer ones
@@ -56,6 +56,8 @@ def command(
     state: Annotated[State, typer.Argument(help="The new state; Tekton's statuses are accepted too.")],
     git_secret: GitSecret = None,
     last: Last = State.SUCCESS,
+    tests: Tests = State.SUCCESS,
+    served: Served = State.SUCCESS,
     superseded_by: SupersededBy = "",
     description: Annotated[str, typer.Option(help="One line to show next to the state.")] = "",
     pipeline_run: PipelineRun = "",
@@ -72,7 +74,7 @@ def command(
     if not file:
         print(f"The commit status was not set: {git_secret} contains no token")
         return
-    word, phrase = outcome(state, last, superseded_by)
+    word, phrase = outcome(state, last, superseded_by, tests, served)
     told = look_up(pipeline_run, settings)
     what = f"{description} {phrase}".strip()
     # The cause comes first: there is room for little.

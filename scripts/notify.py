@@ -14,7 +14,7 @@ from pipeline.core.trusted_ca import REMEDY
 from pipeline.settings import read_settings
 from scripts.clients.pipeline_server import TIMEOUT
 from scripts.commit_status import read_secret
-from scripts.outcome import Last, PipelineRun, State, SupersededBy, link, look_up, outcome
+from scripts.outcome import Last, PipelineRun, Served, State, SupersededBy, Tests, link, look_up, outcome
 
 
 class _Passing(ChatRefuses):
@@ -28,6 +28,8 @@ def command(
         Path, typer.Option(help="File with the address of an incoming webhook. The address is secret.")
     ],
     last: Last = State.SUCCESS,
+    tests: Tests = State.SUCCESS,
+    served: Served = State.SUCCESS,
     superseded_by: SupersededBy = "",
     pipeline_run: PipelineRun = "",
 ) -> None:
@@ -38,7 +40,7 @@ def command(
 
     Example: `jukebox notify "push of 0a1b2c3" Succeeded --url-file webhook`
     """
-    word, phrase = outcome(state, last, superseded_by)
+    word, phrase = outcome(state, last, superseded_by, tests, served)
     settings = read_settings()
     told = look_up(pipeline_run, settings)
     why = f": {told.why}" if told.why and word in (State.FAILURE, State.ERROR) else ""

@@ -27,6 +27,7 @@ WORDS = {
     State.NONE: State.ERROR,
 }
 STALE = "ci-image-stale"  # the result of the task checkout
+RESULTS = ("run-id", STALE, "served", "since")  # of any task; those of which something is told
 REBUILD = "Build the stage ci of the Containerfile, push it, put its digest into ci-image, and run `jukebox bootstrap`."
 PHRASES = {
     State.PENDING: "is running",
@@ -38,15 +39,21 @@ PHRASES = {
 Last = Annotated[
     State, typer.Option(help="Tekton's status of the last task; without its success the outcome is not a success.")
 ]
+Tests = Annotated[
+    State, typer.Option(help="Tekton's status of the tests; None if the run only releases a version for production.")
+]
+Served = Annotated[State, typer.Option(help="Tekton's status of the last task of a run that only releases a version.")]
 PipelineRun = Annotated[str, typer.Option(help="The PipelineRun, to report why it failed and to find its run.")]
 SupersededBy = Annotated[str, typer.Option(help="The PipelineRun of a newer push that cancelled this one.")]
 
 
-def outcome(state: State, last: State, superseded_by: str) -> tuple[State, str]:
+def outcome(state: State, last: State, superseded_by: str, tests: State, served: State) -> tuple[State, str]:
     """Return the state, without Tekton's names, and a phrase for people.
 
-    Tekton calls the tasks of a cancelled run Failed if it stopped one of them, else Completed.
+    Tekton calls the tasks of a cancelled run Failed if it stopped one of them, else Completed. If the tests were
+    skipped, the last task is another: ``served`` is its status then.
     """
+    last = served if tests is State.NONE else last
     if superseded_by:
         return State.CANCELLED, f"superseded by {superseded_by}, a newer push"
     word = WORDS.get(state, state)
@@ -62,16 +69,22 @@ class Told(NamedTuple):
         why: the first task's that has failed, in a line; empty if none has, or it is not known.
         run: the id of the pipeline server's run; empty if none was started, or it is not known.
         stale: files of the commit that are others in the CI image; empty if none is, or it is not known.
+        served: the number of the version that production serves; empty if the run did not change it.
+        since: the time, RFC 3339, since when it serves that version.
     """
 
     why: str = ""
     run: str = ""
     stale: str = ""
+    served: str = ""
+    since: str = ""
 
     @property
     def notice(self) -> str:
-        """A note after any outcome; empty if the CI image is not stale."""
-        return f"; the CI image is stale: the commit has different versions of {self.stale}" if self.stale else ""
+        """A note after any outcome: what production serves, and that the CI image is stale; empty if there is none."""
+        served = f"; production serves {self.served} since {self.since}" if self.served else ""
+        stale = f"; the CI image is stale: the commit has different versions of {self.stale}" if self.stale else ""
+        return served + stale
 
 
 def look_up(pipeline_run: str, settings: Settings) -> Told:
@@ -84,8 +97,8 @@ def look_up(pipeline_run: str, settings: Settings) -> Told:
         print(f"The cause of the outcome of {pipeline_run} is unknown: {error}")
         return Told()
     tasks.sort(key=lambda task: str(task.get("status", {}).get("completionTime", "")))
-    run, stale = (next(filter(None, (results(each).get(name) for each in tasks)), "") for name in ("run-id", STALE))
-    return Told(next(filter(None, map(_why, tasks)), ""), run, stale)
+    found = [next(filter(None, (results(each).get(name) for each in tasks)), "") for name in RESULTS]
+    return Told(next(filter(None, map(_why, tasks)), ""), *found)
 
 
 def link(page: str, pipeline_run: str, told: Told) -> str:

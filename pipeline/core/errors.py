@@ -16,6 +16,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── SettingsInvalid          the settings file or an option is wrong
     ├── SpecRefused              a compiled pipeline requests what the cluster does not allow
     ├── RunFailed                a run did not succeed
+    ├── NotServed                production does not serve the version that Git pins, or serves it with wrong answers
     ├── BuildFailed              the training image cannot be built or pushed
     └── ServerUnavailable        a server does not answer, or refuses a request
         ├── ServerAway           the pipeline server is unavailable; a retry may succeed
@@ -91,6 +92,17 @@ class RunFailed(JukeboxError):
         super().__init__(message)
         self.state = state
         self.why = why or message.partition("\n")[0]
+
+
+class NotServed(JukeboxError):
+    """Production does not serve the version that Git pins, or serves it with wrong answers.
+
+    ``check_failed`` is the time (RFC 3339) at which the check of its answers failed; empty if it did not.
+    """
+
+    def __init__(self, message: str, check_failed: str = "") -> None:
+        super().__init__(message)
+        self.check_failed = check_failed
 
 
 class BuildFailed(JukeboxError):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from pipeline.core.errors import HostRefuses, SettingsInvalid
 from scripts.cli import app
 from scripts.git import commit_time
+from scripts.pins import PIN, Pin, render
 from tests.git_server import GitServer, serve_git
 from tests.settings_file import use_settings, write_git_secret
 
@@ -265,3 +266,72 @@ def test_what_a_checkout_left_in_its_hooks_is_not_run(server: GitServer, checkou
     (folder.parent / "hooked").unlink()
     assert checkout().exit_code == 0
     assert not (folder.parent / "hooked").exists()
+
+
+@pytest.fixture
+def compared(server: GitServer, checkout: Checkout, tmp_path: Path) -> Callable[[str, str], dict[str, str]]:
+    """What a checkout of a commit for a reason says of what is released."""
+
+    def call(commit: str, reason: str = "push") -> dict[str, str]:
+        results = tmp_path / "results"
+        result = checkout("--commit", commit, "--reason", reason, "--result-dir", str(results))
+        assert result.exit_code == 0, result.exception
+        return {name: (results / name).read_text() for name in ("served-version", "tested", "pin-changed")}
+
+    return call
+
+
+def push_pin(server: GitServer, version: int | None, **files: str) -> str:
+    """Push a commit that pins this version."""
+    file = server.work / PIN
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render(Pin("jukebox", version, "a" * 64 if version else "")))
+    return server.push(f"Pin {version}", **files or {"b": "1"})
+
+
+def release(server: GitServer, commit: str) -> None:
+    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), f"{commit}:refs/heads/production")
+
+
+def test_a_push_of_the_pin_alone_is_tested(server: GitServer, compared: Callable[..., dict[str, str]]) -> None:
+    """Given commits after the released one, then only one that pins another version, and nothing else, is tested."""
+    release(server, push_pin(server, None))
+    first = push_pin(server, 7)
+    assert compared(first) == {"served-version": "7", "tested": "true", "pin-changed": "true"}
+    # Beside what no tests have seen, a pin is not tested either; it counts what is released, not the commit before.
+    code, both = server.push("Code", a="1"), push_pin(server, 8)
+    assert compared(code) == {"served-version": "7", "tested": "false", "pin-changed": "true"}
+    assert compared(both) == {"served-version": "8", "tested": "false", "pin-changed": "true"}
+    release(server, code)
+    assert compared(both) == {"served-version": "8", "tested": "true", "pin-changed": "true"}
+    assert compared(server.push("Code", a="2")) == {"served-version": "8", "tested": "false", "pin-changed": "true"}
+
+
+def test_a_released_commit_is_trained_again_if_its_run_is(
+    server: GitServer, compared: Callable[..., dict[str, str]]
+) -> None:
+    commit = push_pin(server, 7)
+    release(server, commit)
+    assert compared(commit) == {"served-version": "7", "tested": "false", "pin-changed": "false"}
+
+
+def test_what_is_no_push_is_not_compared(server: GitServer, compared: Callable[..., dict[str, str]]) -> None:
+    """It trains, whatever is released."""
+    release(server, push_pin(server, 1))
+    commit = push_pin(server, 2)
+    assert compared(commit, "schedule") == {"served-version": "2", "tested": "false", "pin-changed": "false"}
+
+
+def test_before_the_first_release_nothing_is_tested(server: GitServer, compared: Callable[..., dict[str, str]]) -> None:
+    nothing = {"tested": "false", "pin-changed": "false"}
+    assert compared(server.push("Older than the pin", a="1")) == {"served-version": "", **nothing}
+    assert compared(push_pin(server, None)) == {"served-version": "", **nothing}
+    assert compared(push_pin(server, 3)) == {"served-version": "3", **nothing}
+
+
+def test_a_pin_that_is_not_valid_stops_the_checkout(server: GitServer, checkout: Checkout) -> None:
+    push_pin(server, 3)
+    (server.work / PIN).write_text("resources: [secret.yaml]\n")
+    error = checkout("--commit", server.push(), "--reason", "push").exception
+    assert isinstance(error, SettingsInvalid)
+    assert f"{PIN} is not a valid pin" in str(error)
