@@ -56,7 +56,7 @@ def command(
         write_results(result_dir, served="", since="", why="")
         return
     with TemporaryDirectory() as bare:
-        watch = Watch(cluster, Clone(Path(bare), settings.repository, git_secret), settings)
+        watch = Watch(cluster, Clone(Path(bare), settings.repository, git_secret), settings, Pace())
         try:
             pin, since = watch.wait(commit, timeout * 60)
         except JukeboxError as error:
@@ -81,7 +81,7 @@ class Watch:
     cluster: Cluster
     clone: Clone
     settings: Settings
-    pace: Pace = Pace()
+    pace: Pace
     say: Callable[[str], None] = lambda text: print(text, flush=True)
     _said: str = ""
 
@@ -136,7 +136,7 @@ class Watch:
 
     def _late(self, pin: Pin, pods: list[Resource], timeout: float) -> NotServed:
         """What is known of a version that is not served in time."""
-        application = f"{self.settings.namespace}.prod"
+        application = f"{self.cluster.namespace}.prod"
         causes = [str(cause) for pod in pods for cause in causes_of_pod(pod)]
         states = [f"the pod {pod['metadata']['name']} is {pod['status'].get('phase', 'Pending')}" for pod in pods]
         return NotServed(
