@@ -380,7 +380,7 @@ def test_the_listener_starts_what_an_event_asks_for(access: Access) -> None:
 def test_who_removes_old_runs_touches_no_claim_but_theirs(access: Access, verb: str) -> None:
     status, said = access.ask("jukebox-runs", verb, "persistentvolumeclaims/foreign")
     assert status == INVALID
-    assert "removes claims that a PipelineRun owns alone" in said
+    assert "may remove only claims that a PipelineRun owns" in said
 
 
 APPLY = {"pipelineTaskName": "apply", "serviceAccountName": "jukebox-release"}
@@ -390,26 +390,26 @@ SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pipelineRef": {"name": "another"}}, "starts no pipeline but continuous-training"),
-        ({"pipelineRef": {"resolver": "git"}}, "starts no pipeline but continuous-training"),
+        ({"pipelineRef": {"name": "another"}}, "may start only the pipeline continuous-training"),
+        ({"pipelineRef": {"resolver": "git"}}, "may start only the pipeline continuous-training"),
         (
             {"pipelineRef": None, "pipelineSpec": {"tasks": [{"name": "any", "taskRef": {"name": "test"}}]}},
-            "starts no pipeline but continuous-training",
+            "may start only the pipeline continuous-training",
         ),
-        ({"taskRunTemplate": None}, "starts runs of the account jukebox-steps alone"),
-        ({"taskRunTemplate": {"serviceAccountName": "jukebox-release"}}, "of the account jukebox-steps alone"),
+        ({"taskRunTemplate": None}, "may start runs only with the account jukebox-steps"),
+        ({"taskRunTemplate": {"serviceAccountName": "jukebox-release"}}, "only with the account jukebox-steps"),
         (
             {"taskRunSpecs": [{"pipelineTaskName": "test", "serviceAccountName": "jukebox-release"}]},
-            "gives each task its own account alone",
+            "may give a task only that task's account",
         ),
         (
             {"taskRunSpecs": [{"pipelineTaskName": "apply", "serviceAccountName": "jukebox-runs"}]},
-            "gives each task its own account alone",
+            "may give a task only that task's account",
         ),
-        ({"workspaces": [SECRET]}, "hands runs nothing but a volume of their own"),
+        ({"workspaces": [SECRET]}, "may give runs only a volume of their own"),
         (
             {"params": [{"name": "repository", "value": "https://elsewhere.example"}]},
-            "gives a run the parameters reason",
+            "may give a run only the parameters reason",
         ),
         ({"params": [{"name": "commit", "value": ["a", "list"]}]}, "as text"),
         (
@@ -422,7 +422,7 @@ SECRET = {"name": "source", "secret": {"secretName": "jukebox-senders"}}
                     APPLY | {"stepSpecs": [{"name": "apply", "computeResources": {"limits": {"cpu": "1"}}}]}
                 ]
             },
-            "gives each task its own account alone",
+            "may give a task only that task's account",
         ),
     ],
 )

@@ -207,8 +207,8 @@ def test_the_proxy_before_the_listener_runs_nginx_of_the_ci_image_alone(project:
 def test_the_steps_of_the_pipeline_mount_no_secret_but_their_own(project: Project, way: str) -> None:
     runner = "default-editor" if projects.KUBEFLOW else "pipeline-runner-dspa"
     for account, secrets in {
-        runner: {"jukebox-data": "", "jukebox-store": "", "jukebox-alert": "alone", "a-token": "alone"},
-        "default": {"jukebox-data": "alone", "jukebox-s3": "alone", "jukebox-store": "", "others": ""},
+        runner: {"jukebox-data": "", "jukebox-store": "", "jukebox-alert": "only", "a-token": "only"},
+        "default": {"jukebox-data": "only", "jukebox-s3": "only", "jukebox-store": "", "others": ""},
     }.items():
         for secret, refused in secrets.items():
             container, spec = mounting(secret, way)
@@ -223,7 +223,7 @@ def test_the_steps_of_the_pipeline_mount_no_claim_but_the_store(project: Project
         return pod(runner, "any", {}, volumes=[volume])
 
     assert refusal(project, claim("jukebox-model-pvc"), JOBS, runs=True) == ""
-    assert "mounts the claim jukebox-model-pvc alone" in refusal(project, claim("mariadb-dspa"), JOBS, runs=True)
+    assert "may mount only the claim jukebox-model-pvc" in refusal(project, claim("mariadb-dspa"), JOBS, runs=True)
 
 
 def test_git_changes_nothing_that_the_product_relies_on(project: Project) -> None:
