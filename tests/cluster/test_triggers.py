@@ -87,12 +87,16 @@ def test_what_cannot_change_a_model_trains_nothing(listener: Listener, kind: Kin
             "README.md",
             "docs/a/b.txt",
             "mkdocs.yml",
-            "manifests/overlays/kubeflow/prod/version.yaml",
             "argocd/app.yaml",
         ):
             listener.send(kind, listener.facts(path=path))
-    with listener.creating(3):
-        for path in ("manifests/settings/settings.yaml", "pipeline/models/jukebox/network.py", "docs.py"):
+    with listener.creating(4):
+        for path in (
+            "manifests/settings/settings.yaml",
+            "manifests/overlays/kubeflow/prod/kustomization.yaml",
+            "pipeline/models/jukebox/network.py",
+            "docs.py",
+        ):
             listener.send(kind, listener.facts(path=path))
 
 
