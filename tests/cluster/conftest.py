@@ -161,7 +161,7 @@ def published(project: Project) -> Project:
     for index in range(len(runs.models(project)), 2):
         publish(store, f"by hand {index}", (WEIGHTS, WEIGHTS[::-1])[index])
     if pins.read_pin(projects.FORK).version is None:
-        runs.pin(project, min(runs.models(project)))
+        project.pin(min(runs.models(project)))
     project.push(projects.PRODUCTION)  # what a test has pushed without a training is not there
     project.sync()
     return project

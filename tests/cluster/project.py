@@ -9,6 +9,7 @@ to Argo CD, which brings up all else; who commits and pushes there then starts a
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ import boto3
 import yaml
 from botocore.config import Config
 
+from scripts.pins import PIN, read_pin, render
 from tests.active_model import TABLES
 from tests.cluster import argocd, build, git_host, images, kserve, kubeflow, node, openshift_ai, stand_ins
 from tests.cluster.build import run, say
@@ -167,6 +169,14 @@ class Project:
     def pull(self) -> None:
         """Bring the fork to what its branch is at: a pull request was merged."""
         self.git("pull", "--quiet", "--ff-only", "origin", BRANCH)
+
+    def pin(self, version: int) -> None:
+        """Commit that production serves a version, with the content that the model store has under its number."""
+        pin = read_pin(FORK)
+        file = self.kubectl.model_store(f"{pin.model}-model-pvc") / pin.model / str(version) / "model.onnx"
+        sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        (FORK / PIN).write_text(render(replace(pin, version=version, sha256=sha256)))
+        self.commit(f"Serve {pin.model} {version}")
 
     def jukebox(self, *arguments: str, kubeconfig: Path = KUBECONFIG, code: Path = ROOT) -> str:
         """The command line with the fork's settings, as its owner calls it, or who has a kubeconfig.

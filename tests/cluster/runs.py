@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 
 from pipeline.models.jukebox.tables import ID
-from scripts import pins
 from scripts.replay import SENDERS, Facts, Kind, build_event, send
 from tests.active_model import TABLES
 from tests.cluster import build, git_host, node
@@ -159,18 +158,19 @@ def merged(project: Project, host: GitHost, pull: Json) -> Run:
     return run
 
 
+def promoted(project: Project, model: str = "jukebox") -> Run:
+    """Merge the open promotion of a model, and return the run of that when production serves what it pins."""
+    host = GitHost(project)
+    [pull] = [each for each in host.pulls() if each["head"]["ref"] == f"promote/{model}/prod"]
+    run = merged(project, host, pull)
+    project.sync()
+    return run
+
+
 def models(project: Project, model: str = "jukebox") -> dict[int, Json]:
     """The lineage of each version in the model's store."""
     files = (project.kubectl.model_store(f"{model}-model-pvc") / model).glob("[0-9]*/lineage.json")
     return {int(file.parent.name): json.loads(file.read_text()) for file in files}
-
-
-def pin(project: Project, number: int) -> None:
-    """Pin a version on the branch that production follows, of which nobody is told: nothing is trained."""
-    made = pins.Pin("jukebox", number, models(project)[number]["sha256"]["model.onnx"])
-    (projects.FORK / pins.PIN).write_text(pins.render(made))
-    project.commit(f"Serve version {number}")
-    project.push(projects.PRODUCTION)
 
 
 def predicted(project: Project, number: int) -> tuple[str, list[str]]:

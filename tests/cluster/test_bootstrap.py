@@ -17,7 +17,7 @@ from tests.kfp import deploy
 
 DSPA = "datasciencepipelinesapplication/dspa"
 WAVE = "argocd.argoproj.io/sync-wave"
-LAST = ("deployment/el-jukebox", "inferenceservice/jukebox", "persistentvolumeclaim/jukebox-model-pvc")
+LAST = ("deployment/el-jukebox", "configmap/jukebox-pin", "persistentvolumeclaim/jukebox-model-pvc")
 
 
 def test_bootstrap_brings_everything_up_in_order_and_waits_for_the_pipeline_server(surroundings: Project) -> None:

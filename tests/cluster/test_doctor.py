@@ -13,7 +13,7 @@ import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,7 @@ from kubernetes.config import kube_config
 from typer.testing import CliRunner
 
 from scripts.cli import app
+from scripts.pins import PIN, parse, render
 from tests.cluster import node
 from tests.cluster import project as projects
 from tests.cluster.argocd import look_again
@@ -421,9 +422,9 @@ def pinning(version: int) -> Break:
     """Git pins another version, which is not applied."""
 
     def broken(fork: Fork) -> Iterator[None]:
-        file = fork.folder / "manifests" / "components" / "production" / "served-version.yaml"
+        file = fork.folder / PIN
         before = file.read_text()
-        file.write_text(before.replace("[1]", f"[{version}]"))
+        file.write_text(render(replace(parse(before), version=version)))
         yield
         file.write_text(before)
 
@@ -437,7 +438,7 @@ def unpublished(fork: Fork) -> Iterator[None]:
     def given(args: list[str]) -> Any:
         return {"spec": {"predictor": {"model": {"args": args}}}}
 
-    other = [argument.replace("[1]", "[7]") for argument in arguments]
+    other = [argument.replace("[ 1 ]", "[ 7 ]") for argument in arguments]
     with broken(fork, pinning(7), patched("inferenceservice/jukebox", given(other), given(arguments))):
         yield
 

@@ -17,7 +17,7 @@ from tests.cluster import project as projects
 from tests.cluster.argocd import status
 from tests.cluster.client import asking
 from tests.cluster.project import FORK, TRACKING, Project
-from tests.cluster.runs import models, pin
+from tests.cluster.runs import models
 from tests.manifests import building
 
 OVERLAY = FORK / projects.OVERLAY
@@ -214,7 +214,8 @@ def test_another_pin_changes_what_is_served_and_nothing_else_and_its_revert_puts
     manifests, live = rendered(published), specs(published)
     with asking(published) as client:
         node.wait(f"version {first}", lambda: client.version == str(first))
-        pin(published, second)
+        published.pin(second)
+        published.push(projects.PRODUCTION)
         pairs = zip(manifests, rendered(published), strict=True)
         assert {f"{old['kind']}/{old['metadata']['name']}" for old, new in pairs if old != new} == {
             *("ConfigMap/jukebox-pin", "InferenceService/jukebox", "Pod/jukebox-verify", "Pod/jukebox-check-served"),

@@ -13,7 +13,7 @@ from scripts.replay import Kind
 from tests.active_model import MODEL, TABLES
 from tests.cluster import project as projects
 from tests.cluster.project import FORK, Project
-from tests.cluster.runs import GitHost, Json, Run, models, pushed, replace, sent
+from tests.cluster.runs import GitHost, Json, Run, models, predicted, promoted, pushed, replace, sent
 
 FLOOR = MODEL.checks[-1].name
 OPTIONS = FORK / "pipeline" / "core" / "contract.py"
@@ -30,6 +30,13 @@ def trained(project: Project) -> Run:
     """The run of a push that changes what the network learns."""
     replace(OPTIONS, "learning_rate: float = Field(0.003", "learning_rate: float = Field(0.004")
     return pushed(project, "Learn a little faster")
+
+
+@pytest.fixture(scope="module")
+def served(project: Project, trained: Run) -> Run:
+    """The run of the merge that pins the model of ``trained``."""
+    assert trained.reason == "Completed", trained.told
+    return promoted(project)
 
 
 def by_hand(project: Project, run: Run, **parameters: str) -> Run:
@@ -107,14 +114,35 @@ def test_a_push_becomes_a_published_model(project: Project, host: GitHost, train
     assert labels["jukebox.github.io/reason"] == "push"
 
 
-def test_every_pod_on_the_way_is_restricted(project: Project, trained: Run) -> None:
-    assert trained.reason == "Completed", trained.told
+def test_every_pod_on_the_way_is_restricted(project: Project, served: Run) -> None:
     pods = [pod for kubectl in (project.kubectl, project.ci) for pod in kubectl.get("pods")["items"]]
     admitted = {pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get("openshift.io/scc") for pod in pods}
     assert set(admitted.values()) == {"restricted-v2"}, admitted
     labels = {key for pod in pods for key in pod["metadata"]["labels"]}
-    # Tekton's tasks, the pipeline's steps and the listener are among them.
-    assert labels >= {"tekton.dev/taskRun", "pipeline/runid", "eventlistener"}
+    # Tekton's tasks, the pipeline's steps, the listener and the model server are among them.
+    sorts = {"tekton.dev/taskRun", "pipeline/runid", "eventlistener", "serving.kserve.io/inferenceservice"}
+    assert labels >= sorts
+
+
+def test_the_model_whose_pull_request_is_merged_is_served_and_nothing_is_trained(
+    project: Project, host: GitHost, trained: Run, served: Run
+) -> None:
+    assert list(models(project)) == [1]
+    state, description = host.status(project.git("rev-parse", "HEAD").strip())
+    assert state == "success"
+    assert "production serves 1 since" in description
+    assert "production serves 1 since" in served.told
+    [check] = project.kubectl.get("pods", "--selector=app.kubernetes.io/name=check-served")["items"]
+    assert check["status"]["phase"] == "Succeeded"
+    pod = project.kubectl.get("deployment/jukebox-predictor")["spec"]["template"]["spec"]
+    [server] = [container for container in pod["containers"] if container["name"] == "kserve-container"]
+    assert {"--model_name=jukebox", "--file_system_poll_wait_seconds=1"} < set(server["args"])
+    assert server["args"][-1] == '--model_version_policy={"specific":{"versions":[ 1 ]}}'
+    answer, labels = predicted(project, 1)
+    assert "jukebox version 1" in answer
+    [_, *shown] = [line.split() for line in answer.splitlines()[1:]]
+    assert len(shown) == 5
+    assert {label for label, *_ in shown} < set(labels)
 
 
 def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
