@@ -48,6 +48,7 @@ def validate_data(
     model_store: str,
     model_name: str,
     champion_version: str,
+    served_version: str,
     report: Output[Artifact],
     summary: Output[Markdown],
     metrics: Output[Metrics],
@@ -60,7 +61,7 @@ def validate_data(
     with step("validate-data", tables):
         from datetime import UTC, datetime
 
-        from pipeline.core.champion import find_champion
+        from pipeline.core.champion import find_champion, find_served
         from pipeline.core.contract import load
         from pipeline.core.documents import log_metrics
         from pipeline.steps.validate_data import markdown
@@ -68,6 +69,7 @@ def validate_data(
 
         loaded = load(model)
         champion = find_champion(model_store, model_name, champion_version)
+        served = find_served(model_store, model_name, served_version)
         result = run(
             loaded,
             {table.name: Path(tables.path) / table.name for table in loaded.tables},
@@ -75,6 +77,7 @@ def validate_data(
             data_version=data_version,
             today=datetime.now(UTC).date(),
             reference=champion.lineage["data"]["profile"] if champion else None,
+            served=served.found.lineage["data"]["profile"] if served and served.found else None,
         )
         Path(summary.path).write_text(markdown(result))
         log_metrics(metrics, {f"{name} rows": rows for name, rows in result["profile"]["rows"].items()})
@@ -146,6 +149,7 @@ def evaluate_model(
     model_store: str,
     model_name: str,
     champion_version: str,
+    served_version: str,
     gate_mode: str,
     thresholds: dict,
     evaluation: Output[Artifact],
@@ -154,13 +158,13 @@ def evaluate_model(
     confusion: Output[ClassificationMetrics],
     page: Output[HTML],
 ) -> None:
-    """Judge the model on each test split, beside the baseline and the champion."""
+    """Judge the model on each test split, beside the baseline, the champion and the version that is served."""
     from pathlib import Path
 
     from pipeline.core.log import step
 
     with step("evaluate-model", examples, predictions):
-        from pipeline.core.champion import search
+        from pipeline.core.champion import find_served, search
         from pipeline.core.contract import load
         from pipeline.core.documents import log_metrics
         from pipeline.core.report import evaluation_html
@@ -176,6 +180,7 @@ def evaluate_model(
             Path(verdict.path),
             champion=found.champion,
             champion_version=champion_version,
+            served=find_served(model_store, model_name, served_version),
             damaged=found.damaged,
             mode=gate_mode,
             thresholds=thresholds,
@@ -183,7 +188,7 @@ def evaluate_model(
         Path(page.path).write_text(evaluation_html(loaded, result, decision))
         if matrix := result["figures"].get("confusion"):
             confusion.log_confusion_matrix(result["labels"], matrix)
-        for who in ("model", "baseline", "champion"):
+        for who in ("model", "baseline", "champion", "served"):
             for split in result["model"]:
                 scores = (result[who] or {}).get(split) or {}
                 for metric in loaded.all_metrics:
@@ -299,6 +304,7 @@ def publish_model(
 
     with step("publish-model", fetched, onnx_model, examples, predictions, training):
         require(validation, evaluation, verdict, parity)
+        from pipeline.core.candidate import line
         from pipeline.core.contract import load
         from pipeline.core.documents import write_json
         from pipeline.core.report import summary_markdown
@@ -334,3 +340,5 @@ def publish_model(
         write_json(Path(published.path), result.lineage)
         Path(card.path).write_bytes(result.card)
         Path(summary.path).write_text(summary_markdown(result.lineage, result.uri))
+        # Not a message for people: it has no time and no level.
+        print(line(result.lineage), flush=True)

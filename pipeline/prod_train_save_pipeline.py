@@ -48,6 +48,7 @@ Args:
     model_storage_pvc: Claim that holds the model store.
     model_store: Root of the model store: a path on the claim, or s3://bucket/prefix as in the settings.
     champion_version: Number of the version to compare with, or none; empty: the champion.
+    served_version: Number of the version that production serves, which is compared with, too; empty: none.
     gate_mode: enforce, warn or off; a model that did not pass is never served, and kept only with warn or off.
     thresholds: {checks}.
     prod_flag: Whether the version may be proposed for production.
@@ -78,6 +79,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
         model_storage_pvc: str = settings.model_storage_pvc,
         model_store: str = settings.model_store,
         champion_version: str = "",
+        served_version: str = "",
         gate_mode: str = "enforce",
         thresholds: dict = {},  # noqa: B006
         prod_flag: bool = False,
@@ -87,6 +89,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
     ) -> None:
         run = {"run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER}
         store = {"model_store": model_store, "model_name": model_name}
+        beside = {"champion_version": champion_version, "served_version": served_version}
 
         fetched = components.fetch_data(
             model=model,
@@ -98,9 +101,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             cache=cache,
         )
         tables = fetched.outputs["tables"]
-        validated = components.validate_data(
-            model=model, tables=tables, **store, data_version=data_version, champion_version=champion_version
-        )
+        validated = components.validate_data(model=model, tables=tables, **store, **beside, data_version=data_version)
         preprocessed = components.preprocess_data(model=model, tables=tables)
         examples = preprocessed.outputs["examples"]
         trained = components.train_model(
@@ -112,7 +113,7 @@ def build_pipeline(settings: Settings, *, image: str = "") -> BaseComponent:
             examples=examples,
             predictions=predictions,
             **store,
-            champion_version=champion_version,
+            **beside,
             gate_mode=gate_mode,
             thresholds=thresholds,
         )

@@ -106,6 +106,8 @@ def documents(folder: Path) -> dict[str, Any]:
     found["validation"] |= {
         "profile": {
             "rows": {"cars": 1500},
+            "examples": {"train": 900, "validation": 300, "test": 300},
+            "rows_of_examples": 1500,
             "features": {"mileage": mileage},
             "categories": {"fuel": {"diesel": 0.6, "petrol": 0.4}},
             "target": mileage,
@@ -113,6 +115,7 @@ def documents(folder: Path) -> dict[str, Any]:
             "last_day": None,
         },
         "shift": None,
+        "shift_from_served": None,
     }
     for entry in found["training"]["history"]:
         entry["validation_mae"] = entry.pop("validation_top1") * 20
@@ -133,7 +136,9 @@ def documents(folder: Path) -> dict[str, Any]:
             "model": {**found["lineage"]["model"], "name": MODEL.name},
             "data": {"version": "7e" * 32, **tables, "profile": found["validation"]["profile"]},
             "encoding": preprocessing["encoding"],
+            "shift": {"champion": None, "served": None},
             "metrics": evaluation["model"],
+            "beside": {who: evaluation[who] for who in ("baseline", "champion", "served")},
             "verdict": verdict,
             "champion": None,
         },

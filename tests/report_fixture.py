@@ -184,8 +184,11 @@ def _evaluation(
             "rows_left_out": 0,
             "only_model": [],
             "only_champion": [],
+            "difference": {"metric": "cross_entropy", "value": -0.04, "interval": [-0.05, -0.03]},
         },
+        "served": None,
         "not_compared": "",
+        "served_not_compared": "",
         "damaged": [],
         "slices": {
             "label": [
@@ -248,6 +251,7 @@ def _verdict(evaluation: dict[str, Any]) -> dict[str, Any]:
         "mode": "enforce",
         "checks": checks,
         "champion": champion and {"version": champion["version"], "is_best": True, "compared": True},
+        "served": None,
         "champion_version": "",
         "thresholds": {},
         "summary": f"Passed: all {len(checks)} checks hold.",
@@ -310,6 +314,8 @@ def _validation(rng: np.random.Generator, labels: list[str]) -> dict[str, Any]:
         "checks": checks,
         "profile": {
             "rows": {FIRST: 14_245, LAST: 1_129_882},
+            "examples": {"train": 9_120, "validation": 1_344, "test-seen": 3_980, "test-unseen": 2_711},
+            "rows_of_examples": 1_125_714,
             "first_day": "2025-05-01", "last_day": "2026-03-08",
             "features": features,
             "label_shares": dict(zip(labels, shares_of_labels.tolist(), strict=True)),
@@ -319,6 +325,7 @@ def _validation(rng: np.random.Generator, labels: list[str]) -> dict[str, Any]:
             MOVED: {"psi": 0.31, "mean_difference": -0.49},
             "labels": {"psi": 0.004, "mean_difference": None},
         },
+        "shift_from_served": None,
     }  # fmt: skip
 
 
@@ -408,11 +415,14 @@ def _lineage(found: dict[str, Any], number: int) -> dict[str, Any]:
             **found["tables"],
             "profile": profile,
         },
+        "shift": {"champion": found["validation"]["shift"], "served": found["validation"]["shift_from_served"]},
         "encoding": found["preprocessing"]["encoding"],
         "hyperparameters": found["training"]["hyperparameters"],
         "metrics": found["evaluation"]["model"],
+        "beside": {who: found["evaluation"][who] for who in ("baseline", "champion", "served")},
         "verdict": found["verdict"],
         "champion": champion and champion["version"],
+        "served": None,
         "parity": {key: value for key, value in found["parity"].items() if key != "golden"},
         "sha256": {"model.onnx": "5d" * 32, "labels.json": "e1" * 32},
         "created": "2026-03-14T09:27:16Z",

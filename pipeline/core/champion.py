@@ -1,4 +1,4 @@
-"""The champion, which is the version that a new model must not be worse than; and any other version by its number.
+"""The versions that a new model must not be worse than: the champion, and the one that production serves.
 
 A version is used only if it is intact: its lineage is readable, its files have the digests that the lineage records,
 and its model answers. An error names a version that is not, and what to do; such a version is never the champion.
@@ -28,6 +28,7 @@ LABELS, LINEAGE, CARD = "labels.json", "lineage.json", "model-card.html"
 GOLDEN = "golden.json"  # a request to the model server, and the answer that it must give
 # The check that compares a model with the champion: above 0, it is worse.
 NO_WORSE = "no-worse-than-champion"
+CHAMPION, SERVED = "champion", "served"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ class Champion(Version):
 
 
 @dataclass(frozen=True)
+class Served:
+    """The version that production serves; ``found`` is None if it cannot be used, and ``fault`` says why."""
+
+    version: int
+    found: Version | None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
 class Search:
     """The result of a search of the store: the champion, if there is one, and a sentence for each damaged version."""
 
@@ -109,7 +119,8 @@ def search(model_store: str, model_name: str, version: str = "") -> Search:
     if version == NONE:
         return Search(None, ())
     store = open_store(model_store, model_name)
-    named = _number(version) if version else 0
+    others = f"{NONE!r} to compare with nothing, or an empty text for the champion"
+    named = _number(version, "champion_version", others) if version else 0
     asked = _asked(store, named) if named else None
     best, damaged = _best(store)
     for sentence in damaged:
@@ -129,6 +140,21 @@ def read_version(model_store: str, model_name: str, number: int = 0) -> Version 
     store = open_store(model_store, model_name)
     number = number or store.newest() or 0
     return _read(store, number) if number else None
+
+
+def find_served(model_store: str, model_name: str, version: str) -> Served | None:
+    """Return the version that production serves; None if ``version`` is empty, since production serves nothing.
+
+    One that is missing or damaged does not fail the run, since a new model may replace it. Raises SettingsInvalid if
+    ``version`` is not a number, StoreBroken if the store cannot be read.
+    """
+    if not version:
+        return None
+    number = _number(version, "served_version", "an empty text if production serves nothing")
+    try:
+        return Served(number, _read(open_store(model_store, model_name), number))
+    except VersionBroken as error:
+        return Served(number, None, str(error))
 
 
 def read_lineage(store: ModelStore, number: int) -> dict[str, Any]:
@@ -183,12 +209,9 @@ def read_files(store: ModelStore, number: int) -> tuple[dict[str, Any], dict[str
     return lineage, content
 
 
-def _number(version: str) -> int:
+def _number(version: str, parameter: str, others: str) -> int:
     if not (version.isascii() and version.isdigit() and int(version)):
-        raise SettingsInvalid(
-            f"champion_version is {version!r}; expected the number of a version, {NONE!r} to compare with nothing, or "
-            "an empty text for the champion"
-        )
+        raise SettingsInvalid(f"{parameter} is {version!r}; expected the number of a version, {others}")
     return int(version)
 
 

@@ -23,6 +23,10 @@ SMALLEST_SHARE = 1e-4
 LARGEST = float(np.finfo(np.float32).max)  # the squares of larger values would leave float64, too
 LABELS = "labels"
 MOST_VALUES = 50  # of a category; the others are one
+# From 0.1 to 0.25 it is some shift, from 0.25 on a large one (Siddiqi, Credit Risk Scorecards, 2006).
+LARGEST_INDEX = 0.25
+# Standard deviations: from 0.2 on it is an effect (Cohen, Statistical Power Analysis, 1988).
+LARGEST_DIFFERENCE = 0.2
 
 Floats = NDArray[np.float64]
 

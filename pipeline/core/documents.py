@@ -55,8 +55,12 @@ class Evaluation(TypedDict):
         model: of the model.
         baseline: of the baseline.
         champion: those of the champion by split; ``version``; ``is_best``; ``model``, the ScoresOfSplits of the model
-            on the same rows; ``rows_left_out``; ``only_model`` and ``only_champion``, labels.
+            on the same rows; ``rows_left_out``; ``only_model`` and ``only_champion``, labels; ``difference``, the
+            ``value`` and the paired ``interval`` of the model's less the champion's primary ``metric`` on all of them.
+        served: the same of the version that production serves; None if there is none, if it is the champion, or if the
+            two were not compared.
         not_compared: why the model was not compared; "" if it was, or if there was no champion.
+        served_not_compared: likewise for the version that production serves.
         damaged: a sentence for each version that is damaged.
         slices: by the name of a slice, Scores with the ``value`` that they are of.
         figures: what the kind draws.
@@ -66,7 +70,9 @@ class Evaluation(TypedDict):
     model: ScoresOfSplits
     baseline: ScoresOfSplits
     champion: Mapping[str, Any] | None
+    served: Mapping[str, Any] | None
     not_compared: str
+    served_not_compared: str
     damaged: list[str]
     slices: Mapping[str, Sequence[Scores]]
     figures: Mapping[str, Any]
@@ -93,6 +99,13 @@ class Compared(TypedDict):
     compared: bool
 
 
+class ServedCompared(TypedDict):
+    """The version that production serves, and whether the model was compared with it."""
+
+    version: int
+    compared: bool
+
+
 class Verdict(TypedDict):
     """What the gate decided: verdict.json; see ``evaluate_model.judge``."""
 
@@ -101,6 +114,7 @@ class Verdict(TypedDict):
     checks: list[CheckResult]
     summary: str
     champion: Compared | None
+    served: ServedCompared | None
     champion_version: str
     thresholds: Mapping[str, float]
 

@@ -11,6 +11,7 @@ Every message says what was found, what was expected and what to do; the steps p
     ├── GateRefused              the model is not good enough to be published
     ├── CommitOutdated           a newer commit has run, or its model is published already
     ├── ParityBroken             the ONNX model and the Keras model differ
+    ├── CandidateInvalid         the log of a run has a damaged record of what it published
     ├── StoreBroken              the model store cannot be read or written
     │   └── VersionBroken        a version in it is damaged or does not exist
     ├── SettingsInvalid          the settings file or an option is wrong
@@ -67,6 +68,10 @@ class CommitOutdated(JukeboxError):
 
 class ParityBroken(JukeboxError):
     """The ONNX model and the Keras model differ."""
+
+
+class CandidateInvalid(JukeboxError):
+    """The log of a run has a damaged record of what it published."""
 
 
 class StoreBroken(JukeboxError):

@@ -327,7 +327,7 @@ def _confusions(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[
 def _reproduce(lineage: Mapping[str, Any] | None, run: Run) -> dict[str, Any]:
     """Everything needed to run it again that is known, flat: dotted names and scalars. Results are shown elsewhere."""
     merged: dict[str, Any] = {"run": {"name": run.name, "id": run.id}, **(lineage or {})}
-    for shown_elsewhere in ("encoding", "metrics", "verdict", "parity"):
+    for shown_elsewhere in ("shift", "encoding", "metrics", "beside", "verdict", "parity"):
         merged.pop(shown_elsewhere, None)
     if lineage:
         merged["data"] = {key: value for key, value in lineage["data"].items() if key != "profile"}

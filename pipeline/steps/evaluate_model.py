@@ -1,8 +1,8 @@
 """Evaluate the model on the test splits, and decide whether it is good enough.
 
 Everything is counted over the rows behind the examples: one with 40 rows of one label and 10 of another counts as 50.
-The model is compared with the baseline, which uses no features, and with the champion, the version that it must not be
-worse than, on the rows of the labels that both know.
+The model is compared with the baseline, which uses no features, and with the versions that it must not be worse than,
+on the rows of the labels that both know: the champion, and the version that production serves.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.core.champion import NONE, Champion
+from pipeline.core.champion import CHAMPION, NONE, SERVED, Champion, Served, Version
 from pipeline.core.contract import TRAIN, Model
 from pipeline.core.documents import CheckResult, Evaluation, Verdict, write_json
 from pipeline.core.encoders import encode
@@ -36,6 +36,7 @@ def evaluate_model(
     *,
     champion: Champion | None = None,
     champion_version: str = "",
+    served: Served | None = None,
     damaged: Sequence[str] = (),
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
@@ -50,6 +51,7 @@ def evaluate_model(
         predictions,
         champion=champion,
         champion_version=champion_version,
+        served=served,
         damaged=damaged,
         mode=mode,
         thresholds=thresholds,
@@ -67,6 +69,7 @@ def judge(
     *,
     champion: Champion | None = None,
     champion_version: str = "",
+    served: Served | None = None,
     damaged: Sequence[str] = (),
     mode: str = "enforce",
     thresholds: Mapping[str, Any] | None = None,
@@ -76,9 +79,12 @@ def judge(
     ``examples`` and ``predictions`` are the folders of preprocess_data and train_model. Confidence intervals (95 %)
     are over examples, not rows: an example's rows are all alike, and a hundred of them are not a hundred observations.
 
-    ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. If the two cannot
-    be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps ``champion_version``,
-    ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off judges nothing, so nothing passes.
+    ``champion`` is what ``champion.search`` found for ``champion_version``, with what is ``damaged``. ``served`` is the
+    version that production serves: each check against the champion is made against it as well, unless it is the
+    champion. So the tolerance cannot add up over a chain of models, each a little worse than the one before. If a
+    version cannot be compared, evaluation and verdict say why, and the other checks decide. The verdict keeps
+    ``champion_version``, ``served``, ``mode`` and ``thresholds``, so that publish_model can judge again. Mode off
+    judges nothing, so nothing passes.
 
     Raises HyperparametersInvalid for an unknown threshold, SettingsInvalid for an unknown mode.
     """
@@ -98,27 +104,39 @@ def judge(
         "model": ours.by_split(),
         "baseline": theirs.by_split(),
         "champion": None,
+        "served": None,
         "not_compared": "",
+        "served_not_compared": "",
         "damaged": [*damaged],
         "slices": ours.by_slice(),
         "figures": ours.figures(),
     }
+    both: dict[str, _Both] = {}
     if champion_version == NONE:
+        # This also leaves out what production serves: a person says that the old metrics mean nothing.
         result["not_compared"] = "it was not compared, because champion_version is none"
-    both = None
     if champion:
         found = _beside(model, champion, reader, predictions)
         if isinstance(found, str):
             result["not_compared"] = f"version {champion.version} cannot be compared with it: {found}"
             log.warning("%s", result["not_compared"])
         else:
-            both = found
-            result["champion"] = {
-                "version": champion.version,
-                "is_best": champion.is_best,
-                **both.describe(ours.rows(ALL)),
-            }
-    asked = [] if mode == "off" else [check for check in checks if check.against != "champion" or both]
+            both[CHAMPION] = found
+            described = found.describe(model, ours.rows(ALL))
+            result["champion"] = {"version": champion.version, "is_best": champion.is_best, **described}
+    is_champion = bool(served and champion and served.version == champion.version)
+    if served and not is_champion and champion_version != NONE:
+        found = _beside(model, served.found, reader, predictions) if served.found else served.fault
+        if isinstance(found, str):
+            result["served_not_compared"] = (
+                f"production serves version {served.version}, which cannot be compared with it: {found}"
+            )
+            log.warning("%s", result["served_not_compared"])
+        else:
+            both[SERVED] = found
+            result["served"] = {"version": served.version, **found.describe(model, ours.rows(ALL))}
+    checks = [each for check in checks for each in _against_both(check)]
+    asked = [] if mode == "off" else [check for check in checks if check.against in ("", "baseline", *both)]
     results = [each for check in asked for each in _asked(model, check, ours, theirs, both)]
     decision: Verdict = {
         # all() is true without checks, but then nothing was judged.
@@ -126,13 +144,23 @@ def judge(
         "mode": mode,
         "checks": results,
         "summary": _in_words(model, results, result, mode),
-        "champion": {"version": champion.version, "is_best": champion.is_best, "compared": both is not None}
+        "champion": {"version": champion.version, "is_best": champion.is_best, "compared": CHAMPION in both}
         if champion
         else None,
+        "served": {"version": served.version, "compared": (CHAMPION if is_champion else SERVED) in both}
+        if served
+        else None,
         "champion_version": champion_version,
-        "thresholds": {check.name: check.threshold for check in checks},
+        "thresholds": {check.name: check.threshold for check in checks if check.against != SERVED},
     }
     return result, decision
+
+
+def _against_both(check: Check) -> Iterator[Check]:
+    """A check, and for one against the champion, the same against the version that production serves."""
+    yield check
+    if check.against == CHAMPION:
+        yield check.of_served()
 
 
 def _baseline(reader: Reader) -> Floats:
@@ -231,42 +259,45 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Both:
-    """The model and the champion on the rows of the labels that both know."""
+    """The model and a published version on the rows of the labels that both know."""
 
     model: _Answers
-    champion: _Answers
+    version: _Answers
     only_model: list[str]
-    only_champion: list[str]
+    only_version: list[str]
 
-    def describe(self, rows: Floats) -> dict[str, Any]:
-        """The champion's metrics by split, the model's on the same rows, and what is left out of all ``rows``."""
+    def describe(self, model: Model, rows: Floats) -> dict[str, Any]:
+        """The version's metrics by split, the model's on the same rows, and what is left out of all ``rows``."""
+        primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
+        value, interval = _difference(primary, self.model.splits[ALL], self.version.splits[ALL])
         return {
-            **self.champion.by_split(),
+            **self.version.by_split(),
             "model": self.model.by_split(),
             "rows_left_out": int(rows.sum() - self.model.rows(ALL).sum()),
             "only_model": self.only_model,
-            "only_champion": self.only_champion,
+            "only_champion": self.only_version,
+            "difference": {"metric": primary.name, "value": value, "interval": interval},
         }
 
 
-def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path) -> _Both | str:
-    """Compare the champion with the model, or return the reason why that is not possible.
+def _beside(model: Model, version: Version, reader: Reader, predictions: Path) -> _Both | str:
+    """Compare a version with the model, or return the reason why that is not possible.
 
     A model gives no probability to a label that it does not know: each row of one would cost it 16.1 nats, and a few of
     them outweigh everything else. So both are compared on a question that both can answer: given that it is one of the
     labels that both know, which one.
     """
     labels = reader.labels
-    shared = [label for label in labels if label in champion.labels]
+    shared = [label for label in labels if label in version.labels]
     if len(shared) < min(2, len(labels)):
         return f"of the labels, both know {', '.join(shared) or 'none'}, which is too few to compare"
-    ours, theirs = ([known.index(label) for label in shared] for known in (labels, champion.labels))
-    ask = onnxruntime_of(champion.onnx)
+    ours, theirs = ([known.index(label) for label in shared] for known in (labels, version.labels))
+    ask = onnxruntime_of(version.onnx)
     answers = _Both(
         _Answers(model, shared),
         _Answers(model, shared),
-        only_model=[label for label in labels if label not in champion.labels],
-        only_champion=[label for label in champion.labels if label not in labels],
+        only_model=[label for label in labels if label not in version.labels],
+        only_version=[label for label in version.labels if label not in labels],
     )
     for split, test, predicted in reader.answered(predictions):
         target, rows = model.kind.restrict(test.target, test.rows, ours)
@@ -275,20 +306,22 @@ def _beside(model: Model, champion: Champion, reader: Reader, predictions: Path)
             continue
         frame = test.frame.filter(pl.Series(some))
         try:
-            asked = ask(encode(frame, champion.encoding))
+            asked = ask(encode(frame, version.encoding))
         except DataInvalid as error:
             return f"it takes other columns than the examples have: {error}"
-        for into, given, which in ((answers.model, predicted[some], ours), (answers.champion, asked, theirs)):
+        for into, given, which in ((answers.model, predicted[some], ours), (answers.version, asked, theirs)):
             into.add(split, Scored(model.kind.given(given[:, which]), target[some], rows[some]), frame)
     return answers if answers.model.splits else "no test row has a label that both know"
 
 
-def _asked(model: Model, check: Check, ours: _Answers, baseline: _Answers, both: _Both | None) -> Iterator[CheckResult]:
+def _asked(
+    model: Model, check: Check, ours: _Answers, baseline: _Answers, both: Mapping[str, _Both]
+) -> Iterator[CheckResult]:
     """The result of a check; nothing if no value of its slice has enough rows."""
     metric = next(each for each in model.all_metrics if each.name == check.metric)
     mine, other = ours, baseline if check.against == "baseline" else None
-    if check.against == "champion" and both:
-        mine, other = both.model, both.champion
+    if beside := both.get(check.against):
+        mine, other = beside.model, beside.version
     places: Iterable[tuple[str, _Parts, _Parts | None]]
     if check.slice:
         values = mine.slices[check.slice]
@@ -320,13 +353,9 @@ def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Par
         # With at_least, how much better it is; with at_most, how much worse.
         better = (metric.better == "higher") == (check.at_most is None)
         mine, theirs = (parts, other) if better else (other, parts)
-        first, second = mine.value(metric), theirs.value(metric)
-        value = None if first is None or second is None else first - second
-        interval = metric.interval(mine.of(metric) - theirs.of(metric), parts.rows)
-        if interval is not None:
-            value = metric.combine(mine.of(metric) - theirs.of(metric), parts.rows)
+        value, interval = _difference(metric, mine, theirs)
     # On few rows, one of two models is a little worse by chance: only a significant difference counts.
-    decisive = interval[0] if check.against == "champion" and interval else value
+    decisive = interval[0] if check.against in (CHAMPION, SERVED) and interval else value
     passed = decisive is not None and (
         decisive <= check.threshold if check.at_least is None else decisive >= check.threshold
     )
@@ -342,21 +371,27 @@ def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Par
     }
 
 
+def _difference(metric: Metric, first: _Parts, second: _Parts) -> tuple[float | None, list[float] | None]:
+    """By how much the first is above the second on the same rows, with the paired interval if the metric has one."""
+    parts, rows = first.of(metric) - second.of(metric), first.rows
+    if (interval := metric.interval(parts, rows)) is not None:
+        return metric.combine(parts, rows), interval
+    ours, theirs = first.value(metric), second.value(metric)
+    return None if ours is None or theirs is None else ours - theirs, None
+
+
 def _in_words(model: Model, checks: Sequence[CheckResult], result: Evaluation, mode: str) -> str:
     if mode == "off":
         return "The gate is off: nothing was judged."
     failed = [check for check in checks if not check["passed"]]
-    found, champion = result["model"][ALL] or {}, result["champion"]
-    if champion:
-        primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
-        against = (
-            f", {primary.title} {champion['model'][ALL][primary.name]:.3f} against "
-            f"{champion[ALL][primary.name]:.3f} of version {champion['version']}"
-        )
-        if champion["rows_left_out"]:
-            against += f", without {champion['rows_left_out']} rows of labels that it does not know"
-    else:
+    found, champion, served = result["model"][ALL] or {}, result["champion"], result["served"]
+    against = _beside_in_words(model, champion) if champion else ""
+    if not champion:
         against = f", and {result['not_compared'] or 'there is no champion yet'}"
+    if served:
+        against += f"{_beside_in_words(model, served)}, which production serves"
+    elif result["served_not_compared"]:
+        against += f"; {result['served_not_compared']}"
     shown = [metric for metric in model.all_metrics if metric.percent or metric == model.kind.headline]
     words = ", ".join(f"{metric.title} {found[metric.name]:{'.1%' if metric.percent else '.4g'}}" for metric in shown)
     if not failed:
@@ -368,3 +403,14 @@ def _in_words(model: Model, checks: Sequence[CheckResult], result: Evaluation, m
         for check in failed
     )
     return f"Not good enough: {reasons}. Found {words}{against}."
+
+
+def _beside_in_words(model: Model, version: Mapping[str, Any]) -> str:
+    primary = next(metric for metric in model.all_metrics if metric.name == model.kind.primary)
+    words = (
+        f", {primary.title} {version['model'][ALL][primary.name]:.3f} against "
+        f"{version[ALL][primary.name]:.3f} of version {version['version']}"
+    )
+    if version["rows_left_out"]:
+        words += f", without {version['rows_left_out']} rows of labels that it does not know"
+    return words

@@ -11,7 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.champion import CARD, GOLDEN, LABELS, LINEAGE, SCHEMA, read_files, read_lineage, search
+from pipeline.core.champion import (
+    CARD,
+    CHAMPION,
+    GOLDEN,
+    LABELS,
+    LINEAGE,
+    SCHEMA,
+    SERVED,
+    find_served,
+    read_files,
+    read_lineage,
+    search,
+)
 from pipeline.core.contract import Model
 from pipeline.core.documents import Encoded, to_json
 from pipeline.core.encoders import ENCODERS
@@ -111,7 +123,8 @@ def publish_model(
     def build(number: int) -> dict[str, bytes]:
         _refuse_older(models, commit, made)
         now = {**documents, **_judged_again(model, judged, store, model_name, preprocessing, predictions)}
-        verdict, champion = now["verdict"], now["verdict"]["champion"]
+        verdict, evaluation, validation = now["verdict"], now["evaluation"], now["validation"]
+        champion, served = verdict["champion"], verdict["served"]
         files = {
             MODEL: onnx_file.read_bytes(),
             LABELS: to_json(documents["preprocessing"]["labels"]).encode(),
@@ -136,13 +149,16 @@ def publish_model(
             "data": {
                 "version": data_version,
                 **{table: _whole(facts) for table, facts in data.items()},
-                "profile": documents["validation"]["profile"],
+                "profile": validation["profile"],
             },
+            "shift": {CHAMPION: validation["shift"], SERVED: validation["shift_from_served"]},
             "encoding": documents["preprocessing"]["encoding"],
             "hyperparameters": documents["training"]["hyperparameters"],
-            "metrics": now["evaluation"]["model"],
+            "metrics": evaluation["model"],
+            "beside": {who: evaluation[who] for who in ("baseline", CHAMPION, SERVED)},
             "verdict": verdict,
             "champion": champion["version"] if champion and champion["compared"] else None,
+            "served": served["version"] if served and served["compared"] else None,
             "parity": {key: value for key, value in verified.items() if key != "golden"},
             "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
             "created": datetime.now(UTC).strftime(_TIME),
@@ -205,7 +221,10 @@ def _refuse_older(models: ModelStore, commit: str, made: datetime | None) -> Non
 def _judged_again(
     model: Model, judged: Mapping[str, Any], store: str, model_name: str, examples: Path, predictions: Path
 ) -> dict[str, Any]:
-    """Evaluation and verdict against the champion as it is now, if that is another one; raises GateRefused."""
+    """Evaluation and verdict against the champion as it is now, if that is another one; raises GateRefused.
+
+    What production serves is the version that the run was started with.
+    """
     if judged["mode"] == "off" or judged["champion_version"]:
         return {}  # nothing was judged, or the version that was named, which has not changed
     found = search(store, model_name)
@@ -218,6 +237,7 @@ def _judged_again(
         examples,
         predictions,
         champion=found.champion,
+        served=find_served(store, model_name, str(judged["served"]["version"]) if judged["served"] else ""),
         damaged=found.damaged,
         mode=judged["mode"],
         thresholds=judged["thresholds"],

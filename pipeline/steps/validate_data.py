@@ -17,6 +17,7 @@ from pipeline.core import data_profile
 from pipeline.core.column_rules import Seen, look_at, rules_of
 from pipeline.core.contract import TRAIN, VALIDATION, Data, Model, folder_of
 from pipeline.core.data import lazy
+from pipeline.core.data_profile import LARGEST_DIFFERENCE, LARGEST_INDEX
 from pipeline.core.documents import write_json
 from pipeline.core.errors import DataInvalid
 from pipeline.core.log import log
@@ -25,10 +26,6 @@ from pipeline.core.rules import EXAMPLES, Finding, Rule, told
 
 LONGEST_TEXT = 60
 ESCAPED = str.maketrans({character: f"&#{ord(character)};" for character in "&<|[`"})
-# From 0.1 to 0.25 it is some shift, from 0.25 on a large one (Siddiqi, Credit Risk Scorecards, 2006).
-LARGEST_INDEX = 0.25
-# Standard deviations: from 0.2 on it is an effect (Cohen, Statistical Power Analysis, 1988).
-LARGEST_DIFFERENCE = 0.2
 
 
 def validate_data(
@@ -39,14 +36,16 @@ def validate_data(
     data_version: str,
     today: date,
     reference: Mapping[str, Any] | None = None,
+    served: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Check the data against the model's contract; write the result to ``report``, as JSON, and return it.
 
     ``tables`` are the folders of Parquet parts, by the tables' names; ``reference`` is the profile of the data that the
-    champion was trained on. The report has ``passed``; ``checks``, each with ``name``, ``severity``, ``passed``,
-    ``count`` of violations, at most five ``examples`` and ``message``; ``profile``, which has ``rows`` of each
-    table and what ``data_profile.describe`` returns; and ``shift``, by quantity, null without a reference. A check is
-    skipped if another one reports that its columns cannot be used.
+    champion was trained on, ``served`` that of the version that production serves. The report has ``passed``;
+    ``checks``, each with ``name``, ``severity``, ``passed``, ``count`` of violations, at most five ``examples`` and
+    ``message``; ``profile``, which has ``rows`` of each table and what ``data_profile.describe`` returns; ``shift``, by
+    quantity, null without a reference; and ``shift_from_served`` likewise. A check is skipped if another one reports
+    that its columns cannot be used.
 
     Integers of any width, floats, decimals and booleans are numbers; a Date, a Datetime of any unit and an ISO date
     that is stored as text are days; dictionary-encoded and binary text is text. ``today`` is that of UTC.
@@ -66,7 +65,10 @@ def validate_data(
     checks = [check for rule in rules if (check := _checked(rule, data, unusable))]
     learnt, fault = _learnt(model, data, broken=any(_is_error(check) for check in checks))
     profile = {"rows": rows} | data_profile.describe(model, learnt)
-    moved = None if reference is None or not learnt.examples else data_profile.shift(model, learnt, reference)
+    moved, moved_from_served = (
+        data_profile.shift(model, learnt, each) if each is not None and learnt.examples else None
+        for each in (reference, served)
+    )
     found = (_checked(rule, data, set()) for rule in _of_examples(learnt, fault, moved, reference is not None))
     checks += [check for check in found if check]
 
@@ -76,7 +78,8 @@ def validate_data(
         "data_version": data_version,
         "checks": checks,
         "profile": profile,
-        "shift": None if moved is None else {row.pop("quantity"): row for row in moved.to_dicts()},
+        "shift": _by_quantity(moved),
+        "shift_from_served": _by_quantity(moved_from_served),
     }
     write_json(report, result)
     for check in checks:
@@ -209,6 +212,10 @@ def _of_examples(
         "the data is like the champion's" if has_reference else "there is no champion to compare the data with",
         severity="warning",
     )
+
+
+def _by_quantity(moved: pl.DataFrame | None) -> dict[str, Any] | None:
+    return None if moved is None else {row.pop("quantity"): row for row in moved.to_dicts()}
 
 
 def _checked(rule: Rule, data: Data, unusable: set[str]) -> dict[str, Any] | None:

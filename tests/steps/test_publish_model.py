@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from pipeline.core import store as store_module
-from pipeline.core.champion import find_champion
+from pipeline.core.champion import find_champion, find_served
 from pipeline.core.errors import CommitOutdated, GateRefused, ParityBroken, SettingsInvalid
 from pipeline.core.examples import write_predictions
 from pipeline.core.report import summary_markdown
@@ -133,11 +133,14 @@ def test_the_lineage_is_enough_to_make_the_model_again(publish: Publish, found: 
             LAST: {"source": "https://h/r", "sha256": "c" * 64, "rows": 1129882, "bytes": 18774201},
             "profile": found["validation"]["profile"],
         },
+        "shift": {"champion": found["validation"]["shift"], "served": None},
         "encoding": found["preprocessing"]["encoding"],
         "hyperparameters": found["training"]["hyperparameters"],
         "metrics": found["evaluation"]["model"],
+        "beside": {"baseline": found["evaluation"]["baseline"], "champion": None, "served": None},
         "verdict": found["verdict"],
         "champion": None,
+        "served": None,
         "parity": found["parity"],
         "sha256": {
             name: sha256(Path(published.uri, name).read_bytes()).hexdigest()
@@ -415,7 +418,7 @@ def candidate(tmp_path: Path) -> Candidates:
             answers = np.full((3, 3), (1 - share) / 2, np.float32)
             np.fill_diagonal(answers, share)
             write_predictions(folder / "predictions", split, np.tile(answers, (TIMES, 1)))
-        asked = judging.get("champion_version", "")
+        asked, served = judging.get("champion_version", ""), judging.pop("served_version", "")
         evaluate_model(
             MODEL,
             examples,
@@ -423,6 +426,7 @@ def candidate(tmp_path: Path) -> Candidates:
             folder / "evaluation.json",
             folder / "verdict.json",
             champion=find_champion(store, "jukebox", asked),
+            served=find_served(store, "jukebox", served),
             **judging,
         )
         for name_ in ("training", "validation", "parity"):
@@ -479,6 +483,77 @@ def test_who_was_within_the_tolerance_of_the_first_changes_nothing_for_the_secon
     first.publish(store)
     assert second.publish(store).lineage["champion"] == 1
     assert find_champion(store, "jukebox").version == 1  # type: ignore[union-attr]
+
+
+# The version that production serves
+
+
+def test_a_chain_of_models_each_a_little_worse_than_the_last_ends_at_what_production_serves(
+    candidate: Candidates, store: str
+) -> None:
+    candidate("served", 0.80, store).publish(store)
+    for number, share in ((2, 0.785), (3, 0.77)):
+        last = str(number - 1)
+        link = candidate(f"link {number}", share, store, champion_version=last, served_version="1")
+        assert link.publish(store).number == number
+
+    unchecked = candidate("unchecked", 0.74, store, champion_version="3")
+    with_served = candidate("with served", 0.74, store, champion_version="3", served_version="1")
+
+    verdict = json.loads((with_served.folder / "verdict.json").read_text())
+    assert json.loads((unchecked.folder / "verdict.json").read_text())["passed"], "within the tolerance of the last"
+    assert [check["name"] for check in verdict["checks"] if not check["passed"]] == ["no-worse-than-served"]
+    assert "of version 1, which production serves" in verdict["summary"]
+    with pytest.raises(GateRefused, match=r"no-worse-than-served is 0\.\d+, .*of the version that production serves"):
+        with_served.publish(store)
+
+
+def test_a_model_is_judged_again_against_what_production_serves(candidate: Candidates, store: str) -> None:
+    candidate("served", 0.80, store).publish(store)
+    better, best = (candidate(name, share, store, served_version="1") for name, share in (("b", 0.85), ("c", 0.86)))
+    better.publish(store)
+
+    published = best.publish(store)
+
+    assert published.lineage["verdict"]["champion"]["version"] == 2
+    assert (published.lineage["champion"], published.lineage["served"]) == (2, 1)
+    assert "no-worse-than-served" in [check["name"] for check in published.lineage["verdict"]["checks"]]
+    text = words(published.card.decode())
+    assert "Served version 1, in production" in text
+    assert "served in production version 1" in text
+
+
+def test_what_production_serves_is_asked_once_if_it_is_the_champion(candidate: Candidates, store: str) -> None:
+    candidate("served", 0.80, store).publish(store)
+    published = candidate("twin", 0.80, store, served_version="1").publish(store)
+    names = [check["name"] for check in published.lineage["verdict"]["checks"]]
+    assert "no-worse-than-champion" in names
+    assert "no-worse-than-served" not in names
+    assert published.lineage["verdict"]["served"] == {"version": 1, "compared": True}
+    assert published.lineage["served"] == published.lineage["champion"] == 1
+
+
+@pytest.mark.parametrize("store", ["folder"], indirect=True)
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_served_version_that_cannot_be_used_is_said_and_stops_nothing(
+    candidate: Candidates, store: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    candidate("served", 0.80, store).publish(store)
+    candidate("champion", 0.90, store).publish(store)
+    Path(store, "jukebox", "1", "model.onnx").write_bytes(three_labels(0.1))
+    if damage == "missing":
+        open_store(store, "jukebox").delete(1)
+
+    with caplog.at_level("WARNING", logger="jukebox"):
+        published = candidate("new", 0.91, store, served_version="1").publish(store)
+
+    why = "does not exist" if damage == "missing" else "is damaged: the sha256 of its model.onnx"
+    told = f"production serves version 1, which cannot be compared with it: .*{why}"
+    assert published.passed
+    assert re.search(told, published.lineage["verdict"]["summary"])
+    assert re.search(told, caplog.text)
+    assert re.search(told, words(published.card.decode()).replace("Production", "production"))
+    assert published.lineage["verdict"]["served"] == {"version": 1, "compared": False}
 
 
 def test_a_gate_that_warns_keeps_the_second_where_nobody_serves_it(candidate: Candidates, store: str) -> None:

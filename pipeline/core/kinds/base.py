@@ -86,7 +86,8 @@ class Check:
         at_least: the threshold, in the metric's unit; or
         at_most: likewise.
         against: "" for the value itself; "baseline" or "champion" for how much better (``at_least``) or worse
-            (``at_most``) it is than theirs, on the same rows.
+            (``at_most``) it is than theirs, on the same rows. Each check against the champion is also made against
+            the version that production serves, see ``of_served``.
         split: a test split, or "all" of them.
         slice: the worst value of this slice with at least ``min_rows`` rows is checked; "": the whole split.
         min_rows: the rows that a value of the slice needs to be checked.
@@ -98,7 +99,7 @@ class Check:
     _: KW_ONLY
     at_least: float | None = None
     at_most: float | None = None
-    against: Literal["", "baseline", "champion"] = ""
+    against: Literal["", "baseline", "champion", "served"] = ""
     split: str = "all"
     slice: str = ""
     min_rows: int = 100
@@ -112,6 +113,12 @@ class Check:
     def threshold(self) -> float:
         """The threshold, whichever of the two."""
         return next(each for each in (self.at_least, self.at_most) if each is not None)
+
+    def of_served(self) -> "Check":
+        """A check against the champion, made against the version that production serves."""
+        name = self.name.replace("champion", "served") if "champion" in self.name else f"{self.name}-than-served"
+        description = self.description.replace("the champion's", "those of the version that production serves")
+        return replace(self, name=name, against="served", description=description)
 
     def with_threshold(self, value: float) -> "Check":
         """The same check with another threshold."""
