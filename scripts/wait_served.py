@@ -34,7 +34,7 @@ class Pace:
 def command(
     commit: Annotated[str, typer.Argument(help="Full hash of the commit, which is released.")],
     git_secret: GitSecret = None,
-    timeout: Annotated[float, typer.Option(help="Minutes to wait.")] = 25,
+    timeout: Annotated[float, typer.Option(help="Minutes to wait.")] = 35,
     result_dir: ResultDir = None,
 ) -> None:
     """Wait until production serves the version that a commit pins and has answered its golden request correctly.

@@ -20,7 +20,7 @@ JOBS = "system:serviceaccount:kube-system:job-controller"
 REPLICAS = "system:serviceaccount:kube-system:replicaset-controller"
 ARGO_CD = "system:serviceaccount:argocd:argocd-application-controller"
 SECRETS = {
-    "jukebox-git-host": {"jukebox-source", "jukebox-runs"},
+    "jukebox-git-host": {"jukebox-source", "jukebox-release", "jukebox-runs"},
     "jukebox-registry": {"jukebox-source", "jukebox-images"},
     "jukebox-senders": {"jukebox-schedule"},
     "jukebox-chat": {"jukebox-runs"},

@@ -34,7 +34,7 @@ def test_tekton_resources_are_valid_and_have_no_unknown_field(resources: list[Re
     found = [resource for resource in resources if resource["apiVersion"] == "tekton.dev/v1"]
     for template in of_kind(resources, "TriggerTemplate"):
         found += template["spec"]["resourcetemplates"]
-    assert len(found) == 16
+    assert len(found) == 18
     for resource in found:
         assert problems(resource) == []
     found[0]["spec"]["stepz"] = []
