@@ -25,6 +25,7 @@ COMMIT, SUPERSEDED_BY = f"{PREFIX}/commit", f"{PREFIX}/superseded-by"
 PUSHES = f"{OURS},{PREFIX}/reason=push"
 RECORD = "jukebox-commits"  # the ConfigMap whose key `newest` is the newest commit that a push has run, `run` its uid
 TRAINING = "start"  # the task from which on a run is not superseded
+TESTS, SERVING = "test", "wait-served"  # a run that waits for production, and has no tests, trains nothing
 
 
 class Verdict(Enum):
@@ -110,7 +111,7 @@ def judge(other: Resource, commit: str, history: History) -> Verdict:
         return Verdict.LEAVE  # meant, or cancelled, or failed, so that it brings nothing newer about
     if history.is_older(commit, theirs):
         return Verdict.CANCEL_OURS
-    if ended or _trains(other) or not history.is_older(theirs, commit):
+    if ended or _is_of_use(other) or not history.is_older(theirs, commit):
         return Verdict.LEAVE
     return Verdict.CANCEL_IT
 
@@ -171,6 +172,7 @@ def _condition(run: Resource) -> str:
     return "" if found == "Unknown" else found
 
 
-def _trains(run: Resource) -> bool:
-    children = run.get("status", {}).get("childReferences", [])
-    return any(child.get("pipelineTaskName") == TRAINING for child in children)
+def _is_of_use(run: Resource) -> bool:
+    """Tell whether a run of an older commit trains, or waits for production to serve what was promoted."""
+    tasks = {child.get("pipelineTaskName") for child in run.get("status", {}).get("childReferences", [])}
+    return TRAINING in tasks or (SERVING in tasks and TESTS not in tasks)

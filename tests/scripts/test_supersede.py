@@ -70,9 +70,11 @@ def test_an_older_run_that_has_not_begun_to_train_is_cancelled(world: World, ser
     add(world, "first", commits[0], "checkout", "test", "start")
     add(world, "second", commits[1], "checkout", "test")
     add(world, "third", commits[2])
+    add(world, "promotion", commits[2], "checkout", "release", "wait-served")
+    add(world, "both", commits[2], "checkout", "test", "release", "wait-served")
     add(world, "ours", commits[3], "checkout")
     output = supersede(world, "ours")
-    assert cancelled(world) == {"second": "ours", "third": "ours"}
+    assert cancelled(world) == {"second": "ours", "third": "ours", "both": "ours"}
     assert "second is superseded by ours" in output
 
 
