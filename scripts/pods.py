@@ -65,6 +65,7 @@ def plan(overlay: list[Resource], spec: Resource, *, image: str, restricted: boo
         _listener(overlay, image),
         _deployments(overlay),
         _jobs(overlay),
+        _checks(overlay),
         _kfp(overlay, spec, image),
         _predictors(overlay, image),
     )
@@ -210,6 +211,12 @@ def _jobs(overlay: list[Resource]) -> Iterator[Planned]:
         template = job["spec"]["template"]
         pod = _pod(template["spec"], template.get("metadata", {}).get("labels", {}))
         yield Planned("Pods of the Jobs", job["metadata"]["name"], pod, ci="namespace" in job["metadata"])
+
+
+def _checks(overlay: list[Resource]) -> Iterator[Planned]:
+    """The pods that Argo CD runs before and after a sync of a pinned version."""
+    for pod in of_kind(overlay, "Pod"):
+        yield Planned("Pods of the syncs", pod["metadata"]["name"], _pod(pod["spec"], pod["metadata"]["labels"]))
 
 
 def _kfp(overlay: list[Resource], spec: Resource, helper: str) -> Iterator[Planned]:

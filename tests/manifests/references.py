@@ -225,9 +225,18 @@ def _selectors(resources: list[Resource], settings: dict[str, str]) -> Iterator[
     pods = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind(resources, "Deployment")]
     for service in of_kind(resources, "Service"):
         selector = service["spec"]["selector"]
-        if "eventlistener" not in selector and not any(selector.items() <= labels.items() for labels in pods):
+        if model := selector.get("serving.kserve.io/inferenceservice"):
+            if model not in _beside(service, resources, "InferenceService"):
+                yield f"{_where(service)} leads to the model {model}, which is not served"
+        elif "eventlistener" not in selector and not any(selector.items() <= labels.items() for labels in pods):
             yield f"{_where(service)} leads to no pod"
     hosts = {each["metadata"]["name"] for each in of_kind(resources, "Service")}
+    for pod in of_kind(resources, "Pod"):
+        environment = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        if environment.get("SERVER", next(iter(hosts))) not in hosts:
+            yield f"{_where(pod)} asks the Service {environment['SERVER']}, which is not there"
+        if environment["NAME"] != settings["model-name"]:
+            yield f"{_where(pod)} is about the model {environment['NAME']}, which no run publishes"
     for config in of_kind(resources, "ConfigMap"):
         for host, _ in re.findall(r"proxy_pass http://([\w-]+):(\d+)", "".join(config.get("data", {}).values())):
             if host not in hosts:

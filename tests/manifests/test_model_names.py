@@ -25,15 +25,16 @@ SETTINGS = {"model-name": MODEL.name, "data": "flats: s3://flats/*.csv\n"}
 LADEN = "openshift-ai/prod with all components"
 OF_A_MODEL = (
     *("AlertmanagerConfig/{}", "InferenceService/{}", "Job/{}-model-store", "NetworkPolicy/{}-metrics"),
-    *("NetworkPolicy/{}-model-server", "NetworkPolicy/{}-model-server-auth-proxy"),
+    *("NetworkPolicy/{}-check-served", "NetworkPolicy/{}-model-server", "NetworkPolicy/{}-model-server-auth-proxy"),
+    *("NetworkPolicy/{}-model-server-check", "Pod/{}-check-served", "Pod/{}-verify", "Service/{}-served"),
     *("NetworkPolicy/{}-model-server-gateway", "NetworkPolicy/{}-model-server-router"),
-    *("NetworkPolicy/{}-model-server-s3", "PersistentVolumeClaim/{}-model-pvc", "PodDisruptionBudget/{}-model-server"),
+    *("NetworkPolicy/{}-store-s3", "PersistentVolumeClaim/{}-model-pvc", "PodDisruptionBudget/{}-model-server"),
     *("PodMonitor/{}-model-server", "PrometheusRule/{}", "PrometheusRule/{}-drift", "ServingRuntime/{}-ovms"),
 )
 # What a resource of a model says of the product: labels and annotations, metrics, commands, its listener and Secrets.
 OF_THE_PRODUCT = re.compile(
     r'part-of": "jukebox"|jukebox\.github\.io/|jukebox:|`jukebox |ada-jukebox|/jukebox-ci|'
-    r"jukebox-(alert|listener-proxy|store)\b"
+    r'jukebox-(alert|listener-proxy|store|trusted-ca)\b|"command": \["jukebox"'
 )
 Built = dict[str, list[Resource]]
 

@@ -14,12 +14,15 @@ import pytest
 import yaml
 
 from pipeline.settings import Settings
+from scripts.cli import Commands
 from scripts.clients.pipeline_server import AUDIENCE, AUDIENCE_TOKEN
+from scripts.pins import PIN, Pin, render
 from tests.manifests import references, schemas
 from tests.manifests.building import (
     BOOTSTRAP,
     COMPONENTS,
     OVERLAYS,
+    PINNED,
     PLACEHOLDER,
     PLATFORMS,
     build,
@@ -36,7 +39,13 @@ WAVE = "argocd.argoproj.io/sync-wave"
 FORK = {
     "repository": "https://git.example.org/birds/songbird",
     "git-host": "gitlab",
+    "git-api": "https://git.example.org/api/v4",
     "branch": "trunk",
+    "prod-branch": "released",
+    "merge-promotions": "after-checks",
+    "rollback-on-failure": "yes",
+    "keep-versions": "44",
+    "keep-pinned": "22",
     "namespace": "eve-birds",
     "ci-namespace": "eve-nursery",
     "cluster-domain": "apps.other.example.org",
@@ -102,8 +111,8 @@ FORK = {
     "cluster-queue": "flock",
     "bucket-class": "ceph-buckets",
 }
-# These are also the name of the project, of a sender and of a folder: that they are replaced, the references say.
-AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace"}
+# These are also the name of the project, of a sender, of a folder, and a word: that they are replaced, others test.
+AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace", "prod-branch"}
 
 
 def lines(resources: list[Resource]) -> list[str]:
@@ -128,39 +137,103 @@ def test_an_overlay_holds_what_it_should(overlay: str, built: dict[str, list[Res
     )
 
 
-def test_the_environments_of_a_platform_differ_in_the_model_server_alone(built: dict[str, list[Resource]]) -> None:
+# What prod has and dev has not, by kind and name.
+OF_PROD = {
+    "ConfigMap/jukebox-pin",
+    "NetworkPolicy/jukebox-check-served",
+    "NetworkPolicy/jukebox-model-server-check",
+    "Pod/jukebox-check-served",
+    "Pod/jukebox-verify",
+    "Service/jukebox-served",
+}
+POLICY = '--model_version_policy={"specific":{"versions":[ %d ]}}'
+
+
+def named(resources: list[Resource]) -> dict[str, Resource]:
+    return {
+        f"{each['metadata'].get('namespace', '')}/{each['kind']}/{each['metadata']['name']}".lstrip("/"): each
+        for each in resources
+    }
+
+
+def different(one: list[Resource], other: list[Resource]) -> set[str]:
+    """What is not the same in two overlays, by kind and name."""
+    ours, theirs = named(one), named(other)
+    return {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+
+
+def test_the_environments_of_a_platform_differ_in_what_is_served_and_checked(built: dict[str, list[Resource]]) -> None:
     for platform in PLATFORMS:
         dev, prod = built[f"{platform}/dev"], built[f"{platform}/prod"]
-        changed = [(ours, theirs) for ours, theirs in zip(dev, prod, strict=True) if ours != theirs]
-        [(ours, theirs)] = changed
-        assert ours["kind"] == "InferenceService"
-        assert "args" not in ours["spec"]["predictor"]["model"]
-        assert theirs["spec"]["predictor"]["model"]["args"] == ['--model_version_policy={"specific":{"versions":[1]}}']
+        jobs = {"Job/jukebox-model-store"} if platform == "kubeflow" else set()
+        both = {"InferenceService/jukebox", "PersistentVolumeClaim/jukebox-model-pvc"} | jobs
+        assert different(dev, prod) == OF_PROD | both
+        assert "args" not in named(dev)["InferenceService/jukebox"]["spec"]["predictor"]["model"]
+        for name in both - {"InferenceService/jukebox"}:
+            # It is there before the pod that reads it, in whose wave it may wait for it.
+            assert named(prod)[name]["metadata"]["annotations"].pop(WAVE) == "-1"
+            assert named(prod)[name] == named(dev)[name]
 
 
-def test_a_promotion_changes_one_line_of_git_and_one_field_of_one_resource(kubectl: str, tmp_path: Path) -> None:
+def pinned(kubectl: str, folder: Path, pin: Pin, overlay: str) -> list[Resource]:
+    (folder / PIN).write_text(render(pin))
+    path = folder / "manifests/overlays" / overlay if "+" not in overlay else None
+    return build(kubectl, path or with_components(folder, overlay.partition("+")[0], overlay.split("+")[1:]))
+
+
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "kubeflow/prod+s3-serving", "openshift-ai/prod+s3-serving"])
+def test_a_promotion_reaches_the_model_server_and_its_checks_and_nothing_else(
+    kubectl: str, tmp_path: Path, overlay: str
+) -> None:
+    folder = copy(tmp_path, {"model-store": "s3://nest/store"} if "s3" in overlay else {})
+    other = Pin("jukebox", 12, "ab" * 32)
+    old, new = (pinned(kubectl, folder, pin, overlay) for pin in (PINNED, other))
+    if overlay.endswith("dev"):
+        assert old == new
+        return
+    changed = {"ConfigMap/jukebox-pin", "InferenceService/jukebox", "Pod/jukebox-check-served", "Pod/jukebox-verify"}
+    assert different(old, new) == changed
+    found = named(new)
+    assert found["InferenceService/jukebox"]["spec"]["predictor"]["model"]["args"] == [POLICY % 12]
+    assert found["ConfigMap/jukebox-pin"]["data"].items() >= {"version": "12", "sha256": "ab" * 32, "hold": ""}.items()
+    for name in changed - {"ConfigMap/jukebox-pin"}:
+        annotations = found[name]["metadata"]["annotations"]
+        assert (annotations["jukebox.github.io/version"], annotations["jukebox.github.io/sha256"]) == ("12", "ab" * 32)
+    store = "s3://nest/store" if "s3" in overlay else "/store"
+    for name in ("verify", "check-served"):
+        [container] = found[f"Pod/jukebox-{name}"]["spec"]["containers"]
+        values = {each["name"]: each["value"] for each in container["env"]}
+        given = [re.sub(r"\$\((\w+)\)", lambda word: values[word[1]], each) for each in container["args"]]  # noqa: B023
+        expected = {
+            "verify": ["--version=12", f"--sha256={'ab' * 32}", "--model=jukebox", f"--model-store={store}"],
+            "check-served": [
+                "--version=12",
+                "--model=jukebox",
+                f"--model-store={store}",
+                "--url=http://jukebox-served:8888",
+            ],
+        }
+        assert given == expected[name]
+        # The program takes them, whatever else it says.
+        context = Commands()[name].make_context(name, given)
+        assert context.params["version"] == "12"
+
+
+@pytest.mark.parametrize("overlay", ["kubeflow/prod", "openshift-ai/prod", "openshift-ai/prod+s3-serving"])
+def test_without_a_pinned_version_nothing_is_served_and_a_message_says_so(
+    kubectl: str, tmp_path: Path, overlay: str
+) -> None:
     folder = copy(tmp_path)
-    path = folder / "manifests/components/production/served-version.yaml"
-    before = [build(kubectl, folder / "manifests/overlays" / overlay) for overlay in OVERLAYS]
-    promoted = path.read_text().replace('"versions":[1]', '"versions":[12]')
-    assert (
-        len([pair for pair in zip(path.read_text().split("\n"), promoted.split("\n"), strict=True) if len({*pair}) > 1])
-        == 1
-    )
-    path.write_text(promoted)
-    for overlay, old in zip(OVERLAYS, before, strict=True):
-        new = build(kubectl, folder / "manifests/overlays" / overlay)
-        changed = [resource for resource, other in zip(new, old, strict=True) if resource != other]
-        if overlay.endswith("dev"):
-            assert changed == []
-            continue
-        [service] = changed
-        assert service["spec"]["predictor"]["model"].pop("args") == [
-            '--model_version_policy={"specific":{"versions":[12]}}'
-        ]
-        [old_service] = of_kind(old, "InferenceService")
-        old_service["spec"]["predictor"]["model"].pop("args")
-        assert service == old_service
+    some = pinned(kubectl, folder, PINNED, overlay)
+    none = pinned(kubectl, folder, Pin("jukebox", hold="no model of this data"), overlay)
+    assert named(some).keys() - named(none).keys() == {"InferenceService/jukebox", "Pod/jukebox-check-served"}
+    data = named(none)["ConfigMap/jukebox-pin"]["data"]
+    assert data["message"].startswith("Production serves nothing, because no version is pinned.")
+    assert (data["version"], data["sha256"], data["hold"]) == ("", "", "no model of this data")
+    # Without a consumer in its wave, a claim may wait for ever, and the sync for it.
+    volumes = named(none)["Pod/jukebox-verify"]["spec"]["volumes"]
+    claims = {each["metadata"]["name"] for each in of_kind(none, "PersistentVolumeClaim")}
+    assert {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each} == claims
 
 
 def test_each_pair_of_components_builds(kubectl: str, repository: Path) -> None:
@@ -208,7 +281,7 @@ def test_every_file_is_listed_and_holds_one_resource() -> None:
         listed = [entry for entry in document.get("resources", []) if entry.endswith(".yaml")]
         listed += [patch["path"] for patch in document.get("patches", []) if "path" in patch]
         for generator in document.get("configMapGenerator", []):
-            listed += [entry.rpartition("=")[2] for entry in generator["files"]]
+            listed += [entry.rpartition("=")[2] for entry in generator.get("files", [])]
         there = {entry.name for entry in path.parent.iterdir() if entry.is_file()} - {"kustomization.yaml"}
         assert set(listed) == there, path.parent
         for name in there:
@@ -253,6 +326,14 @@ def fork(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
     for name in BOOTSTRAP:
         found[name] = build(kubectl, folder / name)
     return found
+
+
+def test_each_environment_follows_its_branch(fork: dict[str, list[Resource]]) -> None:
+    for flavour in PLATFORMS.values():
+        [applications] = of_kind(fork[f"argocd/platform/{flavour}"], "ApplicationSet")
+        elements = applications["spec"]["generators"][0]["list"]["elements"]
+        assert {each["environment"]: each["branch"] for each in elements} == {"dev": "trunk", "prod": "released"}
+        assert applications["spec"]["template"]["spec"]["source"]["targetRevision"] == "{{ .branch }}"
 
 
 def test_the_fork_changes_every_setting() -> None:

@@ -21,6 +21,7 @@ ASKED = {
     "store-taint": "example.com/storage",
 }
 POD_MAKERS = {"CronJob", "Deployment", "EventListener", "ServingRuntime", "TriggerTemplate"}
+STORES = {"Job", "Pod", "ServingRuntime"}  # whose pods mount the store
 FIELDS = {"imagePullSecrets", "env", "affinity", "tolerations"}
 
 
@@ -56,7 +57,8 @@ def asked(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, l
 
 def makers(overlay: str) -> set[str]:
     """The kinds that pods come of."""
-    return POD_MAKERS | ({"Job"} if overlay.startswith("kubeflow") else set())
+    more = {"Job": overlay.startswith("kubeflow"), "Pod": overlay.endswith("prod")}
+    return POD_MAKERS | {kind for kind, there in more.items() if there}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -64,7 +66,7 @@ def test_every_pod_is_pulled_and_placed_as_the_settings_say(overlay: str, asked:
     found = [*pods(asked[overlay])]
     assert {kind for kind, _ in found} == makers(overlay)
     for kind, pod in found:
-        stores = kind in ("Job", "ServingRuntime")
+        stores = kind in STORES
         assert pod["imagePullSecrets"] == [{"name": "of-the-mirror"}], kind
         where = ("node-role.kubernetes.io/storage", "") if stores else ("example.com/pool", "ml")
         assert pod["affinity"] == places(*where), kind
