@@ -1,10 +1,10 @@
-# The bare clone needs Python 3.11 to 3.13 and make; the rest comes from PyPI into .venv.
+# A new clone needs only Python 3.11 to 3.13 and make; the rest comes from PyPI into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 
 export UV_COMPILE_BYTECODE := 1
 export TF_CPP_MIN_LOG_LEVEL := 2
-# Handed over in the environment, and as they were typed: both make and a shell would read what a path may hold.
+# Passed in the environment and unexpanded: make and the shell would interpret characters that a path may contain.
 override DATA := $(value DATA)
 override EPOCHS := $(value EPOCHS)
 export DATA EPOCHS
@@ -26,10 +26,10 @@ test-cluster: .venv/ready ## Run the tests on a real Kubernetes node (root, Go, 
 soak: .venv/ready ## Send that cluster ten times the forged requests and bursts that test-cluster does  [ARGS=]
 	@$(BIN)/pytest tests/cluster/test_hostile.py tests/cluster/test_burst.py --soak $(ARGS)
 
-cluster: .venv/ready ## Bring such a node up, with all that a project needs, and leave it running
+cluster: .venv/ready ## Start a Kubernetes node with everything that a project needs, and leave it running
 	@$(BIN)/python -m tests.cluster up
 
-cluster-down: .venv/ready ## Take it down
+cluster-down: .venv/ready ## Stop and remove that node
 	@$(BIN)/python -m tests.cluster down
 
 lint: .venv/ready ## Check style, types and the Containerfile
@@ -38,32 +38,32 @@ lint: .venv/ready ## Check style, types and the Containerfile
 	@$(BIN)/mypy
 	@$(BIN)/hadolint Containerfile
 
-docs: .venv/ready ## Build the documentation into build/site, with its links checked
+docs: .venv/ready ## Build the documentation into build/site, and check its links
 	@$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 compile: .venv/ready ## Write Pipeline and PipelineVersion to build/pipeline.yaml
 	@$(BIN)/jukebox compile
 
-# Without a KUBECONFIG, and while `make cluster` has a node up: that one.
+# The node of `make cluster`, if it runs and KUBECONFIG is not set.
 ON_NODE := if [ -z "$$KUBECONFIG" ] && [ -f build/cluster/env ]; then . ./build/cluster/env; fi;
 
 bootstrap: .venv/ready ## Give the project to the Argo CD of the kubeconfig's cluster  [YES=1 ARGS='--part tenant']
 	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox bootstrap $(if $(YES),--yes) $(ARGS)
 
-teardown: .venv/ready ## Take it out of the cluster; its data stays  [YES=1 ARGS=]
+teardown: .venv/ready ## Remove the project from the cluster; its data stays  [YES=1 ARGS=]
 	@$(ON_NODE) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jukebox teardown $(if $(YES),--yes) $(ARGS)
 
 bench: .venv/ready ## Measure the pipeline and each step at growing sizes  [ROWS='1130000 100000000']
 	@$(BIN)/python -m tests.models.jukebox.bench $(ROWS)
 
-bench-cluster: .venv/ready ## Measure on such a node what a push costs, task by task
+bench-cluster: .venv/ready ## Measure each task of a push on that node
 	@$(BIN)/python -m tests.cluster pushes
 
-lock: .venv/ready ## Resolve requirements.lock anew from pyproject.toml
+lock: .venv/ready ## Resolve requirements.lock again from pyproject.toml
 	@.venv/uv/bin/uv pip compile --quiet $(UPGRADE) --universal --generate-hashes --no-header --no-emit-index-url --no-annotate \
 	  --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
-refresh: .venv/ready ## Name the newest base image by digest (skopeo), and lock the newest packages that pyproject.toml allows
+refresh: .venv/ready ## Pin the newest base image by digest (needs skopeo), and lock the newest packages that pyproject.toml allows
 	@image=$$(sed -n 's/^ARG BASE_IMAGE=\([^@]*\).*/\1/p' Containerfile) && \
 	  digest=$$(skopeo inspect --format '{{.Digest}}' "docker://$$image") && \
 	  sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$$image@$$digest|" Containerfile
@@ -73,7 +73,7 @@ clean: ## Remove what was built (not .venv)
 	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -exec rm -rf {} +
 
-# One at a time: two commands in a fresh clone would install into one folder at once.
+# One at a time: two commands in a new clone would otherwise install into the same folder.
 LOCKED := $(PYTHON) -c 'import fcntl, subprocess, sys; lock = open(".venv/lock", "w"); fcntl.flock(lock, fcntl.LOCK_EX); \
 	  sys.exit(subprocess.call(sys.argv[1:]))'
 
