@@ -1,5 +1,6 @@
 """``jukebox checkout``: one commit of the repository, whatever the folder held before."""
 
+import re
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,8 @@ from scripts.results import ResultDir, write_results
 
 # What the commit's own attributes would have git change, on the way to a file or an archive, stays as it was pushed.
 ATTRIBUTES = "* -text -filter -ident -working-tree-encoding -export-ignore -export-subst\n"
+# Files that change neither a model nor a cluster; the listener starts no run for a push of these only.
+HARMLESS = re.compile(r"\.md$|^LICENSE$|^mkdocs\.yml$|^docs/|^argocd/")
 
 
 def command(
@@ -49,14 +52,15 @@ def command(
         served = read_pin(folder).version if (folder / PIN).exists() else None
         changed = changed_since_release(settings, found, git_secret) if reason == "push" else []
     print(git(folder, "log", "-1", "--format=%H %an: %s").decode(errors="replace").strip())
-    if changed == [PIN]:
-        print("It differs from the released commit by the version for production alone: nothing to test or train")
+    tested = is_tested(changed)
+    if tested:
+        print("Only the version for production differs from the released commit: nothing to test or train")
     write_results(
         result_dir,
         commit=found,
         commit_time=commit_time(folder, found),
         served_version=str(served or ""),
-        tested=str(changed == [PIN]).lower(),
+        tested=str(tested).lower(),
         pin_changed=str(PIN in changed).lower(),
     )
 
@@ -97,6 +101,11 @@ def changed_since_release(settings: Settings, commit: str, secret: Path | None) 
             return []
         clone.fetch(released, commit, depth=1)
         return clone.changed(released, commit)
+
+
+def is_tested(changed: list[str]) -> bool:
+    """Tell whether a commit that differs from the released one in these paths needs no test: only its pin counts."""
+    return PIN in changed and all(path == PIN or HARMLESS.search(path) for path in changed)
 
 
 def _empty(folder: Path) -> None:

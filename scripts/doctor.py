@@ -61,7 +61,7 @@ ENFORCED = ("baseline", "restricted")  # any other level lets a pod access its n
 
 # Provisioners whose volumes support ReadWriteMany; the class has no field for it.
 SHARED = re.compile(r"nfs|cephfs|efs\.|azure.*file|filestore|manila|longhorn|gluster|weka|netapp|portworx")
-PINNED = re.compile(r'"versions":\s*\[(\d+)\]')
+PINNED = re.compile(r'"versions":\s*\[\s*(\d+)\s*\]')
 
 
 def command(

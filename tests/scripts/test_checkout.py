@@ -290,7 +290,7 @@ def push_pin(server: GitServer, version: int | None, **files: str) -> str:
 
 
 def release(server: GitServer, commit: str) -> None:
-    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), f"{commit}:refs/heads/production")
+    server.git("push", "--quiet", str(server.bare), f"{commit}:refs/heads/production")
 
 
 def test_a_push_of_the_pin_alone_is_tested(server: GitServer, compared: Callable[..., dict[str, str]]) -> None:
@@ -305,6 +305,15 @@ def test_a_push_of_the_pin_alone_is_tested(server: GitServer, compared: Callable
     release(server, code)
     assert compared(both) == {"served-version": "8", "tested": "true", "pin-changed": "true"}
     assert compared(server.push("Code", a="2")) == {"served-version": "8", "tested": "false", "pin-changed": "true"}
+
+
+def test_texts_that_were_never_released_need_no_tests(
+    server: GitServer, compared: Callable[..., dict[str, str]]
+) -> None:
+    """A push of these only starts no run, so none releases them before the promotion is merged."""
+    release(server, push_pin(server, None))
+    server.push("Say whose it is", **{"README.md": "# Ours"})
+    assert compared(push_pin(server, 7))["tested"] == "true"
 
 
 def test_a_released_commit_is_trained_again_if_its_run_is(
