@@ -84,7 +84,7 @@ def test_a_commit_that_the_branch_to_train_from_has_lost_is_not_released(server:
     lost = server.push("Mistake")
     release(first)
     server.git("branch", "kept", lost)
-    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), "kept")
+    server.git("push", "--quiet", str(server.bare), "kept")
     server.git("reset", "--quiet", "--hard", first)
     server.push("2", b="2")
     with pytest.raises(SettingsInvalid, match=f"{lost[:12]} is not on main any more"):
@@ -103,7 +103,7 @@ def test_two_releases_at_once_end_at_the_newer_commit(
 
     def outrun(self: Clone, branch: str, commit: str, expected: str | None) -> bool:
         monkeypatch.setattr(Clone, "push", push)
-        server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), f"{other}:refs/heads/{BRANCH}")
+        server.git("push", "--quiet", str(server.bare), f"{other}:refs/heads/{BRANCH}")
         return push(self, branch, commit, expected)
 
     monkeypatch.setattr(Clone, "push", outrun)

@@ -55,7 +55,7 @@ def release(server: GitServer, version: int | None, sha256: str = SHA) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render(Pin("jukebox", version, sha256 if version else "")))
     commit = server.push(f"Pin {version}")
-    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), f"{commit}:refs/heads/production")
+    server.git("push", "--quiet", str(server.bare), f"{commit}:refs/heads/production")
     return commit
 
 
