@@ -47,7 +47,7 @@ class GitServer:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Git's own CGI program for the repositories below ``folder``, to be read."""
+    """Git's own CGI program for the repositories below ``folder``."""
 
     protocol_version = "HTTP/1.1"
     folder: Path
@@ -96,8 +96,9 @@ def serve_git(folder: Path, *, filters: bool = True, certificate: Path | None = 
     bare, work = folder / "acme" / "jukebox.git", folder / "work"
     subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(bare)], check=True)
     subprocess.run(["git", "init", "--quiet", "--initial-branch=main", str(work)], check=True)
-    for name, allowed in {"allowFilter": filters, "allowReachableSHA1InWant": True}.items():
-        subprocess.run(["git", "-C", str(bare), "config", f"uploadpack.{name}", str(allowed).lower()], check=True)
+    allowed = {"uploadpack.allowFilter": filters, "uploadpack.allowReachableSHA1InWant": True, "http.receivepack": True}
+    for name, value in allowed.items():
+        subprocess.run(["git", "-C", str(bare), "config", name, str(value).lower()], check=True)
 
     class Recorder(Handler):
         def answer(self) -> None:
