@@ -12,11 +12,12 @@ import typer
 import yaml
 
 from pipeline.core.documents import to_json
-from pipeline.core.errors import ClusterRefuses, ServerUnavailable, SingleUser
+from pipeline.core.errors import ClusterRefuses, HostRefuses, ServerUnavailable, SingleUser
 from pipeline.settings import PIPELINE, read_settings, settings_file
 from scripts import preflight as before
 from scripts.apply import VERSIONS
 from scripts.bootstrap import POLICIES, SETTINGS, checkout, environments, placeholders, read_all_settings
+from scripts.clients.git_hosts import connect
 from scripts.clients.kubernetes_api import (
     CLAIMS,
     PODS,
@@ -29,7 +30,6 @@ from scripts.clients.kubernetes_api import (
     project_cluster,
 )
 from scripts.clients.pipeline_server import TIMEOUT, find_server, said
-from scripts.commit_status import Host, find_api
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
 from scripts.outcome import REBUILD, STALE, results
 from scripts.output import Output
@@ -373,41 +373,26 @@ def _token(project: Project) -> Findings:
         remedy = "Set repository in manifests/settings/settings.yaml."
         yield Finding(name, State.WARN, f"cannot be tested: the repository is {project.settings.repository}", remedy)
         return
-    host = Host(project.settings.git_host)
-    url, headers = find_api(host, project.settings.repository, token)
-    if host is Host.GITLAB:  # which describes the token itself
-        url = f"{url.partition('/projects/')[0]}/personal_access_tokens/self"
-    try:
-        answer = requests.get(url, headers=headers, timeout=TIMEOUT, allow_redirects=False)
-    except OSError as error:
-        yield Finding(
-            name, State.WARN, f"{url} does not answer from here: {said(error)}", "Run this on another machine."
-        )
-        return
+    host = connect(project.settings, token)
     remedy = "Create a new token there, and store it with `jukebox secrets --git-token-file FILE`."
-    expires = _expiry(answer)
-    if not answer.ok:
+    try:
+        expires, lacking = host.expires(), host.rights()
+    except HostRefuses as error:
+        # You may have another network than the tasks.
+        away = Finding(name, State.WARN, str(error), "Run this on another machine.")
+        yield Finding(name, State.FAIL, str(error), remedy) if error.status else away
+        return
+    if lacking:
         yield Finding(
-            name, State.FAIL, f"{url} answers {answer.status_code}: it has expired or has no read access", remedy
+            name,
+            State.FAIL,
+            f"lacks {', '.join(lacking)}",
+            f"{remedy} docs/install/environment.md says which rights it needs.",
         )
     elif expires and expires < datetime.now(UTC) + SOON:
         yield Finding(name, State.WARN, f"expires at {expires:%Y-%m-%d %H:%M} UTC", remedy)
     else:
         yield Finding(name, State.OK, f"valid until {expires:%Y-%m-%d}" if expires else "valid")
-
-
-def _expiry(answer: requests.Response) -> datetime | None:
-    """The time when the token expires: GitHub sends it in a header, GitLab in the body."""
-    text = answer.headers.get("GitHub-Authentication-Token-Expiration", "")
-    if not text and "json" in answer.headers.get("Content-Type", ""):
-        found = answer.json()
-        text = (found.get("expires_at") or "") if isinstance(found, dict) else ""
-    try:
-        # 2026-12-24, or 2026-12-24 09:40:00 with UTC or +0100 behind it.
-        found = datetime.fromisoformat(text.replace(" ", "T", 1).replace(" ", "").replace("UTC", "+00:00"))
-    except ValueError:
-        return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _pipeline_server(project: Project) -> Findings:

@@ -174,8 +174,8 @@ class Clone:
                 + _without(self.secret, self.repository)
             )
         # A name in another folder may end as this one does.
-        found = dict(reversed(line.split("\t")) for line in done.stdout.decode().splitlines())
-        return found.get(reference)
+        lines = (line.split("\t") for line in done.stdout.decode().splitlines())
+        return next((commit for commit, name in lines if name == reference), None)
 
     def read(self, commit: str, path: str) -> bytes | None:
         """Return the content of a file of a commit; None if the commit has no such file."""

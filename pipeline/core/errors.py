@@ -26,7 +26,7 @@ Every message says what was found, what was expected and what to do; the steps p
         ├── RequestRefused       the pipeline server refuses a request
         ├── ClusterAway          the cluster's API does not answer
         ├── ClusterRefuses       the cluster's API refuses a request
-        ├── HostRefuses          the Git host does not return a commit, or does not accept its status
+        ├── HostRefuses          the Git host does not answer, or refuses a request
         ├── RegistryRefuses      the image registry refuses a request
         ├── ChatRefuses          the chat does not accept a message
         ├── ListenerRefuses      the listener does not accept an event
@@ -157,7 +157,11 @@ class ClusterRefuses(ServerUnavailable):
 
 
 class HostRefuses(ServerUnavailable):
-    """The Git host does not return a commit, or does not accept its status."""
+    """The Git host refuses a request; ``status`` is the HTTP status, 0 if it did not answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RegistryRefuses(ServerUnavailable):

@@ -15,7 +15,7 @@ from typing import Any
 
 import requests
 
-from scripts.commit_status import Host
+from scripts.clients.git_hosts import Host
 from scripts.replay import SENDERS, Event, Facts, Kind, build_event
 from scripts.secrets import LISTENER
 from tests.active_model import TABLES

@@ -557,7 +557,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
     ),
     "a Git host that is away": (
         with_settings(repository="http://127.0.0.1:1/acme/jukebox"),
-        [(TOKEN, "warn", "does not answer from here", "on another machine")],
+        [(TOKEN, "warn", "the host does not answer", "on another machine")],
     ),
     "no repository": (
         with_settings(repository="https://github.com/<ORGANISATION>/jukebox"),

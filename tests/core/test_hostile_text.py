@@ -11,14 +11,13 @@ from pipeline.core.report import environment, summary_markdown
 from pipeline.core.texts import one_line, printable
 from scripts.causes import cleaned
 from scripts.cli import app
-from scripts.commit_status import Host, build_request
-from scripts.outcome import State
+from scripts.clients.git_hosts import Host
 from scripts.output import console
 from scripts.status import _table, find_models
 from tests.active_model import MODEL, TABLES
 from tests.report_fixture import documents
 from tests.scripts.test_commit_status import host
-from tests.settings_file import use_settings
+from tests.settings_file import use_settings, write_git_secret
 from tests.versions import publish_version
 
 HOSTILE = (
@@ -57,10 +56,18 @@ def test_what_is_not_hostile_is_told_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("git_host", Host)
-def test_a_commits_status_is_one_line_that_can_be_seen(git_host: Host) -> None:
-    request = build_request(git_host, "https://x/o/n", "a" * 40, State.FAILURE, token="t", description=HOSTILE)
-    assert not CONTROL.search(request.body["description"])
-    assert "\n" not in request.body["description"]
+def test_a_commits_status_is_one_line_that_can_be_seen(
+    git_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with host(201) as (url, asked):
+        use_settings(monkeypatch, tmp_path / "settings.yaml", repository=f"{url}/o/n", git_host=git_host)
+        secret = write_git_secret(tmp_path / "secret", f"{url}/o/n", "a-token")
+        words = ["commit-status", "a" * 40, "Failed", "--git-secret", str(secret), "--description", HOSTILE]
+        result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    [(_, _, body)] = asked
+    assert not CONTROL.search(body["description"])
+    assert "\n" not in body["description"]
 
 
 def test_a_log_that_is_shown_again_moves_no_cursor() -> None:

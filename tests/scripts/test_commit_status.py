@@ -12,10 +12,9 @@ from tenacity import wait_none
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import JukeboxError, SettingsInvalid
-from scripts import commit_status, notify
+from scripts import notify
 from scripts.cli import app
-from scripts.commit_status import Host, build_request
-from scripts.outcome import State
+from scripts.clients.git_hosts import Host, base
 from tests.http_server import running
 from tests.kfp.world import World
 from tests.settings_file import use_settings, write_git_secret
@@ -57,12 +56,18 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
     """``jukebox commit-status`` with the settings and the Secret of a host at this address."""
 
     def call(
-        url: str, state: str = "Succeeded", *options: str, kind: Host = Host.GITEA, page: str = "", token: str = TOKEN
+        url: str,
+        state: str = "Succeeded",
+        *options: str,
+        kind: Host = Host.GITEA,
+        page: str = "",
+        token: str = TOKEN,
+        commit: str = COMMIT,
     ) -> Result:
         repository = f"{url}/o/n"
         use_settings(monkeypatch, tmp_path / "settings.yaml", repository=repository, git_host=kind, run_page=page)
         secret = write_git_secret(tmp_path / "secret", repository, token)
-        return CliRunner().invoke(app, ["commit-status", COMMIT, state, "--git-secret", str(secret), *options])
+        return CliRunner().invoke(app, ["commit-status", commit, state, "--git-secret", str(secret), *options])
 
     return call
 
@@ -70,29 +75,8 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Status:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries do not wait."""
-    for module in (commit_status, notify):
+    for module in (base, notify):
         monkeypatch.setattr(module, "wait_exponential_jitter", lambda **_: wait_none())
-
-
-@pytest.mark.parametrize(
-    ("kind", "repository", "url", "header"),
-    [
-        (Host.GITHUB, "https://github.com/o/n.git", "https://api.github.com/repos/o/n/statuses/", "Authorization"),
-        (Host.GITHUB, "https://git.corp/o/n", "https://git.corp/api/v3/repos/o/n/statuses/", "Authorization"),
-        (
-            Host.GITLAB,
-            "https://g.l:8443/a/b/n",
-            "https://g.l:8443/api/v4/projects/a%2Fb%2Fn/statuses/",
-            "PRIVATE-TOKEN",
-        ),
-        (Host.GITEA, "https://tea.corp/o/n/", "https://tea.corp/api/v1/repos/o/n/statuses/", "Authorization"),
-    ],
-)
-def test_each_host_is_asked_at_its_own_address(kind: Host, repository: str, url: str, header: str) -> None:
-    request = build_request(kind, repository, COMMIT, State.SUCCESS, token=TOKEN)
-    assert request.url == url + COMMIT
-    assert request.headers[header].endswith(TOKEN)
-    assert request.body["state"] == "success"
 
 
 @pytest.mark.parametrize(
@@ -123,18 +107,22 @@ def test_tektons_words_become_the_hosts(
         assert body["description"] == f"PipelineRun push-1 {phrase}"
 
 
-def test_a_description_is_one_line_that_the_host_takes() -> None:
-    request = build_request(Host.GITHUB, "https://x/o/n", COMMIT, State.ERROR, token=TOKEN, description="a\nb " * 100)
-    assert len(request.body["description"]) == 140
-    assert "\n" not in request.body["description"]
+def test_a_description_is_one_line_that_the_host_takes(status: Status) -> None:
+    with host(201) as (url, asked):
+        status(url, "Failed", "--description", "a\nb " * 100)
+        status(url, "Failed", "--description", f"image r.corp/x@sha256:{'a' * 64} is not there:")
+    long, digest = (body["description"] for _, _, body in asked)
+    assert len(long) == 140
+    assert "\n" not in long
+    assert digest == f"image r.corp/x@sha256:{'a' * 12} is not there: failed"
 
 
-@pytest.mark.parametrize(
-    ("repository", "commit"), [("git@x:o/n", COMMIT), ("https://x/n", COMMIT), ("https://x/o/n", "main")]
-)
-def test_what_is_no_repository_or_commit_is_refused(repository: str, commit: str) -> None:
-    with pytest.raises(SettingsInvalid):
-        build_request(Host.GITHUB, repository, commit, State.SUCCESS, token=TOKEN)
+def test_what_is_not_a_full_hash_is_refused(status: Status) -> None:
+    with host(201) as (url, asked):
+        result = status(url, commit="main")
+    assert isinstance(result.exception, SettingsInvalid)
+    assert "the commit is 'main', expected its full hash" in str(result.exception)
+    assert not asked
 
 
 def test_the_status_is_set_also_where_the_host_is_busy_first(status: Status) -> None:
@@ -276,12 +264,6 @@ def test_a_cluster_that_does_not_tell_why_keeps_nobody_from_being_told(world: Wo
     body, line = told()
     assert body["description"] == "PipelineRun push-1 failed"
     assert "The cause of the outcome of push-1 is unknown: The cluster refuses: taskruns is forbidden" in line
-
-
-def test_a_digest_leaves_room_for_more(tmp_path: Path) -> None:
-    description = f"image r.corp/x@sha256:{'a' * 64} is not there"
-    request = build_request(Host.GITHUB, "https://x/o/n", COMMIT, State.ERROR, token=TOKEN, description=description)
-    assert request.body["description"] == f"image r.corp/x@sha256:{'a' * 12} is not there"
 
 
 def test_a_chat_gets_the_line_and_its_address_stays_secret(tmp_path: Path) -> None:

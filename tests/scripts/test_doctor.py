@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tenacity import wait_none
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import ClusterAway
 from scripts.bootstrap import POLICIES
 from scripts.cli import app
+from scripts.clients.git_hosts import base
 from scripts.doctor import INSTALLED, PROVOCATIONS
 from scripts.preflight import ENFORCE
 from scripts.secrets import KEYS, LISTENER
@@ -26,6 +28,7 @@ from tests.settings_file import SETTINGS_FILE
 
 pytest_plugins = ("tests.kfp.fixtures",)
 TOKEN = "hidden-token-of-the-git-host"
+MAY_PUSH = b'{"permissions": {"push": true}}'
 POLICY = f"jukebox-listener.{NAMESPACE}"
 SERVED = f"/api/v1/namespaces/{NAMESPACE}/pods/model-server:8888/proxy/v2/models/jukebox"
 
@@ -74,6 +77,12 @@ def service(version: str, *conditions: dict[str, str]) -> dict[str, Any]:
 def add_secret(cluster: Cluster, name: str, **values: str) -> None:
     data = {key: b64encode(value.encode()).decode() for key, value in values.items()}
     cluster.add("secrets", {"metadata": {"name": name}, "data": data})
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries do not wait."""
+    monkeypatch.setattr(base, "wait_exponential_jitter", lambda **_: wait_none())
 
 
 @pytest.fixture
@@ -139,7 +148,7 @@ def project(world: World, certificate: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(settings))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with serve_http() as host, serve_http(certificate) as door:
-        host.serve("/api/v1/repos/acme/jukebox", Answer(b"{}"))
+        host.serve("/api/v1/repos/acme/jukebox", Answer(MAY_PUSH))
         door.serve("/live", Answer(b"{}"))
         add_secret(ci, "jukebox-git-host", token=TOKEN, repository=f"{host.url}/acme/jukebox")
         ci.add("routes", {"metadata": {"name": "jukebox-listener"}, "spec": {"host": door.url[8:]}})
@@ -235,7 +244,7 @@ def answering(answer: Answer) -> Spoil:
 def expiring(days: float) -> Spoil:
     time = datetime.now(UTC) + timedelta(days=days)
     header = {"GitHub-Authentication-Token-Expiration": f"{time:%Y-%m-%d %H:%M:%S} UTC"}
-    return answering(Answer(b"{}", headers=header))
+    return answering(Answer(MAY_PUSH, headers=header))
 
 
 def claim(**values: Any) -> Spoil:
@@ -505,7 +514,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
     ),
     ("an expired token", answering(Answer(b"{}", 401)), "Token of the Git host", "fail", "answers 401"),
     ("a token that expires soon", expiring(3), "Token of the Git host", "warn", "expires at"),
-    ("a host that is away", on_a_host_that_is_away, "Token of the Git host", "warn", "does not answer from here"),
+    ("a host that is away", on_a_host_that_is_away, "Token of the Git host", "warn", "the host does not answer"),
     (
         "a pipeline server that is not ready",
         lambda project: project.get("datasciencepipelinesapplications", "dspa").update(status={}),
@@ -633,14 +642,23 @@ def test_a_token_goes_to_no_repository_but_its_own(project: Project, spoil: Spoi
 
 
 def test_gitlab_is_asked_for_the_token_itself(project: Project) -> None:
-    answer = {"expires_at": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}"}
-    headers = {"Content-Type": "application/json"}
+    answer = {"expires_at": f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d}", "scopes": ["api"]}
     path = "/api/v4/personal_access_tokens/self"
-    project.host.serve(path, Answer(json.dumps(answer).encode(), headers=headers))
+    project.host.serve("/api/v4/projects/acme%2Fjukebox", Answer(b'{"permissions": {"group_access": null}}'))
+    project.host.serve(path, Answer(json.dumps(answer).encode()))
     project.set(git_host="gitlab")
-    [found] = [each for each in findings(project) if each["state"] != "ok"]
-    assert (found["name"], found["state"]) == ("Token of the Git host", "warn")
-    assert [(asked, sent["PRIVATE-TOKEN"]) for asked, sent in project.host.requests] == [(path, TOKEN)]
+
+    def found() -> tuple[str, str]:
+        [told] = [each for each in findings(project) if each["state"] != "ok"]
+        assert told["name"] == "Token of the Git host"
+        return told["state"], told["found"]
+
+    assert found() == ("fail", "lacks the role Developer in the project")
+    role = b'{"permissions": {"project_access": {"access_level": 30}, "group_access": null}}'
+    project.host.serve("/api/v4/projects/acme%2Fjukebox", Answer(role))
+    state, text = found()
+    assert (state, text.split()[:2]) == ("warn", ["expires", "at"])
+    assert {sent["PRIVATE-TOKEN"] for _, sent in project.host.requests} == {TOKEN}
 
 
 def test_a_cluster_that_is_away_is_an_error(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
