@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scripts.cli import Commands
-from scripts.commit_status import Host
+from scripts.clients.git_hosts import Host
 from tests.tekton.manifests import Resource
 
 COMMANDS = Commands()
