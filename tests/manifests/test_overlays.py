@@ -111,8 +111,8 @@ FORK = {
     "cluster-queue": "flock",
     "bucket-class": "ceph-buckets",
 }
-# These are also the name of the project, of a sender, of a folder, and a word: that they are replaced, others test.
-AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace", "prod-branch"}
+# These are also the name of the project, of a sender and of a folder, and words: that they are replaced, others test.
+AMBIGUOUS = {"model-name", "git-host", "argo-cd", "kfp-namespace", "prod-branch", "merge-promotions"}
 
 
 def lines(resources: list[Resource]) -> list[str]:
