@@ -1,6 +1,5 @@
 """``jukebox delete-version``: make room in the model store."""
 
-import re
 from contextlib import suppress
 from typing import Annotated
 
@@ -10,10 +9,7 @@ from pipeline.core.champion import find_champion, read_version
 from pipeline.core.errors import SettingsInvalid, VersionBroken
 from pipeline.core.store import ModelStore, open_store
 from pipeline.settings import read_settings, settings_file
-
-# Of a checkout: where Git says which version production serves.
-SERVED = "components/production/served-version.yaml"
-_VERSIONS = re.compile(r'"versions":\s*\[([\d,\s]*)\]')
+from scripts.pins import PIN, read_pin
 
 
 def command(
@@ -53,9 +49,6 @@ def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
     with suppress(VersionBroken):
         if (newest := read_version(root, model_name)) and newest.passed:
             needed[newest.version] = "it is the newest, which dev serves"
-    file = settings_file().parents[1] / SERVED
-    for found in _VERSIONS.findall(file.read_text("utf-8") if file.is_file() else ""):
-        needed |= {
-            int(number): f"production serves it, according to {file}" for number in found.split(",") if number.strip()
-        }
+    if version := read_pin(settings_file().parents[2]).version:
+        needed[version] = f"production serves it, according to {PIN}"
     return needed

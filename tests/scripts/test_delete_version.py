@@ -1,18 +1,14 @@
-import re
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from pipeline.core.errors import SettingsInvalid, StoreBroken
 from pipeline.core.store import open_store
 from scripts.cli import app
-from scripts.delete_version import SERVED
+from scripts.pins import PIN, Pin, render
 from tests.settings_file import SETTINGS_FILE
 from tests.versions import publish_version
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -24,13 +20,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     publish_version(root, "c", passed=False, apart=True)
     for run in "def":
         publish_version(root, run, worse_by=0.01, than=2)
-    settings = tmp_path / "fork" / "settings" / "settings.yaml"
+    settings = tmp_path / "fork" / "manifests" / "settings" / "settings.yaml"
     settings.parent.mkdir(parents=True)
     settings.write_text(SETTINGS_FILE.read_text())
-    served = tmp_path / "fork" / SERVED
-    served.parent.mkdir(parents=True)
-    served.write_text(re.sub(r"\[\d+\]", "[4]", (ROOT / "manifests" / SERVED).read_text()))
-    assert yaml.safe_load(served.read_text())[0]["value"] == ['--model_version_policy={"specific":{"versions":[4]}}']
+    pin = tmp_path / "fork" / PIN
+    pin.parent.mkdir(parents=True)
+    pin.write_text(render(Pin("jukebox", 4, "ab" * 32)))
     monkeypatch.setenv("JUKEBOX_SETTINGS", str(settings))
     return root
 
@@ -54,7 +49,7 @@ def test_versions_that_nothing_needs_go(root: str) -> None:
     ("number", "reason"),
     [
         (2, "it is the champion"),
-        (4, "production serves it, according to .*served-version.yaml"),
+        (4, "production serves it, according to manifests/pins/prod/kustomization.yaml"),
         (5, "5.pinned protects it"),
         (6, "it is the newest, which dev serves"),
     ],
