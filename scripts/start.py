@@ -34,6 +34,7 @@ from scripts.spec_policy import CLAIM, judge_spec
 # An experiment's limit; beyond a run's own the server starts a workflow for a run that it then cannot store.
 NAME_LIMIT = 128
 WEEK = timedelta(days=7)
+LATER = ("commit_time", "served_version", "prod_flag")  # parameters that older releases lack
 LISTED_LATE = 15.0  # seconds until the server lists what was applied
 RUN_IDS = uuid5(NAMESPACE_URL, "https://jukebox.github.io/runs")
 
@@ -59,8 +60,15 @@ def command(
     ] = "",
     commit: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
     commit_time: Annotated[str, typer.Option(help="Sets the parameter of that name.")] = "",
+    served_version: Annotated[
+        str, typer.Option(help="Sets the parameter of that name: the version that production serves, from the pin.")
+    ] = "",
     reason: Annotated[
-        Reason, typer.Option(help="Reason for the run. A push starts no run if a run of its version has succeeded.")
+        Reason,
+        typer.Option(
+            help="Reason for the run. A push starts no run if a run of its version has succeeded. If production has a "
+            "cluster, each reason but manual sets the parameter prod_flag."
+        ),
     ] = Reason.MANUAL,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Run every step, without the cache.")] = False,
     result_dir: ResultDir = None,
@@ -74,13 +82,15 @@ def command(
     """
     settings = read_settings()
     kfp = Kfp(partial(find_server, settings))
-    short = _filled(data_version=data_version, commit=commit, commit_time=commit_time)
+    short = _filled(data_version=data_version, commit=commit, commit_time=commit_time, served_version=served_version)
+    # A run by hand may be an experiment: its model is proposed only if its parameters say so.
+    proposed = {"prod_flag": True} if settings.prod_cluster and reason is not Reason.MANUAL else {}
     run, started = start(
         kfp,
         version,
         settings=settings,
         key=key or str(uuid4()),
-        parameters={**_object(parameters), **short},
+        parameters={**proposed, **_object(parameters), **short},
         # What a push has not changed has no need of another run; new data, or a person, has.
         unless_succeeded=reason is Reason.PUSH and not no_cache,
         # An event of another kind asks for a verdict of today.
@@ -337,8 +347,8 @@ def _complete(version: Json, parameters: Mapping[str, Any], cache: str, settings
     inputs = spec_alone(version["pipeline_spec"])["root"].get("inputDefinitions", {}).get("parameters", {})
     if "cache" in inputs:
         parameters = {"cache": cache, **parameters}
-    if "commit_time" not in inputs:  # of a release before there was one
-        parameters = {name: value for name, value in parameters.items() if name != "commit_time"}
+    # A version of a release before there was such a parameter.
+    parameters = {name: value for name, value in parameters.items() if name in inputs or name not in LATER}
     if "data_version" not in inputs or parameters.get("data_version"):
         return dict(parameters)
     default = inputs.get("data", {}).get("defaultValue", {})

@@ -136,6 +136,7 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("prod_flag", "BOOLEAN", False),
         ("gate_mode", "STRING", "enforce"),
         ("champion_version", "STRING", ""),
+        ("served_version", "STRING", ""),
         ("thresholds", "STRUCT", {}),
         ("sha256", "STRUCT", {}),
         ("commit", "STRING", ""),

@@ -318,6 +318,57 @@ def test_a_version_whose_run_failed_is_trained_again(applied: World) -> None:
     assert started(applied, "uid-2", unless_succeeded=True)[1]
 
 
+# What may be proposed for production
+
+
+def proposing(data_version: str, served_version: str = "", prod_flag: bool = False) -> None:
+    """A pipeline that asks what production serves, and whether its model may be proposed."""
+    make_step(rows=3)
+
+
+def proposed(world: World, file: Path, *options: str) -> dict[str, Any]:
+    """The parameters of a run that is started of the version in ``file``."""
+    apply(Cluster(NAMESPACE), *read_resources(file), timeout=5)
+    words = ["start", VERSION, "--key", "uid-1", "--data-version", DATA_VERSION, "--served-version", "7"]
+    result = CliRunner().invoke(app, [*words, *options])
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = world.service.runs[run_id_of("uid-1")]["runtime_config"]["parameters"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (["--reason", "push"], True),
+        (["--reason", "data"], True),
+        (["--reason", "alert"], True),
+        (["--reason", "schedule"], True),
+        (["--reason", "manual"], None),
+        (["--reason", "manual", "--parameters", '{"prod_flag": true}'], True),
+        (["--reason", "push", "--parameters", '{"prod_flag": false}'], False),
+    ],
+)
+def test_what_a_person_has_not_started_by_hand_may_be_proposed_for_production(
+    world: World, tmp_path: Path, options: list[str], flag: bool | None
+) -> None:
+    parameters = proposed(world, compiled(tmp_path / "pipeline.yaml", pipeline=proposing), *options)
+    assert parameters.get("prod_flag") == flag
+    assert parameters["served_version"] == "7"
+
+
+def test_nothing_may_be_proposed_if_production_has_no_cluster(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_settings", lambda: replace(read_settings(), prod_cluster=""))
+    file = compiled(tmp_path / "pipeline.yaml", pipeline=proposing)
+    assert "prod_flag" not in proposed(world, file, "--reason", "push")
+
+
+def test_a_version_of_before_is_not_asked_for_what_it_does_not_know(world: World, tmp_path: Path) -> None:
+    parameters = proposed(world, compiled(tmp_path / "pipeline.yaml"), "--reason", "push")
+    assert parameters == {"data_version": DATA_VERSION}
+
+
 # A run that has failed
 
 
