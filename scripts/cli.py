@@ -30,6 +30,8 @@ COMMANDS = {
     "doctor": (CLUSTER, "doctor"),
     "status": (CLUSTER, "status"),
     "delete-version": (CLUSTER, "delete_version"),
+    "rollback": (CLUSTER, "rollback"),
+    "withdraw": (CLUSTER, "withdraw"),
     "verify": (CLUSTER, "verify"),
     "check-served": (CLUSTER, "check_served"),
     "replay": (CLUSTER, "replay"),

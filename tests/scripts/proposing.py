@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count, zip_longest
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from pipeline.core.candidate import Candidate, line
 from pipeline.core.candidate import parse as parse_log
@@ -125,7 +125,7 @@ class Repository:
 
 
 @dataclass
-class Host(GitHost):
+class Host:
     """A Git host of one repository, in memory.
 
     ``calls`` has the name of each call that writes. ``fails`` names a call, and when it fails: the number of its calls
@@ -174,8 +174,9 @@ class Host(GitHost):
             self._set(number, title=pull.title if title is None else title, body=pull.body if body is None else body)
 
     def comment(self, number: int, text: str) -> None:
-        with self._call("comment"):
-            self.comments.setdefault(number, []).append(text)
+        if text not in self.comments.get(number, []):
+            with self._call("comment"):
+                self.comments.setdefault(number, []).append(text)
 
     def close(self, number: int) -> None:
         with self._call("close"):
@@ -196,9 +197,6 @@ class Host(GitHost):
             commit = self.repository.write(title, pull.base, self.repository.tip(pull.base), {PIN: pinned})
             self._set(number, state=State.MERGED, merge_commit=commit)
 
-    def set_status(self, commit: str, state: Any, description: str, target_url: str) -> None:
-        raise NotImplementedError
-
     def record(self, number: int) -> dict[str, Any]:
         pull = self.pull(number)
         return {
@@ -215,9 +213,6 @@ class Host(GitHost):
 
     def commit_url(self, commit: str) -> str:
         return f"https://git.corp/commit/{commit}"
-
-    def rights(self) -> list[str]:
-        return []
 
     def pull(self, number: int) -> PullRequest:
         """The pull request of this number."""
@@ -252,7 +247,7 @@ class World:
         """A process's view of it."""
         folder = self.folder / f"clone-{next(self._clones)}"
         folder.mkdir()
-        return Proposals(self.settings, self.host, clone(folder, self.settings.repository, None))
+        return Proposals(self.settings, cast(GitHost, self.host), clone(folder, self.settings.repository, None))
 
     def branch(self, kind: Kind = Kind.PROMOTION) -> str:
         """The branch of a kind of proposals."""
