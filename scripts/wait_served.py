@@ -3,24 +3,37 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from pipeline.core.errors import ClusterAway, HostRefuses, JukeboxError, NotServed
+from pipeline.core.errors import ClusterAway, HostRefuses, JukeboxError, NotServed, ServerUnavailable, SettingsInvalid
 from pipeline.core.texts import one_line, printable
 from pipeline.settings import Settings, read_settings
+from scripts import promotion_record
 from scripts.causes import causes_of_pod
 from scripts.clients.kubernetes_api import CONFIG_MAPS, PODS, PREFIX, Cluster, Resource, project_cluster
-from scripts.git import Clone, GitSecret
-from scripts.pins import PIN, Pin, parse
+from scripts.git import Clone, GitSecret, git
+from scripts.pins import PIN, Pin, history, parse
+from scripts.proposals import proposals, without_hold
 from scripts.results import ResultDir, write_results
+from scripts.rollback import after_failed_check
 
 SYNCED = "jukebox-pin"  # the ConfigMap with the pin, which only production has
 VERIFY, CHECK = "verify", "check-served"  # the pods that Argo CD starts before and after it serves a version
 SHORT = 400  # characters of the cause of a failure, if it must fit in a line
+
+
+class CheckFailed(NotServed):
+    """Production serves ``pin``, and its answers are wrong; ``ended`` (RFC 3339) is when that was found."""
+
+    def __init__(self, message: str, pin: Pin, ended: str) -> None:
+        super().__init__(message)
+        self.pin = pin
+        self.ended = ended
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,9 @@ def command(
     its pin is the one that counts. Without a pinned version, or if production is on another cluster, there is nothing
     to wait for.
 
+    Who approved the version is recorded in the ConfigMap jukebox-promotions. If the answers are wrong and the settings
+    say rollback-on-failure, a rollback is proposed.
+
     --result-dir gets the files `served` with the version's number, `since` with the time, and `why` with the cause in
     one line if production does not serve the version.
 
@@ -61,12 +77,51 @@ def command(
             pin, since = watch.wait(commit, timeout * 60)
         except JukeboxError as error:
             write_results(result_dir, served="", since="", why=_line(str(error)))
+            if isinstance(error, CheckFailed) and settings.rollback_on_failure == "yes":
+                print(roll_back(settings, cluster, error, git_secret), flush=True)
             raise
     if pin.version is None:
         print("Production serves nothing: no version is pinned")
     else:
+        since = record(settings, cluster, pin, since, git_secret)
         print(f"Production serves version {pin.version} since {since}")
     write_results(result_dir, served=str(pin.version or ""), since=since, why="")
+
+
+def record(settings: Settings, cluster: Cluster, pin: Pin, since: str, secret: Path | None) -> str:
+    """Record who approved the version that production serves, unless it is recorded; return since when it is served.
+
+    If that cannot be found out or written, it prints why: production serves the version all the same.
+    """
+    try:
+        records = promotion_record.read(cluster)
+        if records and (records[0]["version"], records[0].get("sha256")) == (pin.version, pin.sha256):
+            # A later sync of the same version checked it again.
+            return str(records[0].get("served_since") or since)
+        with proposals(settings, secret) as proposed:
+            pins = history(proposed.clone, settings.prod_branch)
+            before = next((each for each in pins if without_hold(each) != without_hold(pin)), None)
+            # The merge that brought it, not the commit that was merged.
+            tip = proposed.clone.tip(settings.prod_branch) or ""
+            words = ("rev-list", "--first-parent", "--max-count=1", tip, "--", PIN)
+            commit = git(proposed.clone.folder, *words).decode().strip()
+            found = promotion_record.build(proposed.host, settings, commit, before, pin)
+        promotion_record.write(cluster, found, since)
+        print(promotion_record.in_words({**found, "served_since": since}))
+    except (ServerUnavailable, SettingsInvalid) as error:
+        print(f"The promotion was not recorded: {error}")
+    return since
+
+
+def roll_back(settings: Settings, cluster: Cluster, error: CheckFailed, secret: Path | None) -> str:
+    """Propose a rollback of what has failed its check, if the limits allow it; return in a sentence what was done."""
+    try:
+        records = promotion_record.read(cluster)
+        with proposals(settings, secret) as proposed:
+            ended = datetime.fromisoformat(error.ended)
+            return after_failed_check(proposed, error.pin, ended, str(error), records)
+    except (ServerUnavailable, SettingsInvalid, ValueError) as problem:
+        return f"Nothing was rolled back: {problem}"
 
 
 @dataclass
@@ -180,9 +235,9 @@ def _not_served(pin: Pin, pod: Resource) -> NotServed:
     said = said or f"it ended with exit code {ended.get('exitCode', 'unknown')}"
     if _name(pod) == VERIFY:
         return NotServed(f"Version {pin.version} is not served, since its verification failed: {said}")
-    return NotServed(
-        f"Production serves version {pin.version}, and the check of its answers failed: {said}",
-        check_failed=str(ended.get("finishedAt", "")),
+    found = str(ended.get("finishedAt", "")) or str(pod["metadata"]["creationTimestamp"])
+    return CheckFailed(
+        f"Production serves version {pin.version}, and the check of its answers failed: {said}", pin, found
     )
 
 

@@ -100,14 +100,7 @@ class RunFailed(JukeboxError):
 
 
 class NotServed(JukeboxError):
-    """Production does not serve the version that Git pins, or serves it with wrong answers.
-
-    ``check_failed`` is the time (RFC 3339) at which the check of its answers failed; empty if it did not.
-    """
-
-    def __init__(self, message: str, check_failed: str = "") -> None:
-        super().__init__(message)
-        self.check_failed = check_failed
+    """Production does not serve the version that Git pins, or serves it with wrong answers."""
 
 
 class BuildFailed(JukeboxError):

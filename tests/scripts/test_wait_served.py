@@ -1,19 +1,28 @@
 """``jukebox wait-served``: what production serves, from a real Git server and the cluster's stand-in."""
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.core.errors import NotServed, SettingsInvalid
+from pipeline.settings import Settings
 from scripts import wait_served
 from scripts.cli import app
+from scripts.git import Clone
 from scripts.pins import PIN, Pin, render
-from scripts.wait_served import CHECK, SYNCED, VERIFY, Pace
+from scripts.promotion_record import CONFIG_MAP
+from scripts.proposals import Kind, Proposals, branch_of
+from scripts.wait_served import CHECK, SYNCED, VERIFY, CheckFailed, Pace
 from tests.git_server import GitServer, serve_git
 from tests.kfp.world import World
+from tests.scripts.proposing import Host, Repository
 from tests.settings_file import use_settings
 
 pytest_plugins = ("tests.kfp.fixtures",)
@@ -33,7 +42,8 @@ def server(tmp_path: Path) -> Iterator[GitServer]:
 def wait(world: World, server: GitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wait:
     """``jukebox wait-served``, which looks again at once; production is on this cluster."""
     monkeypatch.setattr(wait_served, "Pace", lambda: Pace(0, 0))
-    world.cluster.add("configmaps", {"metadata": {"name": SYNCED}, "data": {}})
+    for name in (SYNCED, CONFIG_MAP):
+        world.cluster.add("configmaps", {"metadata": {"name": name}, "data": {}})
 
     def call(commit: str, *options: str, **settings: str) -> Result:
         use_settings(monkeypatch, tmp_path / "settings.yaml", repository=server.url, **settings)
@@ -42,6 +52,20 @@ def wait(world: World, server: GitServer, tmp_path: Path, monkeypatch: pytest.Mo
         )
 
     return call
+
+
+@pytest.fixture
+def host(server: GitServer, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """The Git host's pull requests; without it, there is no token for it."""
+    host = Host(Repository(server.bare))
+
+    @contextmanager
+    def proposals(settings: Settings, _: Path | None) -> Iterator[Proposals]:
+        with TemporaryDirectory() as folder:
+            yield Proposals(settings, host, Clone(Path(folder), settings.repository, None))
+
+    monkeypatch.setattr(wait_served, "proposals", proposals)
+    return host
 
 
 @pytest.fixture
@@ -77,7 +101,7 @@ def test_what_is_served_and_has_answered_correctly_is_told(
     add(world, CHECK, "Succeeded", 7)
     result = wait(commit)
     assert result.exit_code == 0, result.exception
-    assert result.output == f"Production serves version 7 since {SINCE}\n"
+    assert result.output.endswith(f"Production serves version 7 since {SINCE}\n")
     assert results() == {"served": "7", "since": SINCE, "why": ""}
 
 
@@ -97,7 +121,7 @@ def test_a_check_that_fails_is_quoted(
     error = wait(commit).exception
     assert isinstance(error, NotServed)
     assert str(error) == words
-    assert error.check_failed == (SINCE if name == CHECK else "")
+    assert (isinstance(error, CheckFailed) and error.ended == SINCE) == (name == CHECK)
     assert results() == {"served": "", "since": "", "why": words}
 
 
@@ -199,3 +223,91 @@ def test_a_commit_without_a_valid_pin_is_refused(server: GitServer, wait: Wait) 
     error = wait(server.push("No pin")).exception
     assert isinstance(error, SettingsInvalid)
     assert "is not a valid pin" in str(error)
+
+
+def merge(server: GitServer, host: Host, version: int) -> str:
+    """Propose a version on a branch, merge it with a commit of its own, as most hosts do, and release that."""
+    server.git("checkout", "--quiet", "-B", "proposal")
+    release(server, version)
+    server.git("checkout", "--quiet", "main")
+    server.git("merge", "--quiet", "--no-ff", "--message", f"Merge the promotion of {version}", "proposal")
+    commit = server.push(f"After {version}", other=str(version))
+    merged = server.git("rev-parse", "HEAD^")
+    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), "HEAD:refs/heads/production")
+    settings = wait_served.read_settings()
+    pull = host.open_pull_request(branch_of(Kind.PROMOTION, settings), "main", f"Promote {version}", "")
+    host._set(pull.number, state=wait_served.promotion_record.State.MERGED, merge_commit=merged)
+    return commit
+
+
+def recorded(world: World) -> list[dict[str, Any]]:
+    data = world.cluster.objects["configmaps", CONFIG_MAP]["data"]
+    return [json.loads(text) for text in data.values()]
+
+
+def test_who_approved_what_is_served_is_recorded_once(
+    world: World, server: GitServer, wait: Wait, host: Host, results: Results
+) -> None:
+    release(server, 6)
+    commit = merge(server, host, 7)
+    pod = add(world, CHECK, "Succeeded", 7)
+    result = wait(commit)
+    assert result.exit_code == 0, result.exception
+    assert "promotion from 6 to 7, merged by ada, approved by bob" in result.output
+    [record] = recorded(world)
+    told = {key: record[key] for key in ("version", "sha256", "from", "kind", "served_since")}
+    assert told == {"version": 7, "sha256": SHA, "from": 6, "kind": "promotion", "served_since": SINCE}
+    # A later sync checks the version again: it has been served since the first time.
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = "2026-12-24T00:00:00Z"
+    assert wait(commit).output == f"Production serves version 7 since {SINCE}\n"
+    assert results()["since"] == SINCE
+    assert recorded(world) == [record]
+
+
+@pytest.mark.parametrize("fault", ["no token", "host", "cluster"])
+def test_what_cannot_be_recorded_is_served_all_the_same(
+    request: pytest.FixtureRequest, world: World, server: GitServer, wait: Wait, results: Results, fault: str
+) -> None:
+    if fault != "no token":
+        request.getfixturevalue("host").fails = ("pull_requests", False) if fault == "host" else None
+    if fault == "cluster":
+        del world.cluster.objects["configmaps", CONFIG_MAP]
+    release(server, 6)
+    commit = release(server, 7)
+    add(world, CHECK, "Succeeded", 7)
+    result = wait(commit)
+    assert result.exit_code == 0, result.exception
+    assert "The promotion was not recorded: " in result.output
+    assert results() == {"served": "7", "since": SINCE, "why": ""}
+
+
+def test_a_check_that_fails_rolls_back_if_the_settings_say_so(
+    world: World, server: GitServer, wait: Wait, host: Host
+) -> None:
+    """Given 6 was served and has passed, when 7 answers wrongly, then 6 is proposed; the run fails all the same."""
+    add(world, CHECK, "Succeeded", 6)
+    assert wait(release(server, 6)).exit_code == 0
+    commit = release(server, 7)
+    pod = add(world, CHECK, "Failed", 7, message="ModelServerRefuses: other numbers")
+    ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    ended["finishedAt"] = f"{datetime.now(UTC) - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
+    result = wait(commit)
+    assert isinstance(result.exception, NotServed)
+    assert host.pulls == []
+    result = wait(commit, rollback_on_failure="yes")
+    assert isinstance(result.exception, NotServed)
+    assert "The rollback to jukebox 6 is proposed: https://git.corp/pulls/1" in result.output
+    [pull] = host.pulls
+    assert pull.head == "rollback/jukebox/prod"
+    pin = host.repository.read_pin(pull.head)
+    assert (pin.version, "other numbers" in pin.hold) == (6, True)
+
+
+def test_a_verification_that_fails_rolls_nothing_back(world: World, server: GitServer, wait: Wait, host: Host) -> None:
+    """The version before is served still."""
+    add(world, CHECK, "Succeeded", 6)
+    wait(release(server, 6))
+    commit = release(server, 7)
+    add(world, VERIFY, "Failed", 7)
+    assert isinstance(wait(commit, rollback_on_failure="yes").exception, NotServed)
+    assert host.pulls == []
