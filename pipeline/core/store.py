@@ -17,9 +17,10 @@ process is killed before that, the next one moves it. A run whose number was cla
 again for the next number. So versions are judged one after the other, in the order of their numbers, however many runs
 publish at once; no run waits, and none publishes without having seen all earlier versions.
 
-Only versions that a user names are deleted. On S3, publishing writes new objects only, so it needs no right to change
-or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that a version must stay; its
-content does not matter. A file ``<number>.withdrawn`` means that a version must not be served; its text says why.
+Only `jukebox delete-version` and `jukebox retain` delete versions. On S3, publishing writes new objects only, so it
+needs no right to change or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that a
+version must stay; its content does not matter. A file ``<number>.withdrawn`` means that a version must not be served;
+its text says why.
 """
 
 import errno
@@ -100,7 +101,7 @@ class ModelStore(ABC):
     """
 
     def __init__(self, location: str) -> None:
-        self._location = location
+        self.location = location
 
     def versions(self) -> list[int]:
         """Return the numbers of the complete versions that passed, ascending."""
@@ -154,7 +155,7 @@ class ModelStore(ABC):
     def uri(self, number: int) -> str:
         """Return where version ``number`` is, or would be: an absolute path, or an s3:// URI."""
         passed, failed = _places(number)
-        return f"{self._location}/{failed if number in self.failed() else passed}"
+        return f"{self.location}/{failed if number in self.failed() else passed}"
 
     def publish(self, run: str, build: Callable[[int], Mapping[str, bytes]]) -> int:
         """Publish the files that ``build`` makes for the version's number; return the number.
@@ -211,6 +212,41 @@ class ModelStore(ABC):
         if not sum([self._remove(place) for place in _places(number)]):
             raise StoreBroken(f"{self.uri(number)} does not exist: list the versions in the store")
 
+    def files(self) -> list[str]:
+        """Return the paths of the files of all complete versions, and of those beside the versions; sorted."""
+        complete = {"", *map(str, self.versions()), *(f"{FAILED}/{number}" for number in self.failed())}
+        return sorted(name for name in self._names() if name.rpartition("/")[0] in complete)
+
+    def content(self, path: str) -> bytes:
+        """Return a file that ``files`` has named; raises VersionBroken if it does not exist any more."""
+        found = self._get(path)
+        if found is None or len(found) > _limit(path):
+            what = "does not exist any more" if found is None else f"has more than {_limit(path)} bytes"
+            raise VersionBroken(f"{self.location}/{path} {what}: delete that version, or run this again")
+        return found
+
+    def numbering(self) -> tuple[dict[int, str], list[str]]:
+        """Return the claim of each number, and the digests of the names of the runs that may have one."""
+        claims = {number: claim for number in self._claims() if (claim := self._claimed(number)) is not None}
+        return dict(sorted(claims.items())), sorted(self._registered())
+
+    def restore_numbering(self, claims: Mapping[int, str], runs: Iterable[str]) -> None:
+        """Take over what ``numbering`` has returned elsewhere; what is there already stays."""
+        for run in runs:
+            self._register(run)
+        for number, claim in claims.items():
+            self._claim(number, claim)
+
+    def restore_version(self, place: str, files: Mapping[str, bytes]) -> None:
+        """Put a version to the place that it had elsewhere, as 7 or .failed/7: all of it or nothing."""
+        staged = f"{place.rpartition('/')[2]}-{uuid4().hex}"
+        self._stage(staged, files)
+        self._move(staged, place)
+
+    @abstractmethod
+    def restore_file(self, name: str, content: bytes) -> None:
+        """Put a file beside the versions; one that is there already stays."""
+
     def _highest(self) -> int:
         return max(self._taken(), default=0)
 
@@ -260,6 +296,14 @@ class ModelStore(ABC):
     @abstractmethod
     def _register(self, run: str) -> bool:
         """Register the run with this digest; return False if it is registered already."""
+
+    @abstractmethod
+    def _registered(self) -> list[str]:
+        """Return the digests of the registered runs."""
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """Return the paths of all files."""
 
     @abstractmethod
     def _claims(self) -> set[int]:
@@ -361,6 +405,20 @@ class _FolderStore(ModelStore):
             except FileExistsError:
                 return False
         return True
+
+    def restore_file(self, name: str, content: bytes) -> None:
+        with self._explained("write to"), suppress(FileExistsError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / name).open("xb") as file:
+                file.write(content)
+
+    def _registered(self) -> list[str]:
+        with self._explained("read"):
+            return _names(self._folder / ".runs")
+
+    def _names(self) -> list[str]:
+        with self._explained("read"):
+            return [str(path.relative_to(self._folder)) for path in self._folder.rglob("*") if path.is_file()]
 
     def _claims(self) -> set[int]:
         with self._explained("read"):
@@ -464,7 +522,7 @@ class _FolderStore(ModelStore):
             yield
         except OSError as error:
             advice = _ADVICE.get(error.errno or 0, "check the disk or claim")
-            where = error.filename or self._location
+            where = error.filename or self.location
             raise StoreBroken(f"cannot {verb} the model store: {where}: {error.strerror}; {advice}") from error
 
 
@@ -535,8 +593,17 @@ class _S3Store(ModelStore):
         if not self._put_new(f".runs/{run}", b""):
             return False
         if self._put_new(f".runs/{run}", b""):
-            raise StoreBroken(f"the S3 server of {self._location} ignores If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}")
+            raise StoreBroken(f"the S3 server of {self.location} ignores If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}")
         return True
+
+    def restore_file(self, name: str, content: bytes) -> None:
+        self._put_new(name, content)
+
+    def _registered(self) -> list[str]:
+        return [name.removeprefix(".runs/") for name in self._list(".runs/")]
+
+    def _names(self) -> list[str]:
+        return self._list("")
 
     def _claims(self) -> set[int]:
         return self._numbers(".claims/")
@@ -564,7 +631,7 @@ class _S3Store(ModelStore):
             unpacked = _unpack(packed)
         except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
             raise StoreBroken(
-                f"{self._location}/.staging/{staged} was not staged by a run ({error}): another program has put "
+                f"{self.location}/.staging/{staged} was not staged by a run ({error}): another program has put "
                 "it there; delete it, then run this step again"
             ) from None
         for name in sorted(unpacked, key=lambda name: name == MODEL):
@@ -611,7 +678,7 @@ class _S3Store(ModelStore):
         """Put a new object, or accept an identical one: another process may have finished the same version."""
         if not self._put_new(name, content) and self._get(name) not in (None, content):
             raise StoreBroken(
-                f"{self._location}/{name} exists, and differs from what the run with this number published: "
+                f"{self.location}/{name} exists, and differs from what the run with this number published: "
                 "another program has put it there; check who may write to the store, delete this version with "
                 "`jukebox delete-version`, then run this step again"
             )
@@ -626,7 +693,7 @@ class _S3Store(ModelStore):
                     return False
                 if _status(error) == 501:
                     raise StoreBroken(
-                        f"the S3 server of {self._location} does not support If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}"
+                        f"the S3 server of {self.location} does not support If-None-Match; {_NEEDS_EXCLUSIVE_PUTS}"
                     ) from error
                 raise
         return True
@@ -654,7 +721,7 @@ class _S3Store(ModelStore):
         try:
             yield
         except (BotoCoreError, ClientError) as error:
-            raise StoreBroken(f"cannot use the model store {self._location}: {explain(error)}") from error
+            raise StoreBroken(f"cannot use the model store {self.location}: {explain(error)}") from error
 
 
 _NEEDS_EXCLUSIVE_PUTS = (
