@@ -34,6 +34,8 @@ COMMANDS = {
     "withdraw": (CLUSTER, "withdraw"),
     "verify": (CLUSTER, "verify"),
     "check-served": (CLUSTER, "check_served"),
+    "backup": (CLUSTER, "backup"),
+    "restore": (CLUSTER, "restore"),
     "replay": (CLUSTER, "replay"),
     "settle": (TEKTON, "settle"),
     "supersede": (TEKTON, "supersede"),
@@ -52,7 +54,8 @@ COMMANDS = {
     "wait-served": (TEKTON, "wait_served"),
     "commit-status": (TEKTON, "commit_status"),
     "notify": (TEKTON, "notify"),
-    "prune": (TEKTON, "prune"),
+    "in-use": (TEKTON, "in_use"),
+    "retain": (TEKTON, "retain"),
 }
 
 

@@ -1,5 +1,6 @@
 """``jukebox delete-version``: make room in the model store."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
 
@@ -38,17 +39,24 @@ def command(
 
 
 def in_use(store: ModelStore, root: str, model_name: str) -> dict[int, str]:
-    """Return the versions that must stay, each with what it is needed for.
+    """Return the versions that must stay, each with what it is needed for."""
+    needed = dict(needed_by_store(store, root, model_name))
+    checkout = settings_file().parents[2]
+    if (checkout / PIN).is_file() and (pinned := read_pin(checkout).version):
+        needed[pinned] = f"production serves it, according to {checkout / PIN}"
+    return needed
+
+
+def needed_by_store(store: ModelStore, root: str, model_name: str) -> Iterator[tuple[int, str]]:
+    """Yield the versions that the store itself needs, each with what for.
 
     A version that is damaged, or that an older release has put among those that passed, is not needed, though it be
     the newest.
     """
-    needed = {number: f"{number}.pinned protects it" for number in store.pinned()}
+    for number in sorted(store.pinned()):
+        yield number, f"{number}.pinned protects it"
     if champion := find_champion(root, model_name):
-        needed[champion.version] = "it is the champion, with which new models are compared"
+        yield champion.version, "it is the champion, with which new models are compared"
     with suppress(VersionBroken):
         if (newest := read_version(root, model_name)) and newest.passed:
-            needed[newest.version] = "it is the newest, which dev serves"
-    if version := read_pin(settings_file().parents[2]).version:
-        needed[version] = f"production serves it, according to {PIN}"
-    return needed
+            yield newest.version, "it is the newest that passed, which dev serves"

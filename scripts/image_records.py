@@ -18,6 +18,11 @@ def read_records(cluster: Cluster) -> dict[str, str]:
     return {tag: value.partition(" ")[0] for tag, value in _data(_read(cluster)).items()}
 
 
+def record_times(cluster: Cluster) -> dict[str, datetime]:
+    """Return when the digest of each tag was recorded."""
+    return {tag: datetime.fromisoformat(value.partition(" ")[2]) for tag, value in _data(_read(cluster)).items()}
+
+
 def add_records(cluster: Cluster, digests: Mapping[str, str]) -> None:
     """Record digests by their tags; beyond ``LIMIT`` the oldest are deleted, and their images are built again."""
 

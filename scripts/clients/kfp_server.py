@@ -78,6 +78,25 @@ class Kfp:
         query = {"experiment_id": experiment_id, "sort_by": "created_at desc", **wanted}
         return self._pages("v2beta1/runs", "runs", query)
 
+    def all_runs(self) -> Iterator[Json]:
+        """Yield the runs of all experiments of the project, also archived ones, the newest first."""
+        return self._pages("v2beta1/runs", "runs", {"namespace": self._find().namespace, "sort_by": "created_at desc"})
+
+    def recurring_runs(self) -> Iterator[Json]:
+        """Yield the recurring runs of the project."""
+        return self._pages("v2beta1/recurringruns", "recurringRuns", {"namespace": self._find().namespace})
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with its workflow and pods; it may be gone already.
+
+        The files that it has stored stay in the bucket, and its metadata on the server.
+        """
+        try:
+            self._call("DELETE", f"v2beta1/runs/{quote(run_id, safe='')}")
+        except RequestRefused as error:
+            if error.status != 404:
+                raise
+
     def experiment(self, name: str) -> str | None:
         """Return the id of the experiment of this name, or None."""
         query = {**_equals("display_name", name), "namespace": self._find().namespace}

@@ -22,6 +22,9 @@ AuthFile = Annotated[Path | None, typer.Option(help="The registry's credentials.
 MISSING = re.compile(r"manifest unknown|name unknown|not found|status 404", re.IGNORECASE)
 REFUSED = re.compile(r"denied|unauthorized|forbidden|authentication required|status 40[13]", re.IGNORECASE)
 
+# What one says that deletes nothing, as by default the registry of the Distribution project.
+UNSUPPORTED = re.compile(r"unsupported|method ?not ?allowed|status:? 405", re.IGNORECASE)
+
 
 def repository_of(reference: str) -> str:
     """Return an image's repository: the reference without its tag and its digest."""
@@ -88,6 +91,33 @@ class Registry:
     def tag(self, image: str, reference: str) -> None:
         """Let ``reference`` name an image that is in the same repository, by its digest."""
         self._copy(f"docker://{image}", f"docker://{reference}", "--preserve-digests")
+
+    def tags(self, repository: str) -> list[str]:
+        """Return the tags of a repository; none if the registry does not have it.
+
+        Raises RegistryRefuses, with skopeo's words, if the registry does not tell.
+        """
+        done = _skopeo("list-tags", "--retry-times=3", *self.options(), f"docker://{repository}")
+        if done.returncode == 0:
+            return [str(tag) for tag in json.loads(done.stdout)["Tags"] or ()]
+        said = done.stderr.decode(errors="replace").strip()
+        if MISSING.search(said) and not REFUSED.search(said):
+            return []
+        raise _refuses(f"The tags of {repository} cannot be listed", said)
+
+    def delete(self, image: str) -> bool:
+        """Delete an image, named by its digest, with all its tags; return False if the registry allows no deletion.
+
+        It may be gone already. The registry's own garbage collection frees the space. Raises RegistryRefuses, with
+        skopeo's words, for any other refusal.
+        """
+        done = _skopeo("delete", "--retry-times=3", *self.options(), f"docker://{image}")
+        said = done.stderr.decode(errors="replace").strip()
+        if done.returncode and UNSUPPORTED.search(said):
+            return False
+        if done.returncode and (REFUSED.search(said) or not MISSING.search(said)):
+            raise _refuses(f"{image} cannot be deleted", said)
+        return True
 
     def _inspect(self, *words: str) -> "subprocess.CompletedProcess[bytes]":
         return _skopeo("inspect", "--retry-times=3", *self.options(), *words)

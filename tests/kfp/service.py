@@ -120,6 +120,7 @@ class Service:
     experiments: dict[str, Json] = field(default_factory=dict)
     runs: dict[str, Json] = field(default_factory=dict)
     workflows: dict[str, Json] = field(default_factory=dict)
+    recurring_runs: list[Json] = field(default_factory=list)
     asked: list[tuple[str, str, Json | None]] = field(default_factory=list)
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _token: str = field(default="", repr=False)  # of the request that is answered
@@ -174,6 +175,7 @@ class Service:
             ("DELETE", "v2beta1/runs/([^/:]+)", self._delete_run),
             ("POST", "v2beta1/runs/([^/:]+):terminate", self._terminate_run),
             ("POST", "v2beta1/runs/([^/:]+):retry", self._retry_run),
+            ("GET", "v2beta1/recurringruns", self._list_recurring_runs),
             ("GET", "v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", self._log),
         ]
 
@@ -593,6 +595,11 @@ class Service:
         _move(run, "RUNNING")
         self._keep()
         return Answer(200)
+
+    def _list_recurring_runs(self, *, query: Mapping[str, str], **_: Any) -> Answer:
+        self._authorize("list", "jobs", query.get("namespace", ""))
+        wrong = "Failed to create list options"
+        return self._list("recurringRuns", self.recurring_runs, query, wrong, kind="RecurringRun", keys=("created_at",))
 
     def _delete_run(self, run_id: str, **_: Any) -> Answer:
         if run_id not in self.runs:

@@ -1,0 +1,549 @@
+"""``jukebox in-use`` and ``jukebox retain``: what stays, what goes, and that nothing does if something cannot be read.
+
+Git, the model store and the image registry are real; the Git host, the pipeline server and the cluster are stand-ins.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.core.errors import ClusterRefuses, HostRefuses, JukeboxError, ServerAway, SettingsInvalid, StoreBroken
+from pipeline.core.store import ModelStore, open_store
+from pipeline.core.trusted_ca import trust
+from pipeline.settings import PIPELINE
+from scripts import image_records, in_use
+from scripts.cli import app
+from scripts.clients import kfp_server
+from scripts.clients.git_hosts import base
+from scripts.clients.registry import Registry
+from scripts.layout import Layout
+from scripts.pins import PIN, Pin, render
+from tests.git_server import GitServer, serve_git
+from tests.http_server import Answer, HttpServer, serve_http
+from tests.kfp.world import NAMESPACE, World
+from tests.registry_server import program, serve_registry
+from tests.settings_file import use_settings, write_git_secret
+from tests.versions import publish_version
+
+pytest_plugins = ("tests.kfp.fixtures",)
+NOW = datetime.now(UTC)
+TOKEN = "a-token-for-git-that-nobody-may-read"
+PULLS = "/repos/acme/jukebox/pulls"
+FAILED = {5, 6, 11, 16, 19, 24, 26, 28, 30, 31, 32, 33, 36, 38, 39}
+needs_registry = pytest.mark.skipif(
+    not (shutil.which("skopeo") and program()),
+    reason="skopeo or docker-registry is not installed; the cluster tier has them",
+)
+
+
+def ago(days: float) -> str:
+    return (NOW - timedelta(days=days)).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass
+class Installation:
+    """All that a command meets, and the folder of the model store."""
+
+    world: World
+    git: GitServer
+    host: HttpServer
+    root: str
+    secret: Path
+
+    @property
+    def store(self) -> ModelStore:
+        return open_store(self.root, "jukebox")
+
+    def pin(self, version: int | None, branch: str = "main", hold: str = "") -> str:
+        """Push a pin."""
+        file = self.git.work / PIN
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(render(Pin("jukebox", version, "a" * 64 if version else "", hold)))
+        return self.git.push(f"Pin {version}", branch, readme="")
+
+    def propose(self, version: int, *, state: str = "open", marker: bool = True) -> None:
+        """Open a pull request that pins a version, or have one in another state."""
+        at = self.git.git("rev-parse", "HEAD")
+        commit = self.pin(version, "promote/jukebox/prod")
+        self.git.git("reset", "--quiet", "--hard", at)
+        text = f"<!-- promotion: model=jukebox environment=prod version={version} sha256={'a' * 64} run=r -->"
+        self.host.serve(PULLS, Answer(json.dumps([pull_request(commit, text if marker else "", state)]).encode()))
+
+    def run(self, state: str, days: float = 0, run_id: str = "", version: str = "", **parameters: str) -> str:
+        """Add a run of the pipeline server that began so many days ago, and took no time."""
+        experiment = next(
+            (name for name, each in self.world.service.experiments.items() if each["display_name"] == "jukebox"), ""
+        ) or str(self.world.service.add_experiment({"display_name": "jukebox"})["experiment_id"])
+        run_id = run_id or f"run-{len(self.world.service.runs)}"
+        self.world.service.runs[run_id] = {
+            "run_id": run_id,
+            "display_name": run_id,
+            "experiment_id": experiment,
+            "state": state,
+            "storage_state": "AVAILABLE",
+            "created_at": ago(days),
+            "finished_at": ago(days),
+            "runtime_config": {"parameters": parameters},
+            "pipeline_version_reference": {"pipeline_id": "p", "pipeline_version_id": version},
+        }
+        self.world.service.workflows[run_id] = {"run_id": run_id, "counts": True, "phase": "Succeeded"}
+        return run_id
+
+
+def pull_request(commit: str, body: str, state: str) -> dict[str, Any]:
+    """As GitHub shows one."""
+    repository = {"full_name": "acme/jukebox"}
+    return {
+        "number": 7,
+        "html_url": "https://github.com/acme/jukebox/pull/7",
+        "title": "Serve another version",
+        "body": body,
+        "state": state,
+        "merged_at": None,
+        "merge_commit_sha": None,
+        "head": {"ref": "promote/jukebox/prod", "sha": commit, "repo": repository},
+        "base": {"ref": "main", "sha": commit, "repo": repository},
+    }
+
+
+@pytest.fixture
+def there(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """An empty installation: nothing is pinned, proposed or published."""
+    (tmp_path / "server").mkdir()
+    with serve_git(tmp_path / "server") as git, serve_http() as host:
+        git.token = TOKEN
+        root = tmp_path / "models"
+        root.mkdir()
+        host.serve(PULLS, Answer(b"[]"))
+        use_settings(
+            monkeypatch, tmp_path / "settings.yaml", repository=git.url, git_api=host.url, model_store=str(root)
+        )
+        monkeypatch.setattr(base, "_wait", lambda _: 0)
+        monkeypatch.setattr(kfp_server.Kfp.__init__, "__defaults__", (0.0,))
+        found = Installation(world, git, host, str(root), write_git_secret(tmp_path / "secret", git.url, TOKEN))
+        found.pin(None)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def forty_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of forty versions, of which 12 is the champion."""
+    root = tmp_path_factory.mktemp("forty")
+    for number in range(1, 41):
+        run = f"run-of-{number}"
+        if number in FAILED:
+            publish_version(str(root), run, passed=False, apart=True)
+        elif number == 1:
+            publish_version(str(root), run)
+        else:
+            champion = 1 if number <= 12 else 12
+            publish_version(str(root), run, worse_by=-0.1 if number == 12 else 0.01, than=champion)
+    return root
+
+
+@pytest.fixture
+def forty(there: Installation, forty_versions: Path) -> Installation:
+    """These, of which production was pinned to 3, 14, 3, nothing, 17 and 20, and is to 18."""
+    shutil.copytree(forty_versions, there.root, dirs_exist_ok=True)
+    for version in (3, 14, 3, None, 17, 20, 18):
+        there.pin(version)
+    there.git.git("push", "--quiet", str(there.git.bare), "HEAD:refs/heads/production")
+    Path(there.root, "jukebox", "8.pinned").touch()
+    there.run("RUNNING", run_id="still-running", served_version="18", champion_version="22")
+    there.propose(40)
+    return there
+
+
+def publish_many(there: Installation) -> None:
+    """Publish 1, which stays the champion, to 20."""
+    for number in range(20):
+        publish_version(there.root, str(number), worse_by=0.01 if number else None, than=1 if number else None)
+
+
+def jukebox(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def retain(there: Installation, *options: object) -> str:
+    return jukebox("retain", "--git-secret", there.secret, *options)
+
+
+def reasons(there: Installation) -> dict[int, str]:
+    """By the number of each version why it stays; an empty text if it goes."""
+    rows = map(json.loads, retain(there, "--part", "models", "--dry-run", "--output", "json").splitlines())
+    return {int(row["name"]): "; ".join(row["stays"]) for row in rows if "name" in row}
+
+
+STAY = {
+    3: "production was pinned to it 3 promotions ago",
+    8: "8.pinned protects it",
+    12: "it is the champion, with which new models are compared",
+    14: "production was pinned to it 4 promotions ago",
+    17: "production was pinned to it 2 promotions ago",
+    18: "Git pins it on main; Git pins it on production; run still-running compares its model with it",
+    20: "production was pinned to it 1 promotion ago",
+    22: "run still-running compares its model with it; one of the 10 newest that passed",
+    40: "the open pull request 7 proposes it; it is the newest that passed, which dev serves; "
+    "one of the 10 newest that passed",
+}
+
+
+def test_of_forty_versions_stays_what_something_needs(forty: Installation) -> None:
+    passed = sorted({*range(1, 41)} - FAILED)
+    newest, newest_failed = passed[-10:], sorted(FAILED)[-10:]
+    expected = dict.fromkeys(range(1, 41), "")
+    expected |= dict.fromkeys(newest, "one of the 10 newest that passed")
+    expected |= dict.fromkeys(newest_failed, "one of the 10 newest that failed")
+    assert reasons(forty) == expected | STAY
+    retain(forty, "--part", "models")
+    assert set(forty.store.versions()) == {*newest, *STAY}
+    assert forty.store.failed() == newest_failed
+    assert publish_version(forty.root, "the next run") == 41
+
+
+def test_a_dry_run_shows_each_version_and_deletes_nothing(forty: Installation) -> None:
+    shown = retain(forty, "--part", "models", "--dry-run")
+    assert re.search(r"^7 +passed +goes *$", shown, re.MULTILINE)
+    assert re.search(r"^5 +failed +goes *$", shown, re.MULTILINE)
+    assert re.search(r"^8 +passed +8.pinned protects it *$", shown, re.MULTILINE)
+    assert len(forty.store.versions()) + len(forty.store.failed()) == 40
+
+
+def test_a_second_time_nothing_goes(forty: Installation) -> None:
+    assert re.search(r"passed +goes", retain(forty, "--part", "models"))
+    assert "Nothing goes" in retain(forty, "--part", "models")
+
+
+def test_what_a_new_hold_changes_is_not_another_promotion(there: Installation) -> None:
+    publish_many(there)
+    for version in (2, 3, 4, 5, 6):
+        there.pin(version)
+    for hold in ("it is slow", "it is wrong", ""):
+        there.pin(6, hold=hold)
+    assert [number for number in range(2, 7) if reasons(there)[number]] == [2, 3, 4, 5, 6]
+    there.pin(None)
+    there.pin(7)
+    assert [number for number in range(2, 8) if reasons(there)[number]] == [3, 4, 5, 6, 7]
+
+
+def test_production_that_is_behind_keeps_what_it_serves(there: Installation) -> None:
+    publish_many(there)
+    there.pin(2)
+    there.git.git("push", "--quiet", str(there.git.bare), "HEAD:refs/heads/production")
+    for version in (3, 4, 5, 6, 7, 8, 9):
+        there.pin(version)
+    found = reasons(there)
+    assert found[2] == "Git pins it on production"
+    assert found[3] == ""
+
+
+@pytest.mark.parametrize("marker", [True, False], ids=["as its text says", "as its file says, its text was edited"])
+def test_what_is_proposed_stays_until_the_pull_request_is_closed(there: Installation, *, marker: bool) -> None:
+    publish_many(there)
+    there.propose(5, marker=marker)
+    assert reasons(there)[5] == "the open pull request 7 proposes it"
+    there.propose(5, state="closed", marker=marker)
+    assert reasons(there)[5] == ""
+
+
+def test_what_a_version_was_compared_with_stays_for_as_long_as_that_would_change_the_champion(
+    there: Installation,
+) -> None:
+    """2 is the champion; 3 was compared with 1, which a person asked for, so it has proven nothing."""
+    publish_version(there.root, "a")
+    publish_version(there.root, "b", worse_by=-0.1, than=1)
+    verdict = {
+        "passed": True,
+        "summary": "Good enough.",
+        "checks": [{"name": "no-worse-than-champion", "value": -0.1, "passed": True}],
+        "champion": {"version": 1, "is_best": False},
+    }
+    publish_version(there.root, "c", verdict=verdict)
+    for number in range(12):
+        publish_version(there.root, f"failed {number}", passed=False, apart=True)
+    use = {"keep_versions": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        use_settings(
+            patch, there.secret / "settings.yaml", repository=there.git.url, git_api=there.host.url,
+            model_store=there.root, **use,
+        )  # fmt: skip
+        assert reasons(there)[1] == "version 3 was compared with it"
+        assert reasons(there)[2] == "it is the champion, with which new models are compared"
+
+
+def git_away(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(there.git, "token", "another one")
+
+
+def no_branch(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.git.git("--git-dir", str(there.git.bare), "update-ref", "-d", "refs/heads/main")
+
+
+def invalid_pin(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    (there.git.work / PIN).write_text("version: 18")
+    there.git.push("Pin in another way", readme="")
+
+
+def host_fails(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.host.serve(PULLS, Answer(b"{}", status=500))
+
+
+def token_expired(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.host.serve(PULLS, Answer(b'{"message": "Bad credentials"}', status=401))
+
+
+def proposal_of_nothing(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.git.git("push", "--quiet", str(there.git.bare), ":refs/heads/promote/jukebox/prod")
+    there.host.serve(PULLS, Answer(json.dumps([pull_request("c" * 40, "", "open")]).encode()))
+
+
+def server_away(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.world.service.faults.database_away = True
+
+
+def store_unreadable(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(there.root, "jukebox", ".failed")
+    folder.rename(folder.with_name("moved"))
+    folder.write_text("a file where a folder must be")
+
+
+def store_not_mounted(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(there.root).rename(Path(there.root).with_name("moved"))
+
+
+def another_store(there: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    there.store.delete(18)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (git_away, HostRefuses, "cannot be read from the repository"),
+        (no_branch, HostRefuses, "has no branch main"),
+        (invalid_pin, SettingsInvalid, "is not a valid pin"),
+        (host_fails, HostRefuses, "500"),
+        (token_expired, HostRefuses, "401"),
+        (proposal_of_nothing, HostRefuses, "cannot be read which version the pull request .*/pull/7 proposes"),
+        (server_away, ServerAway, "500"),
+        (store_unreadable, StoreBroken, "cannot read the model store"),
+        (store_not_mounted, StoreBroken, "is not here: the models are on a claim"),
+        (another_store, StoreBroken, "18 does not exist, but Git pins version 18. Nothing is deleted"),
+    ],
+)
+def test_nothing_goes_if_something_cannot_be_read(
+    forty: Installation,
+    fault: Callable[[Installation, pytest.MonkeyPatch], None],
+    error: type[JukeboxError],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fault(forty, monkeypatch)
+    parent = Path(forty.root).parent
+    before = sorted(parent.rglob("model.onnx"))
+    with pytest.raises(error, match=message):
+        retain(forty, "--part", "models")
+    assert sorted(parent.rglob("model.onnx")) == before
+
+
+# The job beside the claim, which cannot ask Git
+
+
+def written(there: Installation, tmp_path: Path, **changes: object) -> Path:
+    """What `jukebox in-use` writes to its ConfigMap, as the job beside the claim finds it."""
+    config_map = there.world.cluster.objects.get(("configmaps", in_use.NAME))
+    if config_map is None:
+        there.world.cluster.add("configmaps", {"metadata": {"name": in_use.NAME}})
+    jukebox("in-use", "--git-secret", there.secret, "--write")
+    text = there.world.cluster.objects["configmaps", in_use.NAME]["data"][in_use.FILE]
+    file = tmp_path / in_use.FILE
+    file.write_text(json.dumps(json.loads(text) | changes))
+    return file
+
+
+def test_what_is_in_use_reaches_the_job_beside_the_claim(forty: Installation, tmp_path: Path) -> None:
+    file = written(forty, tmp_path)
+    expected = reasons(forty)
+    forty.git.token = "another one"
+    rows = jukebox("retain", "--part", "models", "--in-use", file, "--output", "json").splitlines()
+    found = {int(row["name"]): "; ".join(row["stays"]) for row in map(json.loads, rows) if "name" in row}
+    assert found == expected
+    assert set(forty.store.versions()) == {number for number, why in found.items() if why and number not in FAILED}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not say which versions are in use: .*No such file"),
+        ("", "does not say which versions are in use"),
+        ("{}", "does not say which versions are in use"),
+        ({"model": "another"}, "is about the model 'another', expected 'jukebox'"),
+        ({"made": "2026-01-01T00:00:00Z"}, "is of 2026-01-01T00:00:00.*, expected at most 6 hours ago"),
+        ({"made": ago(6.1 / 24)}, "expected at most 6 hours ago"),
+        ({"made": ago(-1)}, "expected at most 6 hours ago"),
+        ({"made": "2026-11-28T00:00:00"}, "expected at most 6 hours ago"),
+    ],
+)
+def test_the_job_deletes_nothing_unless_it_is_told_lately_what_is_in_use(
+    forty: Installation, tmp_path: Path, content: str | dict[str, object] | None, message: str
+) -> None:
+    file = written(forty, tmp_path, **(content if isinstance(content, dict) else {}))
+    if content is None:
+        file.unlink()
+    elif isinstance(content, str):
+        file.write_text(content)
+    with pytest.raises(SettingsInvalid, match=message):
+        jukebox("retain", "--part", "models", "--in-use", file)
+    assert len(forty.store.versions()) + len(forty.store.failed()) == 40
+
+
+def test_who_may_not_write_what_is_in_use_is_told_so(there: Installation) -> None:
+    there.world.cluster.forbidden = {"configmaps"}
+    with pytest.raises(ClusterRefuses, match="forbidden"):
+        jukebox("in-use", "--git-secret", there.secret, "--write")
+
+
+# What made the models
+
+
+@pytest.fixture
+def lab(there: Installation) -> Installation:
+    """Runs of five PipelineVersions; version 2 of the store is of the run that used the second one."""
+    cluster = there.world.cluster
+    pipeline = cluster.add("pipelines", {"metadata": {"name": PIPELINE}, "spec": {}})
+    for number in range(1, 6):
+        image = f"registry.example.com/training@sha256:{str(number) * 64}"
+        spec = {
+            "pipelineName": PIPELINE,
+            "pipelineSpec": {"deploymentSpec": {"executors": {"e": {"container": {"image": image}}}}},
+        }
+        made = {"name": f"{PIPELINE}-{number}", "uid": f"id-{number}", "creationTimestamp": ago(100 - number)}
+        cluster.add("pipelineversions", {"metadata": made, "spec": spec})
+        there.run("SUCCEEDED", 100 - number, f"run-of-{number}", f"id-{number}")
+    publish_version(there.root, "run-of-1")
+    publish_version(
+        there.root, "run-of-2", worse_by=0.01, than=1, run={"id": "run-of-2", "image": "i@sha256:" + "b" * 64}
+    )
+    there.store.delete(1)
+    assert pipeline
+    return there
+
+
+def gone(there: Installation, *options: object) -> set[str]:
+    """What a command deletes of runs and PipelineVersions."""
+    before = {
+        *there.world.service.runs,
+        *(each["metadata"]["name"] for each in there.world.cluster.list("pipelineversions")),
+    }
+    retain(there, *options)
+    after = {
+        *there.world.service.runs,
+        *(each["metadata"]["name"] for each in there.world.cluster.list("pipelineversions")),
+    }
+    return before - after
+
+
+SERVER = ("--part", "models", "--part", "runs", "--part", "pipeline-versions", "--days", 30)
+
+
+def test_runs_and_pipeline_versions_go_that_made_no_model_that_stays(lab: Installation) -> None:
+    lab.run("SUCCEEDED", 20, "of-last-month", "id-3")
+    assert gone(lab, *SERVER, "--keep", 1) == {
+        *("run-of-1", "run-of-3", "run-of-4", "run-of-5"),
+        # 2 made a model, 3 is used by the run that stays, 5 is the newest.
+        *(f"{PIPELINE}-1", f"{PIPELINE}-4"),
+    }
+
+
+def test_a_running_run_stays_however_old(lab: Installation) -> None:
+    lab.world.service.runs["run-of-1"]["state"] = "RUNNING"
+    assert gone(lab, *SERVER, "--keep", 1) == {"run-of-3", "run-of-4", f"{PIPELINE}-3", f"{PIPELINE}-4"}
+
+
+def test_what_a_recurring_run_starts_and_what_belongs_to_other_experiments_stays(lab: Installation) -> None:
+    reference = {"pipeline_id": "p", "pipeline_version_id": "id-3"}
+    lab.world.service.recurring_runs.append({"recurring_run_id": "nightly", "pipeline_version_reference": reference})
+    other = lab.world.service.add_experiment({"display_name": "of a person"})["experiment_id"]
+    lab.world.service.runs["run-of-4"]["experiment_id"] = other
+    assert gone(lab, *SERVER, "--keep", 1) == {"run-of-1", "run-of-3", f"{PIPELINE}-1"}
+
+
+def test_the_newest_and_the_young_stay(lab: Installation) -> None:
+    assert gone(lab, *SERVER, "--keep", 5) == set()
+    assert gone(lab, *SERVER, "--keep", 1, "--days", 97) == {"run-of-1", f"{PIPELINE}-1"}
+
+
+def test_pipeline_versions_alone_go_by_all_runs_that_there_are(lab: Installation) -> None:
+    assert gone(lab, "--part", "models", "--part", "pipeline-versions", "--keep", 1) == set()
+
+
+def told(there: Installation, *lines: str, phase: str = "Succeeded", made: str = "") -> None:
+    """The pod of the job beside the model store, with what it has printed."""
+    metadata = {"name": "jukebox-retain-1", "labels": {"app.kubernetes.io/name": "retain"}}
+    there.world.cluster.add("pods", {"metadata": metadata, "spec": {}, "status": {"phase": phase}})
+    end = json.dumps({"model": "jukebox", "made": made or ago(0), "dry_run": False})
+    there.world.cluster.logs["jukebox-retain-1"] = "\n".join([*lines, end])
+
+
+def test_the_job_beside_the_claim_tells_which_models_stay(lab: Installation) -> None:
+    told(lab, *retain(lab, "--part", "models", "--dry-run", "--output", "json").splitlines()[:-1])
+    lab.world.cluster.asked.clear()
+    options = ("--part", "runs", "--part", "pipeline-versions", "--keep", 1, "--model-store", "/not/mounted/here")
+    assert "run-of-2" not in gone(lab, *options)
+    assert "run-of-2" in lab.world.service.runs
+    assert "run-of-1" not in lab.world.service.runs
+
+
+@pytest.mark.parametrize(
+    ("say", "message"),
+    [
+        (lambda lab: None, "No job in ada-jukebox has said which models stay"),
+        (lambda lab: told(lab, phase="Failed"), "No job in ada-jukebox has said which models stay"),
+        (lambda lab: told(lab, made=ago(0.3)), "expected at most 6 hours ago"),
+        (
+            lambda lab: lab.world.cluster.logs.update(told(lab) or {"jukebox-retain-1": ""}),
+            "does not say which versions",
+        ),
+    ],
+    ids=["no pod", "a failed one", "an old one", "an empty log"],
+)
+def test_nothing_goes_unless_that_job_has_lately_said_which_models_stay(
+    lab: Installation, say: Callable[[Installation], None], message: str
+) -> None:
+    say(lab)
+    with pytest.raises(SettingsInvalid, match=message):
+        retain(lab, "--part", "runs", "--part", "pipeline-versions", "--keep", 1)
+    assert len(lab.world.service.runs) == 5
+
+
+# Images
+
+
+@pytest.fixture
+def registry(
+    certificate: Path, lab: Installation, private_ca: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A real registry, which the settings name; it has no images."""
+    trust()
+    with serve_registry(tmp_path / "registry", certificate) as address:
+        use_settings(
+            monkeypatch,
+            tmp_path / "settings.yaml",
+            repository=lab.git.url,
+            git_api=lab.host.url,
+            model_store=lab.root,
+            image=f"{address}/training",
+            ci_image=f"{address}/tasks:1",
+        )
+        yield address
