@@ -20,6 +20,7 @@ import yaml
 from kfp.local.status import Status
 from rich.console import Console
 
+from pipeline.core.candidate import parse
 from pipeline.core.report import render_report
 from pipeline.core.store import open_store
 from pipeline.steps.fetch_data import resolve_data_version
@@ -98,6 +99,10 @@ def test_the_first_run_publishes_version_1_and_the_next_is_judged_against_it(fir
     assert "no-worse-than-champion" in second.printed
     assert "of version 1" in second.printed
     assert second.lineage(2)["champion"] == 1
+    candidate = parse((first.folder / "latest" / "run.log").read_text())
+    assert candidate
+    assert (candidate.number, candidate.passed, candidate.prod_flag) == (2, True, False)
+    assert "candidate {" not in second.printed
     # The same data and hyperparameters, on the same machine: the same bytes, in a version of its own.
     assert store.read(1, "model.onnx") == store.read(2, "model.onnx")
 

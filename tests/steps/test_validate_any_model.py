@@ -183,6 +183,19 @@ def test_what_moved_since_the_champion_is_a_warning(tmp_path: Path) -> None:
     assert "minutes: mean +" in failed(moved)["shift"]
     assert "kind: stability index" in failed(moved)["shift"]
     assert "seats" not in failed(moved)["shift"]
+    assert moved["shift_from_served"] is None
+
+
+def test_what_moved_since_the_version_that_production_serves_is_told_and_no_warning(tmp_path: Path) -> None:
+    before = report_on(tmp_path / "before", trips())["profile"]
+    table = trips().with_columns(pl.col("minutes") * 2)
+    now = report_on(tmp_path / "now", table)["profile"]
+
+    moved = report_on(tmp_path / "moved", table, reference=now, served=json.loads(json.dumps(before)))
+
+    assert failed(moved) == {}
+    assert moved["shift"]["minutes"]["mean_difference"] == 0
+    assert moved["shift_from_served"]["minutes"]["mean_difference"] > 0.2
 
 
 def test_examples_that_cannot_be_made_of_good_data_are_an_error(tmp_path: Path) -> None:
