@@ -100,59 +100,59 @@ def test_no_other_account_runs_pods_beside_the_secrets(project: Project, image: 
     if account != "default":
         project.ci.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}})
     said = refusal(project, pod(account, image, entrypoint("jukebox")), JOBS)
-    assert "pods of this namespace run as one of the accounts" in said
+    assert "pods of this namespace must run as one of the accounts" in said
 
 
 WORKSPACE = {"name": "ws", "persistentVolumeClaim": {"claimName": "pvc-0123456789"}}
 EMPTY = {"name": "ws", "emptyDir": {}}
 ATTACKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "another image": ({"image": "registry.example.com/evil@sha256:" + "0" * 64}, {}, "run the image"),
-    "another program": (entrypoint("sh", "-c", "cat /etc/git-host/token"), {}, "run the command jukebox alone"),
-    "python of the push": (entrypoint("python3", "/workspace/source/x.py"), {}, "run the command jukebox alone"),
-    "no entrypoint": ({"command": ["jukebox"], "args": ["status"]}, {}, "run the command jukebox alone"),
-    "a path": ({"env": [{"name": "PATH", "value": "/workspace/bin"}]}, {}, "set no variable"),
-    "the push's code": ({"env": [{"name": "PYTHONPATH", "value": "/workspace/source"}]}, {}, "set no variable"),
-    "a library": ({"env": [{"name": "LD_PRELOAD", "value": "/workspace/x.so"}]}, {}, "set no variable"),
-    "git's own": ({"env": [{"name": "GIT_SSH_COMMAND", "value": "sh"}]}, {}, "set no variable"),
-    "a home of the push": ({"env": [{"name": "HOME", "value": "/workspace/source"}]}, {}, "set no variable"),
-    "other settings": ({"env": [{"name": "JUKEBOX_SETTINGS", "value": "/workspace/s.yaml"}]}, {}, "set no variable"),
-    "another CA": ({"env": [{"name": "REQUESTS_CA_BUNDLE", "value": "/workspace/ca"}]}, {}, "set no variable"),
-    "variables from Git": ({"envFrom": [{"configMapRef": {"name": "mine"}}]}, {}, "set no variable"),
+    "another image": ({"image": "registry.example.com/evil@sha256:" + "0" * 64}, {}, "run only the image"),
+    "another program": (entrypoint("sh", "-c", "cat /etc/git-host/token"), {}, "run only the command jukebox"),
+    "python of the push": (entrypoint("python3", "/workspace/source/x.py"), {}, "run only the command jukebox"),
+    "no entrypoint": ({"command": ["jukebox"], "args": ["status"]}, {}, "run only the command jukebox"),
+    "a path": ({"env": [{"name": "PATH", "value": "/workspace/bin"}]}, {}, "not set a variable"),
+    "the push's code": ({"env": [{"name": "PYTHONPATH", "value": "/workspace/source"}]}, {}, "not set a variable"),
+    "a library": ({"env": [{"name": "LD_PRELOAD", "value": "/workspace/x.so"}]}, {}, "not set a variable"),
+    "git's own": ({"env": [{"name": "GIT_SSH_COMMAND", "value": "sh"}]}, {}, "not set a variable"),
+    "a home of the push": ({"env": [{"name": "HOME", "value": "/workspace/source"}]}, {}, "not set a variable"),
+    "other settings": ({"env": [{"name": "JUKEBOX_SETTINGS", "value": "/workspace/s.yaml"}]}, {}, "not set a variable"),
+    "another CA": ({"env": [{"name": "REQUESTS_CA_BUNDLE", "value": "/workspace/ca"}]}, {}, "not set a variable"),
+    "variables from Git": ({"envFrom": [{"configMapRef": {"name": "mine"}}]}, {}, "not set a variable"),
     "a volume over the code": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/opt/jukebox"}]},
         {"volumes": [WORKSPACE]},
-        "mount nothing over the code",
+        "not mount anything over the code",
     ),
     "a volume over the packages": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/opt/venv"}]},
         {"volumes": [EMPTY]},
-        "mount nothing over the code",
+        "not mount anything over the code",
     ),
     "a volume over the programs": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/usr/bin/git", "subPath": "git"}]},
         {"volumes": [WORKSPACE]},
-        "mount nothing over the code",
+        "not mount anything over the code",
     ),
     "a volume over the home": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/tmp"}]},
         {"volumes": [WORKSPACE]},
-        "mount nothing over the code",
+        "not mount anything over the code",
     ),
     "settings of the push": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/etc/jukebox/settings"}]},
         {"volumes": [WORKSPACE]},
-        "mount nothing over the code or the settings",
+        "not mount anything over the code or the settings",
     ),
     "settings from Git": (
         {"volumeMounts": [{"name": "ws", "mountPath": "/etc/jukebox/settings"}]},
         {"volumes": [{"name": "ws", "configMap": {"name": "mine"}}]},
-        "mount nothing over the code or the settings",
+        "not mount anything over the code or the settings",
     ),
     "a foreign claim": ({}, {"volumes": [{"name": "ws", "persistentVolumeClaim": {"claimName": "models"}}]}, "volumes"),
     "a second container": (
         {},
         {"initContainers": [{"name": "sidecar-a", "image": "evil", "restartPolicy": "Always"}]},
-        "run the image",
+        "run only the image",
     ),
 }
 
@@ -172,16 +172,16 @@ def test_a_job_of_git_runs_the_products_own_code_alone(project: Project, image: 
     good = {"command": ["jukebox", "prune"], "args": ["--keep=20"]}
     assert refusal(project, pod("jukebox-runs", image, good), JOBS) == ""
     for bad in ({"command": ["sh", "-c", "env"]}, {"args": ["jukebox"]}):
-        assert "run the command jukebox alone" in refusal(project, pod("jukebox-runs", image, bad), JOBS)
+        assert "run only the command jukebox" in refusal(project, pod("jukebox-runs", image, bad), JOBS)
     # A name of one of Tekton's own containers is nobody else's.
     first = [{"name": "prepare", "image": "evil"}]
-    assert "run the image" in refusal(project, pod("jukebox-runs", image, good, initContainers=first), JOBS)
+    assert "run only the image" in refusal(project, pod("jukebox-runs", image, good, initContainers=first), JOBS)
     sends = {
         "command": ["jukebox", "replay", "schedule"],
         "args": ["--secret-file=/etc/sender/token", "--url=http://el"],
     }
     said = refusal(project, pod("jukebox-schedule", image, sends), JOBS)
-    assert "the schedule sends its token to the listener alone" in said
+    assert "the schedule may send its token only to the listener" in said
 
 
 def test_the_proxy_before_the_listener_runs_nginx_of_the_ci_image_alone(project: Project, image: str) -> None:
@@ -191,16 +191,16 @@ def test_the_proxy_before_the_listener_runs_nginx_of_the_ci_image_alone(project:
     account = "jukebox-listener-proxy"
     assert refusal(project, pod(account, image, container, **spec), REPLICAS) == ""
     for bad, message in (
-        ({"image": "evil"}, "run the image"),
-        ({"command": ["sh", "-c", "env"]}, "runs nginx alone"),
-        ({"args": ["-g", "load_module /config/evil.so;"]}, "runs nginx alone"),
-        ({"command": [*container["command"][:-1], "/config/other.conf"]}, "runs nginx alone"),
-        ({"env": [{"name": "LD_PRELOAD", "value": "/config/evil.so"}]}, "set no variable"),
+        ({"image": "evil"}, "run only the image"),
+        ({"command": ["sh", "-c", "env"]}, "may run only nginx"),
+        ({"args": ["-g", "load_module /config/evil.so;"]}, "may run only nginx"),
+        ({"command": [*container["command"][:-1], "/config/other.conf"]}, "may run only nginx"),
+        ({"env": [{"name": "LD_PRELOAD", "value": "/config/evil.so"}]}, "not set a variable"),
     ):
         assert message in refusal(project, pod(account, image, {**container, **bad}, **spec), REPLICAS), bad
     # Nor does a Task have that account.
     said = refusal(project, pod(account, image, entrypoint("nginx", *container["command"][1:])), TEKTON)
-    assert "runs nginx alone" in said
+    assert "may run only nginx" in said
 
 
 @pytest.mark.parametrize("way", MOUNTS)
@@ -246,7 +246,7 @@ def test_a_task_of_the_push_that_would_read_a_key_does_not_run(project: Project,
         ended = project.ci.finished("taskrun/steal")
         [condition] = ended["status"]["conditions"]
         assert condition["status"] == "False"
-        assert "run the command jukebox alone" in condition["message"], condition
+        assert "run only the command jukebox" in condition["message"], condition
     finally:
         project.ci("delete", "taskrun/steal")
 
@@ -260,7 +260,7 @@ def test_an_overlay_that_is_pushed_with_a_thief_changes_nothing(project: Project
     project.ci.apply(cronjob)
     try:
         project.ci("create", "job", "thief", "--from=cronjob/thief")
-        node.wait("refusal", lambda: "run the command jukebox alone" in project.ci("describe", "job/thief"))
+        node.wait("refusal", lambda: "run only the command jukebox" in project.ci("describe", "job/thief"))
         assert not project.ci("get", "pods", "--selector=job-name=thief", "--output=name")
     finally:
         project.ci("delete", "cronjob/thief", "job/thief", "--ignore-not-found")
