@@ -18,8 +18,8 @@ again for the next number. So versions are judged one after the other, in the or
 publish at once; no run waits, and none publishes without having seen all earlier versions.
 
 Only `jukebox delete-version` and `jukebox retain` delete versions. On S3, publishing writes new objects only, so it
-needs no right to change or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that a
-version must stay; its content does not matter. A file ``<number>.withdrawn`` means that a version must not be served;
+needs no right to change or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that
+a version must stay; its content does not matter. A file ``<number>.withdrawn`` means that a version must not be served;
 its text says why.
 """
 

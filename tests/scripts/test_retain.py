@@ -19,16 +19,14 @@ from pipeline.core.errors import ClusterRefuses, HostRefuses, JukeboxError, Serv
 from pipeline.core.store import ModelStore, open_store
 from pipeline.core.trusted_ca import trust
 from pipeline.settings import PIPELINE
-from scripts import image_records, in_use
+from scripts import in_use
 from scripts.cli import app
 from scripts.clients import kfp_server
 from scripts.clients.git_hosts import base
-from scripts.clients.registry import Registry
-from scripts.layout import Layout
 from scripts.pins import PIN, Pin, render
 from tests.git_server import GitServer, serve_git
 from tests.http_server import Answer, HttpServer, serve_http
-from tests.kfp.world import NAMESPACE, World
+from tests.kfp.world import World
 from tests.registry_server import program, serve_registry
 from tests.settings_file import use_settings, write_git_secret
 from tests.versions import publish_version
