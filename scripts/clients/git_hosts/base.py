@@ -23,7 +23,7 @@ from scripts.git import is_full_hash
 CONTEXT = "jukebox/continuous-training"  # the name of our status of a commit
 # In characters; each is accepted by all hosts.
 DESCRIPTION_LIMIT, TITLE_LIMIT, BODY_LIMIT = 140, 200, 60_000
-TIMEOUT = (5, 30)  # seconds to connect and to answer
+TIMEOUT = (5, 60)  # seconds to connect and to answer
 ATTEMPTS = 4
 LONGEST_WAIT = 60  # seconds, if the host says when to ask again
 BUSY = (429, 500, 502, 503, 504)
@@ -194,10 +194,22 @@ class GitHost(ABC):
     def open_pull_request(self, head: str, base: str, title: str, body: str) -> PullRequest:
         """Open a pull request, or return the open one of these branches, whatever its title and body are."""
 
-        def look() -> PullRequest | None:
-            return next((each for each in self.pull_requests(head, base) if each.state is State.OPEN), None)
+        def open_ones() -> list[PullRequest]:
+            found = (each for each in self.pull_requests(head, base) if each.state is State.OPEN)
+            return sorted(found, key=lambda each: each.number)
 
-        return _bring_about(look, lambda: self._open(head, base, _title(title), _body(body)))
+        def look() -> PullRequest | None:
+            return next(iter(open_ones()), None)
+
+        def act() -> PullRequest:
+            opened = self._open(head, base, _title(title), _body(body))
+            # Of two who ask at once, Gitea lets both open one. All of them agree on the first.
+            first, *others = open_ones() or [opened]
+            for each in others:
+                self.close(each.number)
+            return first
+
+        return _bring_about(look, act)
 
     def edit(self, number: int, *, title: str | None = None, body: str | None = None) -> None:
         """Give a pull request this title and this body; nothing is sent if it has them."""

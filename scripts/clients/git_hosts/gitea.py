@@ -46,4 +46,9 @@ class Gitea(GitHub):
 
     def rights(self) -> list[str]:
         permissions = self._get("").get("permissions") or {}
-        return [] if permissions.get("push") else ["write access of its user to the repository"]
+        lacking = [] if permissions.get("push") else ["write access of its user to the repository"]
+        # A token does not say what it may. These are of nothing, and refused earlier if a scope is missing.
+        for scope, path in (("write:repository", "pulls/0"), ("write:issue", "issues/comments/0")):
+            if self._status("PATCH", path, {"body": "-"}) == 403:
+                lacking.append(f"the scope {scope}")
+        return lacking

@@ -53,8 +53,8 @@ class GitHub(GitHost):
         )
 
     def _branch(self, head: Mapping[str, Any]) -> str:
-        """The branch of a pull request; empty if it is in another repository."""
-        there = (head.get("repo") or {}).get("full_name", self._repository)
+        """The branch of a pull request; empty if it is in another repository, or that is deleted."""
+        there = (head.get("repo") or {}).get("full_name", "")
         return str(head["ref"]) if there.lower() == self._repository.lower() else ""
 
     def _open(self, head: str, base: str, title: str, body: str) -> PullRequest:
@@ -140,25 +140,28 @@ class GitHub(GitHost):
             known = {each.strip() for each in scopes.split(",")}
             return lacking + ([] if known & {"repo", "public_repo"} else ["the scope repo"])
         # Others say it only of a request. These are refused for what they ask, and earlier if a right is missing.
+        branch = {"ref": "refs/heads/jukebox-has-the-right", "sha": NOTHING}
+        pull = {"title": "-", "head": "jukebox-has-no-such-branch", "base": self._repository}
         for right, path, body in (
-            ("contents", "git/refs", {"ref": "refs/heads/jukebox-has-the-right", "sha": NOTHING}),
-            ("pull_requests", "pulls", {"title": "-", "head": "jukebox-has-no-such-branch", "base": NOTHING}),
+            ("contents", "git/refs", branch),
+            ("pull_requests", "pulls", pull),
             ("statuses", f"statuses/{NOTHING}", {"state": "success", "context": CONTEXT}),
         ):
-            if self._denies("POST", path, body):
+            if self._status("POST", path, body) in (403, 404):
                 lacking.append(f"the permission {right}: write")
+        if self._status("GET", "commits/HEAD/check-runs") == 403:
+            lacking.append("the permission checks: read")
         return lacking
 
-    def _denies(self, method: str, path: str, body: Mapping[str, Any]) -> bool:
-        """Tell whether a request that cannot have an effect is refused because a right is missing."""
+    def _status(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> int:
+        """The status with which a request that cannot have an effect is refused; 200 if it is not."""
         try:
-            self._change(method, path, body)
+            self._send(method, self._path(path), body=body)
         except HostRefuses as error:
-            if error.status in (403, 404):
-                return True
             if error.status in (0, 401, 429):
                 raise
-        return False
+            return error.status
+        return 200
 
     def expires(self) -> datetime | None:
         return moment(self._answer("").headers.get("GitHub-Authentication-Token-Expiration"))
