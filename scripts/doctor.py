@@ -479,13 +479,17 @@ def _model(project: Project) -> Findings:
     """The served version is the one that Git pins."""
     name = project.settings.model_name
     service = project.cluster.read(INFERENCE_SERVICES, name)
+    pins = [each for each in project.overlay if each["kind"] == "InferenceService"]
+    if project.overlay and not pins:
+        text = "Git pins no version" + (f", but the InferenceService {name} exists" if service else ": none is served")
+        yield judge("Model server", not service, text, "Check in Argo CD whether the last sync succeeded.")
+        return
     if not service:
         yield Finding("Model server", State.FAIL, f"InferenceService {name} does not exist", "Apply the overlay.")
         return
     remedy = f"See `kubectl describe inferenceservice {name}`. Before the first training there is no model to load."
     yield _ready("Model server", service, remedy)
     served, why = _served(project.cluster, name)
-    pins = [each for each in project.overlay if each["kind"] == "InferenceService"]
     pinned = _pinned(pins[0]) if pins else _pinned(service)
     source = "Git" if pins else "the cluster"
     text = f"serves {', '.join(served) or f'an unknown version: {why}'}; {source} pins {pinned or 'none'}"

@@ -63,8 +63,11 @@ class Project:
         self.world.cluster.ci.add("configmaps", {"metadata": {"name": "jukebox-settings"}, "data": data})
 
 
+CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "data": {}}
+
+
 def service(version: str, *conditions: dict[str, str]) -> dict[str, Any]:
-    model = {"args": [f'--model_version_policy={{"specific":{{"versions":[{version}]}}}}'] if version else []}
+    model = {"args": [f'--model_version_policy={{"specific":{{"versions":[ {version} ]}}}}'] if version else []}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -279,6 +282,10 @@ def served(*versions: str) -> Spoil:
 
 def pinned(version: str) -> Spoil:
     return lambda project: project.overlay.joinpath("service.yaml").write_text(json.dumps(service(version)))
+
+
+def unpinned(project: Project) -> None:
+    (project.overlay / "service.yaml").write_text(json.dumps({**CONFIG, "metadata": {"name": "jukebox-pin"}}))
 
 
 def live(version: str, *conditions: dict[str, str]) -> Spoil:
@@ -581,6 +588,7 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "fail",
         "Ready is False Stopped",
     ),
+    ("a pin that was removed and not synced", unpinned, "Model server", "fail", "Git pins no version, but the"),
     ("another model", served("2"), "Model", "fail", "serves 2; Git pins 3"),
     ("a promotion that has not arrived", pinned("4"), "Model", "fail", "Git pins 4, the cluster 3"),
     ("no pod", gone("pods", "model-server"), "Model", "warn", "unknown version: no pod is ready; Git pins 3"),
@@ -592,6 +600,14 @@ PROVOKED: list[tuple[str, Spoil, str, str, str]] = [
         "unknown version: the server could not find",
     ),
 ]
+
+
+def test_a_fork_that_pins_nothing_needs_no_model_server(project: Project) -> None:
+    unpinned(project)
+    gone("inferenceservices", "jukebox")(project)
+    assert ("ok", "Git pins no version: none is served") in [
+        (each["state"], each["found"]) for each in findings(project) if each["name"] == "Model server"
+    ]
 
 
 @pytest.mark.parametrize(
