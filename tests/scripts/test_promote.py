@@ -239,3 +239,4 @@ def test_hostile_text_is_shown_as_text(world: World) -> None:
     assert {each.partition("/")[0] for each in re.findall(r"\w+://(\S+)", body)} <= {"git.corp"}
     assert not CONTROL.search(body)
     assert len(body.split("### Metrics")[0].split("### Verdict")[1].strip().splitlines()) == 3
+

@@ -1,5 +1,6 @@
 """Proposals in a real repository, beside a Git host that may fail at each call."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,7 @@ def test_a_head_that_was_not_checked_is_not_merged(tmp_path: Path) -> None:
 
 def test_a_branch_without_a_pin_of_this_model_is_refused(world: World) -> None:
     world.repository.write(
-        "Other", "main", world.repository.tip("main"), {PIN: render(pin(3)).replace("jukebox\n", "songs\n")}
+        "Other", "main", world.repository.tip("main"), {PIN: render(replace(pin(3), model="songs"))}
     )
     with pytest.raises(SettingsInvalid, match="for the model songs, expected jukebox"):
         world.proposals().base()
