@@ -62,7 +62,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Kept:
-    """What made the model versions that stay: a version's number by its run's id, and by its image's digest."""
+    """What made the model versions that stay: each one's number by its run's id and by its image's digest."""
 
     runs: Mapping[str, str]
     images: Mapping[str, str]

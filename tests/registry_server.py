@@ -14,7 +14,7 @@ from tests.cluster.build import REGISTRY
 CONFIG = """
 version: 0.1
 log: {{ level: warn }}
-storage: {{ filesystem: {{ rootdirectory: {folder} }}, delete: {{ enabled: true }} }}
+storage: {{ filesystem: {{ rootdirectory: {folder} }}, delete: {{ enabled: {delete} }} }}
 http: {{ addr: "127.0.0.1:{port}", tls: {{ certificate: {certificate}, key: {certificate} }} }}
 """
 
@@ -25,16 +25,18 @@ def program() -> str | None:
 
 
 @contextlib.contextmanager
-def serve_registry(folder: Path, certificate: Path) -> Iterator[str]:
-    """Serve an empty registry; yields host and port."""
+def serve_registry(folder: Path, certificate: Path, *, delete: bool = True) -> Iterator[str]:
+    """Serve what a registry has stored in a folder, at first nothing; yields host and port."""
     found = program()
     assert found
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     file = folder / "config.yaml"
-    file.write_text(CONFIG.format(folder=folder / "data", port=port, certificate=certificate))
+    file.write_text(
+        CONFIG.format(folder=folder / "data", port=port, certificate=certificate, delete=str(delete).lower())
+    )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([found, "serve", str(file)], stdout=log, stderr=log)
     try:

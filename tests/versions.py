@@ -23,6 +23,7 @@ def publish_version(
     passed: bool = True,
     apart: bool = False,
     golden: bytes | None = b"{}",
+    image: str = "",
     **lineage: Any,
 ) -> int:
     """Publish a version that was found worse (in nats) than another one, or compared with none; return its number.
@@ -43,7 +44,7 @@ def publish_version(
     whole = {
         "schema": SCHEMA,
         "model": {"version": "0.0.2"},
-        "run": {"id": run, "commit": "c" * 40},
+        "run": {"id": run, "commit": "c" * 40, **({"image": image} if image else {})},
         "data": {"profile": {"features": {}, "label_shares": {"BR": 1.0}}},
         "verdict": {
             "passed": passed,

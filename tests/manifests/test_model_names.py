@@ -24,9 +24,10 @@ from tests.tekton.manifests import Resource
 SETTINGS = {"model-name": MODEL.name, "data": "flats: s3://flats/*.csv\n"}
 LADEN = "openshift-ai/prod with all components"
 OF_A_MODEL = (
-    *("AlertmanagerConfig/{}", "InferenceService/{}", "Job/{}-model-store", "NetworkPolicy/{}-metrics"),
+    *("AlertmanagerConfig/{}", "CronJob/{}-retain", "InferenceService/{}", "Job/{}-model-store"),
     *("NetworkPolicy/{}-check-served", "NetworkPolicy/{}-model-server", "NetworkPolicy/{}-model-server-auth-proxy"),
     *("NetworkPolicy/{}-model-server-check", "Pod/{}-check-served", "Pod/{}-verify", "Service/{}-served"),
+    "NetworkPolicy/{}-metrics",
     *("NetworkPolicy/{}-model-server-gateway", "NetworkPolicy/{}-model-server-router"),
     *("NetworkPolicy/{}-store-s3", "PersistentVolumeClaim/{}-model-pvc", "PodDisruptionBudget/{}-model-server"),
     *("PodMonitor/{}-model-server", "PrometheusRule/{}", "PrometheusRule/{}-drift", "ServingRuntime/{}-ovms"),
@@ -34,7 +35,7 @@ OF_A_MODEL = (
 # What a resource of a model says of the product: labels and annotations, metrics, commands, its listener and Secrets.
 OF_THE_PRODUCT = re.compile(
     r'part-of": "jukebox"|jukebox\.github\.io/|jukebox:|`jukebox |ada-jukebox|/jukebox-ci|'
-    r'jukebox-(alert|listener-proxy|store|trusted-ca)\b|"command": \["jukebox"'
+    r'jukebox-(alert|in-use|listener-proxy|store|trusted-ca)\b|"command": \["jukebox"'
 )
 Built = dict[str, list[Resource]]
 

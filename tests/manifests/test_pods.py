@@ -66,7 +66,7 @@ def test_every_pod_is_pulled_and_placed_as_the_settings_say(overlay: str, asked:
     found = [*pods(asked[overlay])]
     assert {kind for kind, _ in found} == makers(overlay)
     for kind, pod in found:
-        stores = kind in STORES
+        stores = kind in STORES or "in-use" in [each["name"] for each in pod.get("volumes", ())]
         assert pod["imagePullSecrets"] == [{"name": "of-the-mirror"}], kind
         where = ("node-role.kubernetes.io/storage", "") if stores else ("example.com/pool", "ml")
         assert pod["affinity"] == places(*where), kind
@@ -83,6 +83,25 @@ def test_tasks_and_nobody_else_are_let_out_by_the_proxy(
     for kind, pod in pods(asked[overlay]):
         given = {one["name"]: one["value"] for one in pod.get("env", []) if one["value"]}
         assert given == (expected if kind == "TriggerTemplate" else {}), kind
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_jobs_that_ask_the_git_host_and_the_registry_are_let_out_by_the_proxy(
+    overlay: str, asked: dict[str, list[Resource]], built: dict[str, list[Resource]], tmp_path: Path
+) -> None:
+    expected = read_settings(copy(tmp_path, ASKED) / "manifests/settings/settings.yaml").proxies
+    for resources, proxies in ((asked[overlay], expected), (built[overlay], {})):
+        jobs = {
+            each["metadata"]["name"]: each
+            for each in of_kind(resources, "CronJob")
+            if "-ci" in each["metadata"].get("namespace", "")
+        }
+        for name in ("jukebox-in-use", "jukebox-retain"):
+            [container] = jobs[name]["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+            given = {one["name"]: one["value"] for one in container["env"]}
+            assert given == proxies | {
+                "HOME": "/tmp", "JUKEBOX_SETTINGS": "/etc/jukebox/settings/settings.yaml",
+            }  # fmt: skip
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

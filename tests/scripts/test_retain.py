@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.core.errors import ClusterRefuses, HostRefuses, JukeboxError, ServerAway, SettingsInvalid, StoreBroken
+from pipeline.core.errors import (
+    ClusterRefuses,
+    HostRefuses,
+    JukeboxError,
+    RegistryRefuses,
+    ServerAway,
+    SettingsInvalid,
+    StoreBroken,
+)
 from pipeline.core.store import ModelStore, open_store
 from pipeline.core.trusted_ca import trust
 from pipeline.settings import PIPELINE
@@ -430,9 +438,7 @@ def lab(there: Installation) -> Installation:
         cluster.add("pipelineversions", {"metadata": made, "spec": spec})
         there.run("SUCCEEDED", 100 - number, f"run-of-{number}", f"id-{number}")
     publish_version(there.root, "run-of-1")
-    publish_version(
-        there.root, "run-of-2", worse_by=0.01, than=1, run={"id": "run-of-2", "image": "i@sha256:" + "b" * 64}
-    )
+    publish_version(there.root, "run-of-2", worse_by=0.01, than=1, image="i@sha256:" + "b" * 64)
     there.store.delete(1)
     assert pipeline
     return there
@@ -545,3 +551,195 @@ def registry(
             ci_image=f"{address}/tasks:1",
         )
         yield address
+
+
+def push(folder: Path, reference: str, name: str) -> str:
+    """Push an image of nothing but a name; return its digest."""
+    layout = Layout(folder / name)
+    layer = layout.add(name.encode())
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}}
+    content = json.dumps(config).encode()
+    kind = "application/vnd.oci.image"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}.manifest.v1+json",
+        "config": {"mediaType": f"{kind}.config.v1+json", **layout.add(content)},
+        "layers": [{"mediaType": f"{kind}.layer.v1.tar", **layer}],
+    }
+    layout.write(json.dumps(manifest).encode(), content)
+    return Registry().push(layout, reference, compress=False)
+
+
+@pytest.fixture
+def images(lab: Installation, registry: str, tmp_path: Path) -> dict[str, str]:
+    """Images by what they are: the digest of each. All were built 60 days ago."""
+    tags = {
+        "made a model": "1" * 64,
+        "of a PipelineVersion": "2" * 64,
+        "old": "3" * 64,
+        "old packages": "deps-" + "3" * 64,
+        "young": "4" * 64,
+        "newest packages": "deps-" + "5" * 64,
+        "never tested": "push-0123456789ab",
+        "of a run": "push-ba9876543210-deps",
+        "of a person": "v1",
+    }
+    digests = {name: push(tmp_path, f"{registry}/training:{tag}", name) for name, tag in tags.items()}
+    digests["of the tasks"] = push(tmp_path, f"{registry}/tasks:1", "tasks")
+    digests["old of the tasks"] = push(tmp_path, f"{registry}/tasks:ci-{'6' * 64}", "old tasks")
+    digests["of the tasks now"] = push(tmp_path, f"{registry}/tasks:ci-{'7' * 64}", "new tasks")
+    tags |= {"old of the tasks": "ci-" + "6" * 64, "of the tasks now": "ci-" + "7" * 64}
+    days = {"young": 1, "newest packages": 59, "of the tasks now": 59}
+    recorded = {
+        tags[name]: f"{digest} {ago(days.get(name, 60))}"
+        for name, digest in digests.items()
+        if len(tags.get(name, "")) > 60
+    }
+    lab.world.cluster.ci.add("configmaps", {"metadata": {"name": image_records.NAME}, "data": recorded})
+    publish_version(lab.root, "r", worse_by=0.01, than=2, image=f"i@{digests['made a model']}")
+    spec = lab.world.cluster.objects["pipelineversions", f"{PIPELINE}-5"]["spec"]
+    spec["pipelineSpec"]["deploymentSpec"]["executors"]["e"]["container"]["image"] = (
+        f"{registry}/training@{digests['of a PipelineVersion']}"
+    )
+    add_pipeline_run(lab.world, "push-ba9876543210", 60, 59)
+    return digests
+
+
+def images_there(registry: str, images: dict[str, str]) -> set[str]:
+    """What of these the registry still has."""
+    repository = {name: "tasks" if "tasks" in name else "training" for name in images}
+    return {name for name, digest in images.items() if Registry().digest(f"{registry}/{repository[name]}@{digest}")}
+
+
+IMAGES = ("--part", "models", "--part", "images", "--keep", 1)
+
+
+@needs_registry
+def test_images_go_that_nothing_needs(lab: Installation, registry: str, images: dict[str, str]) -> None:
+    retain(lab, *IMAGES)
+    assert images.keys() - images_there(registry, images) == {
+        *("old", "old packages", "never tested", "old of the tasks")
+    }
+    assert "Nothing goes" in retain(lab, *IMAGES), "what has no tag any more is not asked for again"
+
+
+@needs_registry
+def test_no_image_goes_while_a_run_may_use_it(lab: Installation, registry: str, images: dict[str, str]) -> None:
+    add_pipeline_run(lab.world, "push-running", 0.1, None)
+    assert "Nothing goes" in retain(lab, *IMAGES)
+    assert images_there(registry, images) == images.keys()
+
+
+@needs_registry
+def test_a_registry_that_deletes_nothing_is_no_error(
+    lab: Installation, registry: str, images: dict[str, str], tmp_path: Path, certificate: Path
+) -> None:
+    with serve_registry(tmp_path / "registry", certificate, delete=False) as address:
+        with pytest.MonkeyPatch.context() as patch:
+            use_settings(
+                patch, tmp_path / "of-another.yaml", repository=lab.git.url, git_api=lab.host.url,
+                model_store=lab.root, image=f"{address}/training", ci_image=f"{address}/tasks:1",
+            )  # fmt: skip
+            result = CliRunner().invoke(app, ["retain", "--git-secret", str(lab.secret), *map(str, IMAGES)])
+        assert result.exit_code == 0, result.output
+        assert "does not allow the deletion of images: they stay" in result.stderr
+        assert result.stderr.count("does not allow") == 1
+        assert images_there(address, images) == images.keys()
+
+
+@needs_registry
+def test_nothing_goes_if_the_registry_is_away(lab: Installation, registry: str, tmp_path: Path) -> None:
+    lab.world.cluster.ci.add("configmaps", {"metadata": {"name": image_records.NAME}})
+    with pytest.MonkeyPatch.context() as patch:
+        use_settings(
+            patch, tmp_path / "of-another.yaml", repository=lab.git.url, git_api=lab.host.url, model_store=lab.root,
+            image="127.0.0.1:1/training", keep_versions="1",
+        )  # fmt: skip
+        with pytest.raises(RegistryRefuses, match="cannot be listed"):
+            retain(lab)
+    assert len(lab.world.service.runs) == 5
+
+
+# The namespace of the tasks
+
+
+def add_pipeline_run(world: World, name: str, begun: float, ended: float | None, **metadata: Any) -> None:
+    """Add a run that began and ended so many days ago, with its claim, which an ended pod of it still holds."""
+    status = {} if ended is None else {"completionTime": ago(ended)}
+    labels = {"app.kubernetes.io/name": "continuous-training"}
+    metadata = {"name": name, "labels": labels, "creationTimestamp": ago(begun), **metadata}
+    run = world.cluster.ci.add("pipelineruns", {"metadata": metadata, "spec": {}, "status": status})
+    owner = {"kind": "PipelineRun", "name": name, "uid": run["metadata"]["uid"]}
+    finalizers = ["kubernetes.io/pvc-protection"]
+    world.cluster.ci.add(
+        "persistentvolumeclaims",
+        {"metadata": {"name": f"claim-{name}", "ownerReferences": [owner], "finalizers": finalizers}},
+    )
+
+
+def left(world: World, plural: str) -> set[str]:
+    return {each["metadata"]["name"] for each in world.cluster.ci.list(plural)}
+
+
+@pytest.fixture
+def tasks(world: World) -> World:
+    add_pipeline_run(world, "old", 50, 49)
+    add_pipeline_run(world, "older-but-running", 60, None)
+    add_pipeline_run(world, "last-week", 7, 6)
+    add_pipeline_run(world, "an-hour-ago", 0.2, 0.04)
+    add_pipeline_run(world, "running", 0.1, None)
+    add_pipeline_run(world, "of-another-pipeline", 50, 49, labels={"app.kubernetes.io/name": "other"})
+    world.cluster.ci.add("persistentvolumeclaims", {"metadata": {"name": "of-somebody-else"}})
+    return world
+
+
+TASKS = ("retain", "--part", "tasks", "--keep", 2)
+
+
+def test_old_pipeline_runs_go_and_sooner_the_claims_of_ended_ones(tasks: World) -> None:
+    output = jukebox(*TASKS)
+    assert left(tasks, "pipelineruns") == {
+        *("older-but-running", "last-week", "an-hour-ago", "running", "of-another-pipeline")
+    }
+    # What the old run owned the cluster collects.
+    assert left(tasks, "persistentvolumeclaims") - {"claim-old"} == {
+        *("claim-older-but-running", "claim-an-hour-ago", "claim-running", "claim-of-another-pipeline"),
+        "of-somebody-else",
+    }
+    assert tasks.cluster.asked == [], "it has to do with the namespace of the CI alone"
+    assert re.search("PipelineRun old +goes", output)
+    assert re.search("PersistentVolumeClaim claim-last-week of last-week +goes", output)
+
+
+def test_a_dry_run_of_the_tasks_says_the_same_and_deletes_nothing(tasks: World) -> None:
+    before = dict(tasks.cluster.ci.objects)
+    dry = jukebox(*TASKS, "--dry-run")
+    assert tasks.cluster.ci.objects == before
+    assert {method for method, _, _ in tasks.cluster.ci.asked} == {"GET"}
+    goes = [" ".join(line.split()) for line in dry.splitlines() if line.endswith("goes") or "  goes" in line]
+    assert goes == [" ".join(line.split()) for line in jukebox(*TASKS).splitlines() if "goes" in line]
+
+
+def test_the_newest_pipeline_runs_stay_however_old(tasks: World) -> None:
+    jukebox("retain", "--part", "tasks", "--keep", 4, "--days", 0)
+    assert "old" in left(tasks, "pipelineruns")
+    jukebox("retain", "--part", "tasks", "--keep", 3, "--days", 0)
+    assert "old" not in left(tasks, "pipelineruns")
+    assert "older-but-running" in left(tasks, "pipelineruns")
+
+
+def test_many_runs_of_one_day_leave_room_for_the_next_one(world: World) -> None:
+    """The namespace's quota is 50 claims."""
+    for number in range(50):
+        add_pipeline_run(world, f"run-{number}", 0.5 - number / 1000, 0.4 - number / 1000)
+    add_pipeline_run(world, "running", 0.6, None)
+    jukebox("retain", "--part", "tasks")
+    last = {f"claim-run-{number}" for number in range(30, 50)}
+    assert left(world, "persistentvolumeclaims") == last | {"claim-running"}
+    assert len(left(world, "pipelineruns")) == 51
+
+
+def test_who_may_not_delete_is_told_so(tasks: World) -> None:
+    tasks.cluster.ci.forbidden = {"persistentvolumeclaims"}
+    with pytest.raises(ClusterRefuses, match="forbidden"):
+        jukebox(*TASKS)
