@@ -237,6 +237,7 @@ OURS = {
 THEIRS = {
     "jukebox-listener": ("create", "tekton.dev", "pipelineruns", ""),
     "jukebox-release": ("create", "pipelines.kubeflow.org", "pipelineversions", ""),
+    "jukebox-retain": ("delete", "tekton.dev", "pipelineruns", ""),
     "jukebox-runs": ("patch", "tekton.dev", "pipelineruns", ""),
 }
 

@@ -178,11 +178,13 @@ ALLOWED = [
     ("jukebox-runs", "list", "pipelineruns", OURS),
     ("jukebox-runs", "get", "pipelineruns/there", OURS),
     ("jukebox-runs", "patch", "pipelineruns/there", OURS),
-    ("jukebox-runs", "delete", "pipelineruns/there", OURS),
     ("jukebox-runs", "list", "taskruns", OURS),
-    ("jukebox-runs", "list", "persistentvolumeclaims", OURS),
-    ("jukebox-runs", "patch", "persistentvolumeclaims/there", OURS),
-    ("jukebox-runs", "delete", "persistentvolumeclaims/there", OURS),
+    ("jukebox-retain", "list", "pipelineruns", OURS),
+    ("jukebox-retain", "delete", "pipelineruns/there", OURS),
+    ("jukebox-retain", "list", "persistentvolumeclaims", OURS),
+    ("jukebox-retain", "patch", "persistentvolumeclaims/there", OURS),
+    ("jukebox-retain", "delete", "persistentvolumeclaims/there", OURS),
+    ("jukebox-retain", "get", "configmaps/jukebox-images", OURS),
     ("jukebox-runs", "get", "configmaps/jukebox-commits", OURS),
     ("jukebox-runs", "patch", "configmaps/jukebox-commits", OURS),
     ("jukebox-source", "get", "configmaps/jukebox-images", OURS),
@@ -231,8 +233,14 @@ FORBIDDEN = [
     ("jukebox-runs", "list", "taskruns", ELSEWHERE),
     ("jukebox-runs", "get", "secrets/jukebox-senders", OURS),
     ("jukebox-runs", "patch", "roles/jukebox-runs", OURS),
-    ("jukebox-runs", "delete", "pipelineruns/there", ELSEWHERE),
-    ("jukebox-runs", "list", "persistentvolumeclaims", ELSEWHERE),
+    ("jukebox-runs", "delete", "pipelineruns/there", OURS),
+    ("jukebox-runs", "delete", "persistentvolumeclaims/there", OURS),
+    ("jukebox-retain", "create", "pipelineruns", OURS),
+    ("jukebox-retain", "patch", "pipelineruns/there", OURS),
+    ("jukebox-retain", "patch", "configmaps/jukebox-images", OURS),
+    ("jukebox-retain", "list", "secrets", OURS),
+    ("jukebox-retain", "delete", "pipelineruns/there", ELSEWHERE),
+    ("jukebox-retain", "list", "persistentvolumeclaims", ELSEWHERE),
     # It makes versions and waits for their runs, and takes nothing back.
     ("jukebox-release", "delete", "pipelineversions/there", RUNS),
     ("jukebox-release", "create", "pipelineversions", ELSEWHERE),
@@ -378,7 +386,7 @@ def test_the_listener_starts_what_an_event_asks_for(access: Access) -> None:
 
 @pytest.mark.parametrize("verb", ["patch", "delete"])
 def test_who_removes_old_runs_touches_no_claim_but_theirs(access: Access, verb: str) -> None:
-    status, said = access.ask("jukebox-runs", verb, "persistentvolumeclaims/foreign")
+    status, said = access.ask("jukebox-retain", verb, "persistentvolumeclaims/foreign")
     assert status == INVALID
     assert "may remove only claims that a PipelineRun owns" in said
 
@@ -529,7 +537,7 @@ def pods(access: Access) -> Iterator[None]:
     started["spec"]["workspaces"] = [{"name": "source", "emptyDir": {}}]
     started["spec"]["taskRunTemplate"]["podTemplate"] = {"schedulerName": "nobody"}
     jobs = []
-    for name in ("prune", "schedule"):
+    for name in ("retain", "schedule"):
         words = ("create", "job", f"test-{name}", f"--from=cronjob/jukebox-{name}", "--dry-run=client", "--output=json")
         job = json.loads(access.kubectl(*words))
         job["spec"]["template"]["spec"]["schedulerName"] = "nobody"
@@ -544,7 +552,7 @@ def pods(access: Access) -> Iterator[None]:
 
     node.wait("pods", there)
     yield
-    access.kubectl("delete", "pipelinerun/started", *(f"job/test-{name}" for name in ("prune", "schedule")))
+    access.kubectl("delete", "pipelinerun/started", *(f"job/test-{name}" for name in ("retain", "schedule")))
 
 
 # By a label that its controller gives a pod.
@@ -553,7 +561,7 @@ SORTS = {
     "listener proxy": "app.kubernetes.io/name=listener-proxy",
     "model server": "serving.kserve.io/inferenceservice=jukebox",
     "checkout": "tekton.dev/pipelineRun=started",
-    "prune": "job-name=test-prune",
+    "retain": "job-name=test-retain",
     "schedule": "job-name=test-schedule",
     "pipeline server": f"app.kubernetes.io/name={deploy.NAME}",
 }
@@ -581,9 +589,10 @@ def words(selector: dict[str, Any]) -> str:
     ("policy", "selected"),
     [
         ("jukebox-default-deny", set(SORTS)),
-        ("jukebox-ci-cluster", {"listener", "checkout", "prune", "schedule"}),
+        ("jukebox-ci-cluster", {"listener", "checkout", "retain", "schedule"}),
         ("jukebox-ci-git", {"checkout"}),
         ("jukebox-ci-registry", {"checkout"}),
+        ("jukebox-ci-retain", {"retain"}),
         ("jukebox-ci-index", set()),
         ("jukebox-ci-schedule", {"schedule"}),
         ("jukebox-ci-metrics", {"listener"}),

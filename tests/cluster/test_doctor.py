@@ -515,6 +515,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         for account, right in {
             "jukebox-listener": "create pipelineruns",
             "jukebox-release": "create pipelineversions",
+            "jukebox-retain": "delete pipelineruns",
             "jukebox-runs": "patch pipelineruns",
         }.items()
     },

@@ -116,9 +116,7 @@ class Kind:
 
 def task(name: str, *reaches: str, server: bool = False) -> Kind:
     """The pods of a Task."""
-    own = frozenset({"pipeline server"} if server else ())
-    shared = frozenset({"Kubeflow's pipeline server"} if server else ())
-    return Kind(CI, {TASK: name}, set(reaches), own, shared)
+    return Kind(CI, {TASK: name}, set(reaches), *(SERVER if server else ()))
 
 
 # The pipeline server's operator lets everybody in who shows a token.
@@ -126,6 +124,7 @@ UNGUARDED = {*CLUSTER, "registry", "Git host", "package index", "data", "S3", "c
 UNGUARDED |= {"Kubeflow's pipeline server", "pipeline server", "a pod of another namespace", "the internet"}
 # The model server's, which asks for a token on OpenShift AI.
 DOOR = frozenset({"model server"}), frozenset({"model server, without a token"})
+SERVER = frozenset({"pipeline server"}), frozenset({"Kubeflow's pipeline server"})
 KINDS = {
     "test": task("test"),
     "compile": task("compile"),
@@ -142,7 +141,8 @@ KINDS = {
     "promote": task("promote", *CLUSTER, "Git host", server=True),
     "notify": task("notify", *UNGUARDED - {"metadata"}),
     "affinity-assistant": Kind(CI, {"app.kubernetes.io/component": "affinity-assistant"}, set()),
-    "prune": Kind(CI, {"app.kubernetes.io/name": "prune"}, CLUSTER),
+    "retain-tasks": Kind(CI, {"app.kubernetes.io/name": "retain-tasks"}, CLUSTER),
+    "retain": Kind(CI, {"app.kubernetes.io/name": "retain"}, {*CLUSTER, "Git host", "registry"}, *SERVER),
     "schedule": Kind(CI, {"app.kubernetes.io/name": "schedule"}, {*CLUSTER, "proxy of the listener"}),
     "listener": Kind(CI, {"eventlistener": "jukebox"}, {*CLUSTER, "interceptors"}, listens=(8080, 9000)),
     "listener-proxy": Kind(CI, {"app.kubernetes.io/name": "listener-proxy"}, {"names", "listener"}, listens=(8080,)),

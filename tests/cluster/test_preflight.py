@@ -196,7 +196,11 @@ def policy(site: Site) -> Iterator[None]:
     version, name = "admissionregistration.k8s.io/v1", f"teams.{site.kubectl.namespace}"
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
     here = {"matchLabels": {"kubernetes.io/metadata.name": site.ci.namespace}}
-    jobs = {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": ["prune", "schedule"]}]}
+    jobs = {
+        "matchExpressions": [
+            {"key": "app.kubernetes.io/name", "operator": "In", "values": ["retain-tasks", "schedule"]}
+        ]
+    }
     spec = {
         "matchConstraints": {"resourceRules": [rule], "namespaceSelector": here, "objectSelector": jobs},
         "validations": [{"expression": "'team' in object.metadata.labels", "message": "the label team is missing"}],

@@ -20,14 +20,14 @@ JOBS = "system:serviceaccount:kube-system:job-controller"
 REPLICAS = "system:serviceaccount:kube-system:replicaset-controller"
 ARGO_CD = "system:serviceaccount:argocd:argocd-application-controller"
 SECRETS = {
-    "jukebox-git-host": {"jukebox-source", "jukebox-release", "jukebox-runs"},
-    "jukebox-registry": {"jukebox-source", "jukebox-images"},
+    "jukebox-git-host": {"jukebox-source", "jukebox-release", "jukebox-retain", "jukebox-runs"},
+    "jukebox-registry": {"jukebox-source", "jukebox-images", "jukebox-retain"},
     "jukebox-senders": {"jukebox-schedule"},
     "jukebox-chat": {"jukebox-runs"},
     "jukebox-data": {"jukebox-release"},
     "jukebox-listener": {"jukebox-listener"},
 }
-PRODUCT = ("jukebox-images", "jukebox-release", "jukebox-runs", "jukebox-source")
+PRODUCT = ("jukebox-images", "jukebox-release", "jukebox-retain", "jukebox-runs", "jukebox-source")
 ACCOUNTS = (*PRODUCT, "jukebox-schedule", "jukebox-steps", "jukebox-listener", "jukebox-listener-proxy")
 
 
@@ -169,13 +169,13 @@ def test_what_has_keys_runs_the_products_own_code_alone(
 
 
 def test_a_job_of_git_runs_the_products_own_code_alone(project: Project, image: str) -> None:
-    good = {"command": ["jukebox", "prune"], "args": ["--keep=20"]}
-    assert refusal(project, pod("jukebox-runs", image, good), JOBS) == ""
+    good = {"command": ["jukebox", "retain"], "args": ["--part=tasks"]}
+    assert refusal(project, pod("jukebox-retain", image, good), JOBS) == ""
     for bad in ({"command": ["sh", "-c", "env"]}, {"args": ["jukebox"]}):
-        assert "run only the command jukebox" in refusal(project, pod("jukebox-runs", image, bad), JOBS)
+        assert "run only the command jukebox" in refusal(project, pod("jukebox-retain", image, bad), JOBS)
     # A name of one of Tekton's own containers is nobody else's.
     first = [{"name": "prepare", "image": "evil"}]
-    assert "run only the image" in refusal(project, pod("jukebox-runs", image, good, initContainers=first), JOBS)
+    assert "run only the image" in refusal(project, pod("jukebox-retain", image, good, initContainers=first), JOBS)
     sends = {
         "command": ["jukebox", "replay", "schedule"],
         "args": ["--secret-file=/etc/sender/token", "--url=http://el"],
@@ -253,7 +253,7 @@ def test_a_task_of_the_push_that_would_read_a_key_does_not_run(project: Project,
 
 def test_an_overlay_that_is_pushed_with_a_thief_changes_nothing(project: Project, image: str) -> None:
     """Argo CD applies a CronJob of the push, and its Job gets no pod."""
-    cronjob = yaml.safe_load((FORK / "tekton/triggers/cronjob-prune.yaml").read_text())
+    cronjob = yaml.safe_load((FORK / "tekton/triggers/cronjob-retain-tasks.yaml").read_text())
     cronjob["metadata"] |= {"name": "thief", "namespace": projects.CI_NAMESPACE}
     template = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     template["containers"][0] |= {"image": image, "command": ["sh"], "args": ["-c", "cat /secret/*"]}
