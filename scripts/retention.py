@@ -27,7 +27,7 @@ from scripts.in_use import ENDED, InUse, check_fresh
 
 PROTECTION = "kubernetes.io/pvc-protection"
 CLAIM_AGE = timedelta(days=1)  # since the end of its run: who looks into a failure may want to see the files
-RETAIN = "app.kubernetes.io/name=retain"  # the pods of the CronJob beside the model store
+RETAIN = "app.kubernetes.io/name=retention"  # the pods of the CronJob beside the model store
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Tags that name what an image is made of, and those that name the run that has built it.
 _CONTENT = re.compile(r"(deps-|ci-|)[0-9a-f]{64}")
@@ -139,14 +139,14 @@ def read_kept(cluster: Cluster, model: str, now: datetime) -> Kept:
 
     Raises SettingsInvalid if there is none of the last six hours.
     """
-    remedy = "Nothing is deleted. Let the CronJob run: kubectl create job --from=cronjob/MODEL-retain NAME".replace(
+    remedy = "Nothing is deleted. Let the CronJob run: kubectl create job --from=cronjob/MODEL-retention NAME".replace(
         "MODEL", model
     )
     ended = [pod for pod in cluster.list(PODS, RETAIN) if pod["status"].get("phase") == "Succeeded"]
     if not ended:
         raise SettingsInvalid(f"No job in {cluster.namespace} has said which models stay. {remedy}")
     name = max(ended, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"]["name"]
-    lines = [json.loads(line) for line in cluster.log(name, "retain", 10_000).splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in cluster.log(name, "main", 10_000).splitlines() if line.startswith("{")]
     [end] = [line for line in lines if "made" in line] or [{}]
     if end.get("model") != model:
         raise SettingsInvalid(f"The pod {name} does not say which versions of {model} stay. {remedy}")

@@ -24,7 +24,7 @@ from tests.tekton.manifests import Resource
 SETTINGS = {"model-name": MODEL.name, "data": "flats: s3://flats/*.csv\n"}
 LADEN = "openshift-ai/prod with all components"
 OF_A_MODEL = (
-    *("AlertmanagerConfig/{}", "CronJob/{}-retain", "InferenceService/{}", "Job/{}-model-store"),
+    *("AlertmanagerConfig/{}", "CronJob/{}-retention", "InferenceService/{}", "Job/{}-model-store"),
     *("NetworkPolicy/{}-check-served", "NetworkPolicy/{}-model-server", "NetworkPolicy/{}-model-server-auth-proxy"),
     *("NetworkPolicy/{}-model-server-check", "Pod/{}-check-served", "Pod/{}-verify", "Service/{}-served"),
     "NetworkPolicy/{}-metrics",
