@@ -131,8 +131,8 @@ def command(
         with advising("not currently held", advice):
             apply(made.tenant, "--force-conflicts")  # an Argo CD has written them once
     if "prod" in environments(settings):
-        here, there = settings["branch"], settings["prod-branch"]
-        print(f"Production follows the branch {there}. If it does not exist yet, run `git push origin {here}:{there}`.")
+        trained, released = settings["branch"], settings["prod-branch"]
+        print(f"Production follows the branch {released}; create it once: `git push origin {trained}:{released}`.")
     print("Next: `jukebox secrets` makes the Secrets that it needs, and `jukebox doctor` shows what is missing.")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,7 @@ from scripts.clients.pipeline_server import TIMEOUT, find_server, said
 from scripts.findings import Checks, Finding, Findings, Project, State, allowed, examine, judge, show
 from scripts.outcome import REBUILD, STALE, results
 from scripts.output import Output
+from scripts.pins import PIN, read_pin, render
 from scripts.preflight import (
     CONFIG_MAPS,
     ENFORCE,
@@ -92,6 +93,10 @@ def command(
     elif preflight:
         data = read_all_settings()
         with checkout() as folder:
+            pin = read_pin(folder)
+            if pin.version is None:
+                # As after the first promotion: it has the model server, which the cluster may not accept.
+                (folder / PIN).write_text(render(replace(pin, version=1, sha256="0" * 64)), "utf-8")
             text = build(folder / "manifests" / "overlays" / data["platform"] / environments(data)[0])
     resources = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
     project = Project(project_cluster(settings), ci_cluster(settings), settings, resources, data)

@@ -184,7 +184,7 @@ def _openshift_ai(project: Project) -> Findings:
         if version.startswith("2.25."):
             modes = [_mode(service) for service in of_kind(project.overlay, "InferenceService")]
             remedy = "Add the component openshift-ai-2 to the overlay."
-            yield judge("OpenShift AI", modes == ["RawDeployment"], version, remedy)
+            yield judge("OpenShift AI", set(modes) <= {"RawDeployment"}, version, remedy)
         else:
             yield _judge_version("OpenShift AI", version)
 
