@@ -487,7 +487,7 @@ def test_what_a_recurring_run_starts_and_what_belongs_to_other_experiments_stays
 
 def test_the_newest_and_the_young_stay(lab: Installation) -> None:
     assert gone(lab, *SERVER, "--keep", 5) == set()
-    assert gone(lab, *SERVER, "--keep", 1, "--days", 97) == {"run-of-1", f"{PIPELINE}-1"}
+    assert gone(lab, *SERVER, "--keep", 1, "--days", 98) == {"run-of-1", f"{PIPELINE}-1"}
 
 
 def test_pipeline_versions_alone_go_by_all_runs_that_there_are(lab: Installation) -> None:

@@ -22,6 +22,8 @@ SECRETS = {
     "promote": {GIT},
     "commit-status": {GIT},
     "notify": {CHAT},
+    "jukebox-in-use": {GIT},
+    "jukebox-retain": {REGISTRY},
     "jukebox-schedule": {"jukebox-senders"},
 }
 
