@@ -1,9 +1,13 @@
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import SettingsInvalid
-from scripts.pins import PIN, Pin, parse, read_pin, render
+from scripts.git import Clone
+from scripts.pins import PIN, Pin, history, parse, read_pin, render
+from tests.git_server import GitServer, serve_git
 
 ROOT = Path(__file__).parents[2]
 SHA = "0123456789abcdef" * 4
@@ -76,3 +80,47 @@ def test_a_checkout_without_a_valid_pin_is_named_with_what_to_do(tmp_path: Path,
         file.write_bytes(content)
     with pytest.raises(SettingsInvalid, match=r"is not a valid pin: .* Restore it"):
         read_pin(tmp_path)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitServer]:
+    """A repository whose first commit has no pin."""
+    with serve_git(tmp_path) as served:
+        served.push("First")
+        yield served
+
+
+def commit(server: GitServer, text: str) -> None:
+    file = server.work / PIN
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    server.push("Change the pin")
+
+
+def pinned(server: GitServer, folder: Path, branch: str = "main") -> list[Pin]:
+    folder.mkdir()
+    return history(Clone(folder, server.url, None), branch)
+
+
+def test_the_history_is_what_was_pinned_newest_first(server: GitServer, tmp_path: Path) -> None:
+    none, one, two = Pin("cars"), Pin("cars", 1, SHA), Pin("cars", 2, SHA[::-1])
+    back = replace(one, hold="2 is worse")
+    for pin in (none, one):
+        commit(server, render(pin))
+    commit(server, f"# mine\n{render(one)}")  # says the same
+    commit(server, "{")  # was never served
+    for pin in (two, back):
+        commit(server, render(pin))
+    assert pinned(server, tmp_path / "clone") == [back, two, one, none]
+
+
+def test_a_branch_without_a_pin_has_no_history(server: GitServer, tmp_path: Path) -> None:
+    assert pinned(server, tmp_path / "clone") == []
+    assert pinned(server, tmp_path / "another", "production") == []
+
+
+def test_a_pin_that_is_not_valid_now_is_an_error(server: GitServer, tmp_path: Path) -> None:
+    commit(server, render(Pin("cars", 1, SHA)))
+    commit(server, "{")
+    with pytest.raises(SettingsInvalid, match="is not a valid pin"):
+        pinned(server, tmp_path / "clone")
