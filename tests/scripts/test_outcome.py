@@ -1,5 +1,7 @@
 """What the last tasks of a run tell of production, from what its tasks report."""
 
+from typing import Any
+
 from pipeline.settings import read_settings
 from scripts.outcome import look_up
 from tests.kfp.world import World
@@ -8,7 +10,7 @@ pytest_plugins = ("tests.kfp.fixtures",)
 RUN = "push-0a1b2c3d4e5f"
 
 
-def report(world: World, task: str, *, failed: bool = False, **results: str) -> None:
+def report(world: World, task: str, *, failed: bool = False, **results: Any) -> None:
     """Add the TaskRun of a task that has ended with these results."""
     labels = {"tekton.dev/pipelineRun": RUN, "tekton.dev/pipelineTask": task}
     condition = {"type": "Succeeded", "status": str(not failed), "reason": "Failed", "message": "exit code 1"}

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_a_model_that_was_not_compared_leaves_the_open_proposal_alone(world: Wor
     ],
 )
 def test_what_is_not_for_production_is_never_proposed(
-    tmp_path: Path, changed: dict[str, object], settings: dict[str, str], why: str
+    tmp_path: Path, changed: dict[str, Any], settings: dict[str, str], why: str
 ) -> None:
     found = unfit(candidate(7, **changed), World(tmp_path, **settings).settings)
     assert why in found
@@ -239,4 +240,3 @@ def test_hostile_text_is_shown_as_text(world: World) -> None:
     assert {each.partition("/")[0] for each in re.findall(r"\w+://(\S+)", body)} <= {"git.corp"}
     assert not CONTROL.search(body)
     assert len(body.split("### Metrics")[0].split("### Verdict")[1].strip().splitlines()) == 3
-

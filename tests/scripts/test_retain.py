@@ -27,10 +27,12 @@ from pipeline.core.errors import (
 from pipeline.core.store import ModelStore, open_store
 from pipeline.core.trusted_ca import trust
 from pipeline.settings import PIPELINE
-from scripts import in_use
+from scripts import image_records, in_use
 from scripts.cli import app
 from scripts.clients import kfp_server
 from scripts.clients.git_hosts import base
+from scripts.clients.registry import Registry
+from scripts.layout import Layout
 from scripts.pins import PIN, Pin, render
 from tests.git_server import GitServer, serve_git
 from tests.http_server import Answer, HttpServer, serve_http

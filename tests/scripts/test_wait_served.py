@@ -1,20 +1,22 @@
 """``jukebox wait-served``: what production serves, from a real Git server and the cluster's stand-in."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.core.errors import NotServed, SettingsInvalid
-from pipeline.settings import Settings
+from pipeline.core.errors import HostRefuses, NotServed, SettingsInvalid
+from pipeline.settings import Settings, read_settings
 from scripts import wait_served
 from scripts.cli import app
+from scripts.clients.git_hosts import GitHost, State
 from scripts.git import Clone
 from scripts.pins import PIN, Pin, render
 from scripts.promotion_record import CONFIG_MAP
@@ -62,7 +64,7 @@ def host(server: GitServer, monkeypatch: pytest.MonkeyPatch) -> Host:
     @contextmanager
     def proposals(settings: Settings, _: Path | None) -> Iterator[Proposals]:
         with TemporaryDirectory() as folder:
-            yield Proposals(settings, host, Clone(Path(folder), settings.repository, None))
+            yield Proposals(settings, cast(GitHost, host), Clone(Path(folder), settings.repository, None))
 
     monkeypatch.setattr(wait_served, "proposals", proposals)
     return host
@@ -144,7 +146,7 @@ def test_argo_cds_next_attempt_is_waited_for(
         add(world, CHECK, "Succeeded", 7)
 
     monkeypatch.setattr(wait_served, "Pace", lambda: Pace(0, 3600))
-    monkeypatch.setattr(wait_served.time, "sleep", next_attempt)
+    monkeypatch.setattr(time, "sleep", next_attempt)
     assert "serves version 7 since" in wait(commit, "--timeout=60").output
 
 
@@ -192,14 +194,14 @@ def test_a_host_that_is_away_meanwhile_does_not_end_the_wait(
 ) -> None:
     commit = release(server, 7)
     add(world, CHECK, "Succeeded", 7)
-    monkeypatch.setattr(wait_served.Clone, "tip", host_is_away)
+    monkeypatch.setattr(Clone, "tip", host_is_away)
     result = wait(commit)
     assert f"The host is away. Waiting for what {commit[:12]} pins." in result.output
     assert results()["served"] == "7"
 
 
 def host_is_away(*_: object) -> str:
-    raise wait_served.HostRefuses("The host is away.")
+    raise HostRefuses("The host is away.")
 
 
 def test_without_a_pinned_version_there_is_nothing_to_wait_for(server: GitServer, wait: Wait, results: Results) -> None:
@@ -233,10 +235,10 @@ def merge(server: GitServer, host: Host, version: int) -> str:
     server.git("merge", "--quiet", "--no-ff", "--message", f"Merge the promotion of {version}", "proposal")
     commit = server.push(f"After {version}", other=str(version))
     merged = server.git("rev-parse", "HEAD^")
-    server.git("push", "--quiet", "--push-option=ci.skip", str(server.bare), "HEAD:refs/heads/production")
-    settings = wait_served.read_settings()
+    server.git("push", "--quiet", str(server.bare), "HEAD:refs/heads/production")
+    settings = read_settings()
     pull = host.open_pull_request(branch_of(Kind.PROMOTION, settings), "main", f"Promote {version}", "")
-    host._set(pull.number, state=wait_served.promotion_record.State.MERGED, merge_commit=merged)
+    host._set(pull.number, state=State.MERGED, merge_commit=merged)
     return commit
 
 
