@@ -19,7 +19,8 @@ def report(world: World, task: str, *, failed: bool = False, **results: Any) -> 
 
 
 def test_what_production_serves_since_when_is_told(world: World) -> None:
-    report(world, "checkout", **{"ci-image-stale": "requirements.lock"})
+    stale: dict[str, Any] = {"ci-image-stale": "requirements.lock"}
+    report(world, "checkout", **stale)
     report(world, "wait-served", served="7", since="2026-11-28T09:40:00Z", why="")
     told = look_up(RUN, read_settings())
     assert told.why == ""
