@@ -331,7 +331,7 @@ class GitHost(ABC):
             raise HostRefuses(f"{request}: the certificate is not trusted: {said(error)}; {REMEDY}") from None
         except OSError as error:
             raise Busy(f"{request}: the host does not answer: {one_line(said(error))}. Check its address") from None
-        if answer.ok and not answer.is_redirect:
+        if answer.status_code < 300:
             return answer
         raise self._refusal(request, answer)
 

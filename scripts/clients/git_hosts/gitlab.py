@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.errors import HostRefuses
-from scripts.clients.git_hosts.base import CONTEXT, Checks, GitHost, PullRequest, State, moment
+from scripts.clients.git_hosts.base import CONTEXT, Busy, Checks, GitHost, PullRequest, State, moment
 
 WORDS = {"failure": "failed", "error": "failed", "cancelled": "canceled"}  # where they differ from ours
 GOOD = ("success", "skipped")
@@ -72,6 +72,8 @@ class GitLab(GitHost):
         try:
             self._change("POST", f"statuses/{commit}", {"state": WORDS.get(state, str(state)), "name": CONTEXT, **more})
         except HostRefuses as error:
+            if error.status == 409:  # while another status of the commit is set
+                raise Busy(str(error), error.status) from None
             # It refuses to set the state that a commit has.
             if error.status != 400 or "Cannot transition status" not in str(error):
                 raise
