@@ -1,4 +1,4 @@
-"""``jukebox status``: what there is: versions of the pipeline, runs, models."""
+"""``jukebox status``: what there is: versions of the pipeline, runs, models, and what production serves."""
 
 from datetime import datetime
 from functools import partial
@@ -12,16 +12,22 @@ from rich.text import Text
 
 from pipeline.core.champion import read_files
 from pipeline.core.documents import to_json
-from pipeline.core.errors import StoreBroken, VersionBroken
+from pipeline.core.errors import ServerUnavailable, SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.store import ModelStore, open_store
 from pipeline.core.texts import one_line, printable
-from pipeline.settings import read_settings
+from pipeline.settings import Settings, read_settings
+from scripts import promotion_record
 from scripts.clients.kfp_server import Json, Kfp, from_cache
+from scripts.clients.kubernetes_api import CONFIG_MAPS, project_cluster
 from scripts.clients.pipeline_server import find_server
+from scripts.git import GitSecret
 from scripts.output import Output, console
+from scripts.proposals import Kind, has_token, proposals
 from scripts.wait import was_terminated
 
 NOT_YET = ("1970", "0001")  # the years of what has not happened
+PIN = "jukebox-pin"  # the ConfigMap with what Git pins
+RECORD = ("version", "from", "kind", "served_since", "merged_by", "approved_by", "merged_at", "why", "url")
 Rows = list[dict[str, Any]]
 
 
@@ -31,8 +37,11 @@ def command(
         str, typer.Option(help="A folder or s3://bucket/prefix; default: that of the settings.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="How many runs and versions to show, the newest first.")] = 10,
+    git_secret: GitSecret = None,
 ) -> None:
-    """Show the pipeline's versions, its runs and the published models.
+    """Show the pipeline's versions, its runs, the published models, and what production serves and has served.
+
+    With --git-secret, it also shows the open proposals. A hold says why none is made.
 
     Example: `jukebox status --output json`
     """
@@ -41,17 +50,31 @@ def command(
     versions = find_versions(kfp, settings.pipeline, limit)
     runs = find_runs(kfp, settings.model_name, limit)
     models, note = find_models(model_store or settings.model_store, settings.model_name, limit)
+    production, promotions, why = find_production(settings, limit)
+    proposed = find_proposals(settings, git_secret)
     if output is Output.JSON:
-        print(to_json({"versions": versions, "runs": runs, "models": models, "models_note": note}, indent=1))
+        found = {
+            "versions": versions,
+            "runs": runs,
+            "models": models,
+            "models_note": note,
+            "production": production,
+            "production_note": why,
+            "proposals": proposed,
+            "promotions": promotions,
+        }
+        print(to_json(found, indent=1))
         return
     names = {row["id"]: row["name"] for row in versions}
     shown = [{**row, "version": names.get(row["version"], row["version"])} for row in runs]
+    tables = {"Versions": versions, "Runs": shown, "Models": models, "Production": production}
+    tables |= {"Proposals": proposed} if has_token(settings, git_secret) else {}
     screen = console()
-    for title, rows in {"Versions": versions, "Runs": shown, "Models": models}.items():
+    for title, rows in {**tables, "Promotions": promotions}.items():
         screen.print(title, style="bold")
         screen.print(_table(rows))
-    if note:
-        screen.print(printable(note), markup=False, soft_wrap=True)
+    for text in filter(None, (note, why)):
+        screen.print(printable(text), markup=False, soft_wrap=True)
 
 
 def find_versions(kfp: Kfp, name: str, limit: int) -> Rows:
@@ -84,6 +107,39 @@ def _run(run: Json) -> dict[str, Any]:
     }
 
 
+def find_production(settings: Settings, limit: int) -> tuple[Rows, Rows, str]:
+    """What Git pins for production, and the newest records of what it has served; with a note if they are unknown."""
+    try:
+        cluster = project_cluster(settings)
+        pin = (cluster.read(CONFIG_MAPS, PIN) or {}).get("data") or {}
+        records = promotion_record.read(cluster)
+    except (ServerUnavailable, SettingsInvalid) as error:
+        return [], [], f"What production serves is unknown: {error}"
+    shown = [{name: record.get(name, "") for name in RECORD} for record in records[:limit]]
+    if not pin.get("version"):
+        return [], shown, "Production serves nothing: no version is pinned." if pin else ""
+    # The check of what is pinned may not have passed yet.
+    last = next(iter(records), {})
+    same = (str(last.get("version")), last.get("sha256")) == (pin["version"], pin.get("sha256"))
+    since = last.get("served_since", "") if same else ""
+    row = {
+        "pinned": pin["version"],
+        "served_since": since,
+        "hold": pin.get("hold", ""),
+        "sha256": pin.get("sha256", ""),
+    }
+    return [row], shown, ""
+
+
+def find_proposals(settings: Settings, secret: Path | None) -> Rows:
+    """The open proposals; none without a token for the Git host."""
+    if not has_token(settings, secret):
+        return []
+    with proposals(settings, secret) as proposed:
+        found = [proposed.find(kind).open for kind in Kind]
+    return [{"title": pull.title, "url": pull.url} for pull in found if pull]
+
+
 def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
     """The newest published versions; with a note if the store cannot be read from here."""
     if "://" not in root and not Path(root).is_dir():
@@ -112,7 +168,7 @@ def _model(store: ModelStore, number: int) -> tuple[dict[str, Any], str]:
 def _table(rows: Rows) -> Table:
     table = Table(box=None, show_header=bool(rows))
     for column in rows[0] if rows else ("",):
-        table.add_column(column.capitalize(), overflow="fold")
+        table.add_column(column.replace("_", " ").capitalize(), overflow="fold")
     for row in rows:
         # As text: what is published may hold brackets, which are markup to a table.
         table.add_row(*(Text(one_line(_cell(key, value))) for key, value in row.items()))
@@ -122,6 +178,8 @@ def _table(rows: Rows) -> Table:
 
 
 def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
     if key in ("created", "finished") and value:
         return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %H:%M:%S}"
     if isinstance(value, list):

@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Path:
 def test_an_empty_cluster_is_shown_as_such(world: World) -> None:
     result = CliRunner().invoke(app, ["status"])
     assert result.exit_code == 0, result.output
-    assert result.output.count("none") == 3
+    assert result.output.count("none") == 5
     assert "is not mounted here: set --model-store" in result.output
 
 
@@ -103,3 +103,47 @@ def test_all_pages_of_a_list_are_read(world: World, monkeypatch: pytest.MonkeyPa
     experiment = kfp.experiment("jukebox")
     assert experiment
     assert len({run["run_id"] for run in kfp.runs(experiment)}) == 5
+
+
+def test_what_production_serves_and_has_served_is_shown(world: World, store: Path) -> None:
+    pin = {"model": "jukebox", "version": "7", "sha256": "7" * 64, "hold": ""}
+    world.cluster.add("configmaps", {"metadata": {"name": "jukebox-pin"}, "data": pin})
+    record = {
+        "model": "jukebox",
+        "version": 7,
+        "sha256": "7" * 64,
+        "from": 3,
+        "commit": "c" * 40,
+        "kind": "promotion",
+        "why": "Promote jukebox 7",
+        "url": "https://git.corp/pulls/1",
+        "merged_by": "ada",
+        "approved_by": ["bob"],
+        "merged_at": "2026-11-28T10:00:00Z",
+        "served_since": "2026-11-28T10:05:00Z",
+    }
+    earlier = {"version": 3, "from": None, "served_since": "2026-11-27T10:05:00Z"}
+    records = {"7-c": json.dumps(record), "3-b": json.dumps(earlier), "damaged": "{", "other": "[]"}
+    world.cluster.add("configmaps", {"metadata": {"name": "jukebox-promotions"}, "data": records})
+    found = json.loads(CliRunner().invoke(app, ["status", "--output", "json"]).output)
+    row = {"pinned": "7", "served_since": "2026-11-28T10:05:00Z", "hold": "", "sha256": "7" * 64}
+    assert found["production"] == [row]
+    assert [each["version"] for each in found["promotions"]] == [7, 3]
+    table = CliRunner().invoke(app, ["status"]).output
+    for text in ("ada", "bob", "2026-11-28T10:05:00Z", "https://git.corp/pulls/1"):
+        assert text in table
+
+
+def test_a_version_whose_check_has_not_passed_is_served_since_no_time(world: World) -> None:
+    pin = {"model": "jukebox", "version": "8", "sha256": "8" * 64, "hold": "rolled back from version 9 on 2026-11-28"}
+    world.cluster.add("configmaps", {"metadata": {"name": "jukebox-pin"}, "data": pin})
+    [found] = json.loads(CliRunner().invoke(app, ["status", "--output", "json"]).output)["production"]
+    assert (found["pinned"], found["served_since"], found["hold"]) == ("8", "", pin["hold"])
+
+
+def test_a_cluster_that_refuses_hides_nothing_else(world: World, store: Path) -> None:
+    world.cluster.forbidden = {"configmaps"}
+    result = CliRunner().invoke(app, ["status", "--model-store", str(store)])
+    assert result.exit_code == 0, result.output
+    assert "What production serves is unknown: The cluster refuses" in result.output
+    assert "0.0.2" in result.output
