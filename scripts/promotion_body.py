@@ -17,6 +17,8 @@ from scripts.git import is_full_hash
 from scripts.pins import Pin
 from scripts.start import Reason
 
+MOST_SHIFTS = 10  # that are shown without a warning
+STATISTICS = {"psi": "population stability index", "mean_difference": "difference of the mean, standard deviations"}
 INTERVAL = "_interval"  # ends the name of a metric's interval
 LONGEST = 400  # characters of a text that is not ours
 REASONS = {
@@ -130,8 +132,8 @@ def _differences(candidate: Candidate) -> Iterator[str]:
         if difference["value"] is not None:
             value = _value(difference["value"], difference["interval"], sign="+")
             yield (
-                f"On the rows that both know, {text(difference['metric'])} is {value} above that of version {version}; "
-                "below 0, the new version is better."
+                f"On the rows that both know, the difference of {text(difference['metric'])} from version {version} is "
+                f"{value}; below 0, the new version is better."
             )
     for beside in (candidate.metrics["served"], candidate.metrics["champion"]):
         if beside and beside["rows_left_out"] and found.pop(beside["version"], None):
@@ -151,17 +153,16 @@ def _data(candidate: Candidate) -> str:
         shift = "There is no earlier version whose data this could be compared with."
     else:
         beside = candidate.metrics[candidate.shift_from]
-        than = f"that of version {beside['version']}" if beside else f"the {candidate.shift_from} version's"
+        which = f"version {beside['version']}" if beside else "the version"
+        than = f"{which}, which production serves" if candidate.shift_from == "served" else f"{which}, the champion"
+        shown = [each for place, each in enumerate(candidate.shift) if place < MOST_SHIFTS or each["severity"]]
         rows = [
-            (
-                text(each["column"]),
-                each["statistic"].replace("_", " "),
-                number(each["value"]),
-                _warned(each["severity"]),
-            )
-            for each in candidate.shift
+            (text(each["column"]), STATISTICS[each["statistic"]], number(each["value"]), _warned(each["severity"]))
+            for each in shown
         ]
-        shift = f"Shift from {than}, the largest first:\n\n" + table(("Column", "Statistic", "Value", ""), rows)
+        shift = f"Shift from the data of {than}, the largest first:\n\n" + table(
+            ("Column", "Statistic", "Value", ""), rows
+        )
     return "\n\n".join(filter(None, (tables, words, shift)))
 
 

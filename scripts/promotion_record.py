@@ -87,7 +87,7 @@ def passed(records: list[Record]) -> set[Pin]:
 
 def in_words(record: Record) -> str:
     """A record in one sentence: "promotion from 3 to 7, merged by ada, approved by bob, on …, served since …: why"."""
-    parts = [f"{record.get('kind')} from {record.get('from') or 'nothing'} to {record['version']}"]
+    parts = [f"{record.get('kind') or 'change'} from {record.get('from') or 'nothing'} to {record['version']}"]
     if by := record.get("merged_by"):
         parts.append(f"merged by {by}")
     if approved := record.get("approved_by"):

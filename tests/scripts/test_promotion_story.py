@@ -160,7 +160,7 @@ def test_models_go_to_production_and_back(runs: Runs, repository: Repository) ->
     second = runs.published(2, {1: (-0.2, -0.3, -0.1)})
     assert "jukebox 2 is proposed: " in promote(repository, second)
     [pull] = repository.pulls()
-    assert "−0.2 (−0.3 to −0.1) above that of version 1" in pull["body"]
+    assert "from version 1 is −0.2 (−0.3 to −0.1)" in pull["body"]
     assert f"/compare/{1:040x}...{2:040x}" in pull["body"]
     repository.merge()
     assert repository.pinned() == Pin("jukebox", 2, sha(2))
