@@ -143,8 +143,8 @@ def _plan(
 def _show(items: Sequence[Item], dry_run: bool) -> None:
     screen = console()
     for part in dict.fromkeys(item.part for item in items):
-        table = Table(title=part.capitalize(), title_justify="left", box=None, pad_edge=False)
-        for column in ("Name", "State", "Goes" if not dry_run else "Stays because"):
+        table = Table(title=part.capitalize(), title_justify="left", box=None, pad_edge=False, show_header=dry_run)
+        for column in ("Name", "State", "Stays because"):
             table.add_column(column, overflow="fold")
         for item in items:
             if item.part == part:
