@@ -207,6 +207,7 @@ def test_only_those_who_need_it_have_a_token(resources: list[Resource]) -> None:
         "jukebox-images",
         "jukebox-listener",
         "jukebox-release",
+        "jukebox-retain",
         "jukebox-runs",
         "jukebox-source",
     }

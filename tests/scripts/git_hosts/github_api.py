@@ -39,7 +39,8 @@ READ = {
 def faults(method: str, path: str, query: dict[str, str], body: Any) -> list[str]:
     """What GitHub's description does not have of a request; nothing if it has it all."""
     described = json.loads(FILE.read_text())["paths"]
-    found = next((item for pattern, item in described.items() if _matches(pattern, path)), {}).get(method.lower())
+    items: list[Any] = [item for pattern, item in described.items() if _matches(pattern, path)]
+    found = items[0].get(method.lower()) if items else None
     if not found:
         return [f"{method} {path} is not described"]
     parameters = {each["name"]: each["schema"] for each in found["parameters"]}
