@@ -68,7 +68,7 @@ def wanted(settings: Settings) -> tuple[Wanted, ...]:
             "jukebox-git-host",
             Place.CI,
             ("token", "repository"),
-            "reads a private repository, shows a commit's status",
+            "reads a private repository, shows a commit's status, opens pull requests",
             "--git-token-file",
             fixed=repository,
         ),
@@ -94,7 +94,7 @@ def clusters(settings: Settings) -> dict[Place, list[Cluster]]:
 def command(
     git_token_file: Annotated[
         Path | None,
-        typer.Option(help="File with a token of the Git host that may read the repository and set commit statuses."),
+        typer.Option(help="File with a token of the Git host; docs/install/environment.md lists the rights it needs."),
     ] = None,
     registry_file: Annotated[
         Path | None, typer.Option(help="File that `podman login --authfile` writes, with the right to push.")

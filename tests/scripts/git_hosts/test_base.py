@@ -14,6 +14,7 @@ from tests.http_server import serve_http
 from tests.scripts.git_hosts.connecting import TOKEN, host_at
 from tests.scripts.git_hosts.stub import Answer, Stub, serve_stub
 
+pytest_plugins = ("tests.kfp.fixtures",)  # the certificate
 R = "/repos/acme/jukebox"
 
 
