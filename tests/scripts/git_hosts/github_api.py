@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 
 FILE = Path(__file__).with_name("github-api.json")
 REPOSITORY = "/repos/{owner}/{repo}"
