@@ -16,6 +16,7 @@ from tests.cluster import node
 from tests.cluster import project as projects
 from tests.cluster.argocd import status
 from tests.cluster.client import asking
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.project import FORK, Project
 from tests.cluster.runs import GitHost, Json, merged, models, promoted, pushed, replace, sent
 from tests.scripts.test_predict import WEIGHTS, publish
@@ -101,25 +102,39 @@ def test_nothing_is_proposed_while_the_hold_stands(project: Project, host: GitHo
     assert host.pulls("open") == []
 
 
-def test_ten_more_models_and_both_stay(project: Project, first: int) -> None:
+def test_after_ten_more_models_retention_keeps_what_was_pinned(project: Project, first: int) -> None:
     store = project.kubectl.model_store()
-    second = max(number for number in models(project) if models(project)[number]["hyperparameters"]["epochs"] == 10)
+    [second] = [number for number, lineage in models(project).items() if lineage["hyperparameters"]["epochs"] == 10]
+    before = set(models(project))
     for index in range(10):
         publish(store, f"one more {index}", WEIGHTS)
+    for path in (store / "jukebox").rglob("*"):  # as the steps make them, whose group is that of the job
+        path.chmod(path.stat().st_mode | 0o060)
 
-    retain(project)
+    job(project.ci, "jukebox-in-use")
+    said = job(project.kubectl, "jukebox-retention")
 
-    left = {int(folder.name) for folder in (store / "jukebox").glob("[0-9]*") if folder.is_dir()}
-    assert {first, second} <= left
-    assert len(left) < max(left)
+    left = set(models(project))
+    assert {first, second} <= left, said
+    assert before - left, said
     assert served(project) == policy(first)
     with asking(project) as client:
         node.wait(f"version {first} still", lambda: client.version == str(first))
 
 
-def retain(project: Project) -> None:
-    """Run the scheduled jobs of retention now."""
-    raise NotImplementedError
+def job(kubectl: Kubectl, cronjob: str) -> str:
+    """Run a job now that is scheduled; return its log."""
+    name = f"{cronjob}-now"
+    kubectl("create", "job", name, f"--from=cronjob/{cronjob}")
+
+    def ended() -> set[str]:
+        conditions = kubectl.get(f"job/{name}")["status"].get("conditions", [])
+        return {each["type"] for each in conditions if each["status"] == "True"} & {"Complete", "Failed"}
+
+    node.wait(f"end of {name}", ended)
+    said = kubectl("logs", f"job/{name}")
+    assert ended() == {"Complete"}, said
+    return said
 
 
 def test_altered_bytes_are_refused_and_what_was_served_stays(project: Project, first: int) -> None:
