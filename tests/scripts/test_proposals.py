@@ -101,7 +101,8 @@ def test_a_change_of_another_file_leaves_it_and_a_change_of_the_pin_makes_it_ane
 
 def test_a_branch_that_changes_more_than_the_pin_is_made_anew(world: World) -> None:
     assert propose(world, 7)
-    world.repository.commit("More", world.branch(), README_md="More")
+    more = {PIN: render(pin(7)), "README.md": "More"}
+    world.repository.write("More", world.branch(), world.repository.tip("main"), more)
     assert propose(world, 7)
     assert world.repository.changed("main", world.branch()) == [PIN]
 

@@ -94,7 +94,7 @@ def test_an_open_promotion_is_closed_and_none_is_proposed_until_the_hold_is_remo
 
 @pytest.mark.parametrize(
     ("numbers", "before"),
-    [((1, 2), 1), ((1, 2, 3), 2), ((1, 2, 1, 3), 1), ((1, 3, 1, 2, 3, 4), 3)],
+    [((1, 2), 1), ((1, 2, 3), 2), ((1, 2, 1, 3), 1), ((1, 2, 3, 2), 1), ((1, 3, 1, 2, 3, 4), 3)],
     ids=str,
 )
 def test_the_default_is_what_was_served_before(tmp_path: Path, numbers: tuple[int, ...], before: int) -> None:
