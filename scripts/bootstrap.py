@@ -112,6 +112,9 @@ def command(
             kinds = Counter(resource["kind"] for resource in held)
             print(f"{overlay}: Argo CD will create {sum(kinds.values())} resources of {settings['repository']}:")
             print("  " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
+    if made.platform and "prod" in environments(settings):
+        trained, released = settings["branch"], settings["prod-branch"]
+        print(f"prod follows the branch {released}; create it once: `git push origin {trained}:{released}`")
     secrets = [credential(settings, git_token_file)] if git_token_file else []
     print(f"This is applied now to the cluster {context()}:")
     for resource in itertools.chain(*made, secrets):
@@ -130,9 +133,6 @@ def command(
         )
         with advising("not currently held", advice):
             apply(made.tenant, "--force-conflicts")  # an Argo CD has written them once
-    if "prod" in environments(settings):
-        trained, released = settings["branch"], settings["prod-branch"]
-        print(f"Production follows the branch {released}; create it once: `git push origin {trained}:{released}`.")
     print("Next: `jukebox secrets` makes the Secrets that it needs, and `jukebox doctor` shows what is missing.")
 
 

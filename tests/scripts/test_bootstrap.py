@@ -55,7 +55,8 @@ def test_what_will_be_done_is_printed_and_a_no_does_nothing(jukebox: Jukebox) ->
     result = jukebox("bootstrap", answer="n\n")
     assert result.exit_code == 1
     assert "prod: Argo CD will create" in result.output
-    assert "1 InferenceService" in result.output
+    assert "1 ServingRuntime" in result.output
+    assert "git push origin main:production" in result.output
     assert "https://github.com/acme/jukebox" in result.output
     assert "away at https://127.0.0.1:1" in result.output
     for held in (
