@@ -92,15 +92,16 @@ def checkout(repository: str, folder: Path, reference: str, secret: Path | None 
 def changed_since_release(settings: Settings, commit: str, secret: Path | None) -> list[str]:
     """Return the paths in which a commit differs from the tip of production's branch.
 
-    None differs if there is no such branch, as before the first release. Raises HostRefuses if one cannot be fetched.
+    None differs if there is no such branch, as before the first release, or if it has the commit: a rerun of that
+    trains again. Raises HostRefuses if one cannot be fetched.
     """
     with TemporaryDirectory() as bare:
         clone = Clone(Path(bare), settings.repository, secret)
         released = clone.tip(settings.prod_branch)
         if not released:
             return []
-        clone.fetch(released, commit, depth=1)
-        return clone.changed(released, commit)
+        clone.fetch(released, commit)
+        return [] if clone.is_ancestor(commit, released) else clone.changed(released, commit)
 
 
 def is_tested(changed: list[str]) -> bool:

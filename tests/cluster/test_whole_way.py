@@ -145,18 +145,6 @@ def test_the_model_whose_pull_request_is_merged_is_served_and_nothing_is_trained
     assert {label for label, *_ in shown} < set(labels)
 
 
-def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
-    again = others.rerun
-    assert again.reason == "Completed", again.told
-    assert again.results | {"version-created": "", "run-started": ""} == trained.results | {
-        "version-created": "",
-        "run-started": "",
-    }
-    assert (again.results["version-created"], again.results["run-started"]) == ("false", "false")
-    assert "nothing to build" in again.log("build-image")
-    assert models(project) == others.before
-
-
 def test_a_redelivery_creates_nothing(project: Project, host: GitHost, trained: Run) -> None:
     before = runs(project)
     host.redeliver(trained.results["commit"])
@@ -177,6 +165,18 @@ def settled(project: Project) -> set[str]:
     control = sent(project, Kind.SCHEDULE, moment, f"schedule-{moment:%Y%m%d%H}").name
     project.ci("delete", f"pipelinerun/{control}")
     return runs(project) - {control}
+
+
+def test_a_rerun_from_the_dashboard_finds_what_there_is(project: Project, trained: Run, others: Others) -> None:
+    again = others.rerun
+    assert again.reason == "Completed", again.told
+    assert again.results | {"version-created": "", "run-started": ""} == trained.results | {
+        "version-created": "",
+        "run-started": "",
+    }
+    assert (again.results["version-created"], again.results["run-started"]) == ("false", "false")
+    assert "nothing to build" in again.log("build-image")
+    assert models(project) == others.before
 
 
 def test_a_push_that_breaks_a_test_ends_there(project: Project, host: GitHost, others: Others) -> None:
