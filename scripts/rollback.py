@@ -37,7 +37,7 @@ def command(
     the version with the right bytes; the sync asks it in any case. Open promotions are closed. Until a person empties
     `hold` in the pin file, nothing is proposed.
 
-    Example: `jukebox rollback --reason "wrong answers for short songs" --git-secret secret`
+    Example: `jukebox rollback --reason "wrong answers for short inputs" --git-secret secret`
     """
     settings = read_settings()
     with proposals(settings, git_secret) as proposed:

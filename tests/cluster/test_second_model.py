@@ -47,7 +47,7 @@ def adopted(project: Project, flats: Path) -> Iterator[Run]:
         yield run
     finally:
         project.git("read-tree", "-u", "--reset", before)
-        project.commit("Predict songs again")
+        project.commit("Predict as before")
         project.jukebox("bootstrap", "--yes")
         project.push(projects.PRODUCTION)  # nobody is told, so nothing is trained
         project.kubectl.apply(*projects.around_model_server("jukebox"))

@@ -128,8 +128,8 @@ def test_what_is_not_for_production_is_never_proposed(
 
 
 def test_another_model_is_an_error(world: World) -> None:
-    with pytest.raises(SettingsInvalid, match="published the model songs, expected jukebox"):
-        unfit(candidate(7, model="songs"), world.settings)
+    with pytest.raises(SettingsInvalid, match="published the model flats, expected jukebox"):
+        unfit(candidate(7, model="flats"), world.settings)
 
 
 @pytest.mark.parametrize(

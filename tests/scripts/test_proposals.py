@@ -215,8 +215,8 @@ def test_a_head_that_was_not_checked_is_not_merged(tmp_path: Path) -> None:
 
 
 def test_a_branch_without_a_pin_of_this_model_is_refused(world: World) -> None:
-    world.repository.write("Other", "main", world.repository.tip("main"), {PIN: render(replace(pin(3), model="songs"))})
-    with pytest.raises(SettingsInvalid, match="for the model songs, expected jukebox"):
+    world.repository.write("Other", "main", world.repository.tip("main"), {PIN: render(replace(pin(3), model="flats"))})
+    with pytest.raises(SettingsInvalid, match="for the model flats, expected jukebox"):
         world.proposals().base()
     world.repository.commit("Damage", manifests__pins__prod__kustomization_yaml="{}")
     with pytest.raises(SettingsInvalid, match="not a valid pin"):

@@ -78,8 +78,8 @@ def test_a_damaged_version_is_refused(root: str) -> None:
 
 
 def test_a_withdrawn_version_is_refused_with_the_reason(root: str) -> None:
-    open_store(root, "jukebox").withdraw(3, "it favours long songs")
-    with pytest.raises(VersionBroken, match=r"Version 3 .* was withdrawn: it favours long songs"):
+    open_store(root, "jukebox").withdraw(3, "it favours long flats")
+    with pytest.raises(VersionBroken, match=r"Version 3 .* was withdrawn: it favours long flats"):
         verify(root, "3")
 
 
