@@ -222,7 +222,7 @@ def serve_gitea(folder: Path, built: Path) -> Iterator[Gitea]:
     command = (built / PROGRAM, f"--config={file}")
     for arguments in (("migrate",), CREATE_ADMIN, CREATE_TOKEN):
         said = build.run(*command, *arguments, env=environment)
-    token = said.split()[-1]
+    token = __import__("re").findall(r"[0-9a-f]{40}", said)[-1]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "web"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

@@ -296,12 +296,13 @@ class GitHost(ABC):
         except Busy as error:  # who asks after an effect has attempts of its own
             raise HostRefuses(str(error), error.status) from None
 
-    def _pages(self, path: str, **query: str) -> Iterator[Any]:
-        """Yield the entries of a list, page after page."""
+    def _pages(self, path: str, key: str = "", **query: str) -> Iterator[Any]:
+        """Yield the entries of a list, which may be below a key of an object, page after page."""
         number = 1
         while True:
             answer = self._answer(path, {**query, "page": str(number)})
-            yield from self._parsed(answer)
+            found = self._parsed(answer)
+            yield from found[key] if key else found
             if "next" not in answer.links:
                 return
             number += 1

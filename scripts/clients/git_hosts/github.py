@@ -90,22 +90,11 @@ class GitHub(GitHost):
         """Return what the statuses and the check runs say, which are two worlds."""
         status = self._get(f"commits/{commit}/status")
         said = [status["state"]] if status["total_count"] else []
-        answers = self._list(f"commits/{commit}/check-runs", "check_runs", filter="latest")
-        said += [each["conclusion"] if each["status"] == "completed" else "pending" for each in answers]
+        runs = self._pages(f"commits/{commit}/check-runs", "check_runs", filter="latest", per_page="100")
+        said += [each["conclusion"] if each["status"] == "completed" else "pending" for each in runs]
         if any(each not in (*GOOD, "pending") for each in said):
             return Checks.FAILURE
         return Checks.PENDING if "pending" in said else Checks.SUCCESS if said else Checks.NONE
-
-    def _list(self, path: str, key: str, **query: str) -> Iterator[Any]:
-        """The entries of a list that is a part of an object, page after page."""
-        number, seen = 1, 0
-        while True:
-            found = self._get(path, **query, per_page="100", page=str(number))
-            yield from found[key]
-            seen += len(found[key])
-            if not found[key] or seen >= found["total_count"]:
-                return
-            number += 1
 
     def record(self, number: int) -> dict[str, Any]:
         found = self._get(f"pulls/{number}")

@@ -38,9 +38,7 @@ READ = {
 
 def faults(method: str, path: str, query: dict[str, str], body: Any) -> list[str]:
     """What GitHub's description does not have of a request; nothing if it has it all."""
-    described = json.loads(FILE.read_text())["paths"]
-    items: list[Any] = [item for pattern, item in described.items() if _matches(pattern, path)]
-    found = items[0].get(method.lower()) if items else None
+    found = _operation(method, path)
     if not found:
         return [f"{method} {path} is not described"]
     parameters = {each["name"]: each["schema"] for each in found["parameters"]}
@@ -57,16 +55,19 @@ def faults(method: str, path: str, query: dict[str, str], body: Any) -> list[str
 
 def example(method: str, path: str) -> Any:
     """The answer in GitHub's example of an operation."""
-    described = json.loads(FILE.read_text())["paths"]
-    return next(item[method.lower()]["answer"] for pattern, item in described.items() if _matches(pattern, path))
+    return _operation(method, path)["answer"]
+
+
+def _operation(method: str, path: str) -> dict[str, Any]:
+    """What is described of an operation; nothing if it is not."""
+    for pattern, item in json.loads(FILE.read_text())["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path):
+            return dict(item.get(method.lower(), {}))
+    return {}
 
 
 def _errors(schema: Any, value: Any) -> list[jsonschema.ValidationError]:
     return list(jsonschema.Draft202012Validator(schema).iter_errors(value))
-
-
-def _matches(pattern: str, path: str) -> bool:
-    return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path) is not None
 
 
 def cut(description: dict[str, Any], licence: str) -> dict[str, Any]:

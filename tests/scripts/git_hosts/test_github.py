@@ -136,9 +136,12 @@ def test_statuses_and_check_runs_are_one_answer(
         like | ({"status": each, "conclusion": None} if each == "in_progress" else {"conclusion": each})
         for each in runs
     ]
-    # As if a page had one entry.
-    pages = [Answer({"total_count": len(ended), "check_runs": [each]}) for each in ended]
-    github.on("GET", path, *(pages or [Answer({"total_count": 0, "check_runs": []})]))
+    # A page has one entry here.
+    more = {"Link": f'<{github.url}{path}?page=2>; rel="next"'}
+    pages = [{"total_count": len(ended), "check_runs": [each]} for each in ended] or [
+        {"total_count": 0, "check_runs": []}
+    ]
+    github.on("GET", path, *(Answer(each, headers=more) for each in pages[:-1]), Answer(pages[-1]))
     assert host.checks(SHA) is checks
 
 
