@@ -10,6 +10,8 @@ from scripts.clients.git_hosts.base import CONTEXT, Checks, GitHost, PullRequest
 
 NOTHING = "0" * 40  # the hash of no commit
 GOOD = ("success", "neutral", "skipped")  # the conclusions of a check that let a merge pass
+# The states of a review that are more than a comment; the last is Gitea's word.
+VERDICTS = ("APPROVED", "DISMISSED", "CHANGES_REQUESTED", "REQUEST_CHANGES")
 
 
 class GitHub(GitHost):
@@ -99,10 +101,10 @@ class GitHub(GitHost):
     def record(self, number: int) -> dict[str, Any]:
         found = self._get(f"pulls/{number}")
         # The last word of each reviewer counts.
-        last = {
-            each["user"]["login"]: each["state"]
+        approves = {
+            each["user"]["login"]: each["state"] == "APPROVED" and not each.get("dismissed")
             for each in self._pages(f"pulls/{number}/reviews", per_page="100")
-            if each.get("user") and each["state"] in ("APPROVED", "CHANGES_REQUESTED", "DISMISSED")
+            if each.get("user") and each["state"] in VERDICTS
         }
         return {
             "number": number,
@@ -110,7 +112,7 @@ class GitHub(GitHost):
             "title": found["title"],
             "merged_at": found.get("merged_at"),
             "merged_by": (found.get("merged_by") or {}).get("login"),
-            "approved_by": [who for who, state in last.items() if state == "APPROVED"],
+            "approved_by": [who for who, yes in approves.items() if yes],
         }
 
     def compare_url(self, old: str, new: str) -> str:
