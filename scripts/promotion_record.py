@@ -2,14 +2,20 @@
 
 The ConfigMap ``jukebox-promotions`` holds a record, as JSON, for each change of the pin that production has served, by
 version and commit. A record is written after the check of the served version has passed, so a version that has one has
-passed that check in this environment.
+passed that check in this environment. The nightly job beside the model store copies the records to the versions.
 """
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import SettingsInvalid
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.core.errors import SettingsInvalid, VersionBroken
+from pipeline.core.store import ModelStore
 from pipeline.core.texts import one_line
 from pipeline.settings import Settings
 from scripts.clients.git_hosts import GitHost, State
@@ -66,7 +72,7 @@ def read(cluster: Cluster) -> list[Record]:
     Raises ServerUnavailable if the cluster cannot be asked.
     """
     records = []
-    for text in ((cluster.read(CONFIG_MAPS, CONFIG_MAP) or {}).get("data") or {}).values():
+    for text in texts(cluster).values():
         try:
             record = json.loads(text)
         except ValueError:
@@ -74,6 +80,71 @@ def read(cluster: Cluster) -> list[Record]:
         if isinstance(record, dict) and isinstance(record.get("version"), int):
             records.append(record)
     return sorted(records, key=lambda record: str(record.get("served_since", "")), reverse=True)
+
+
+def texts(place: Cluster | Path) -> dict[str, str]:
+    """Return the records as text by their names, from the cluster or from a folder where the ConfigMap is mounted.
+
+    Raises ServerUnavailable if the cluster cannot be asked, SettingsInvalid if the folder cannot be read.
+    """
+    if isinstance(place, Cluster):
+        return (place.read(CONFIG_MAPS, CONFIG_MAP) or {}).get("data") or {}
+    try:
+        # Kubernetes keeps its own files there, whose names begin with two dots.
+        files = sorted(file for file in place.iterdir() if not file.name.startswith(".."))
+        return {file.name: file.read_text(errors="replace") for file in files}
+    except OSError as error:
+        raise SettingsInvalid(
+            f"the records of promotions cannot be read from {place}: {error.strerror}. Mount the ConfigMap {CONFIG_MAP}"
+        ) from None
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True)
+    model: str
+    version: int = Field(ge=1)
+    sha256: str
+    before: int | None = Field(alias="from")
+    commit: str = Field(min_length=1)
+    kind: str
+    why: str
+    url: str
+    merged_by: str
+    merged_at: str
+    approved_by: list[str]
+    served_since: str
+
+
+def keep(store: ModelStore, model: str, found: Mapping[str, str]) -> list[str]:
+    """Write each record beside its version, unless it is there; return in sentences what was done and what was not.
+
+    A record of a version that the store does not have, or does not have any more, is left out. Raises StoreBroken if
+    the store cannot be used.
+    """
+    said, records = list[str](), defaultdict[int, list[Record]](list)
+    for name, text in found.items():
+        try:
+            record = _Shape.model_validate_json(text)
+        except ValidationError as error:
+            [first, *_] = error.errors()
+            where = ".".join(map(str, first["loc"]))
+            said.append(
+                one_line(f"The record {name} is not valid and is left out: {where and f'{where}, '}{first['msg']}")
+            )
+            continue
+        if record.model != model:
+            said.append(one_line(f"The record {name} is left out: it is of the model {record.model}, expected {model}"))
+            continue
+        records[record.version].append(record.model_dump(by_alias=True))
+    for number in sorted({*store.versions(), *store.failed()} & records.keys()):
+        try:
+            added = store.add_promotions(number, records[number])
+        except VersionBroken as error:
+            said.append(f"The records of version {number} are not written: {error}")
+            continue
+        if added:
+            said.append(f"Version {number}: {added} record{'s' if added > 1 else ''} of its promotion added")
+    return said
 
 
 def passed(records: list[Record]) -> set[Pin]:

@@ -16,6 +16,7 @@ from pipeline.core.errors import StoreBroken
 from pipeline.core.store import open_store
 from pipeline.core.texts import one_line
 from pipeline.settings import Settings, read_settings
+from scripts import promotion_record
 from scripts.clients.kfp_server import Kfp
 from scripts.clients.kubernetes_api import ci_cluster, project_cluster
 from scripts.clients.pipeline_server import find_server
@@ -56,6 +57,10 @@ def command(
         Path | None,
         typer.Option(help="A file that `jukebox in-use` has written; default: ask Git and the pipeline server."),
     ] = None,
+    promotions: Annotated[
+        Path | None,
+        typer.Option(help=f"A folder with the ConfigMap {promotion_record.CONFIG_MAP}; default: ask the cluster."),
+    ] = None,
     git_secret: GitSecret = None,
     auth_file: AuthFile = None,
     model_store: Annotated[
@@ -73,15 +78,16 @@ def command(
     """Delete models, runs, PipelineVersions, images and PipelineRuns with their volumes that nothing needs any more.
 
     Of models it keeps what Git pins or has pinned lately, what is proposed, the newest and the champion, and what a
-    running run is compared with. If anything cannot be read, nothing is deleted.
+    running run is compared with. Beside each version that stays it writes the records of its promotions. If anything
+    cannot be read, nothing is deleted.
 
     Example: `jukebox retain --dry-run --part models --model-store s3://models/prod`
     """
     settings, now = read_settings(), datetime.now(UTC)
-    parts = part or [*Part]
-    items = _plan(
-        settings, parts, Limits(keep, timedelta(days=days), claims), now, in_use, git_secret, auth_file, model_store
-    )
+    parts, root = part or [*Part], model_store or settings.model_store
+    items = _plan(settings, parts, Limits(keep, timedelta(days=days), claims), now, in_use, git_secret, auth_file, root)
+    keeps = Part.MODELS in parts and not dry_run
+    records = promotion_record.texts(promotions or project_cluster(settings)) if keeps else {}
     if output is Output.JSON:
         for item in items:
             print(to_json({"part": item.part, "name": item.name, "stays": item.because, **item.about}))
@@ -97,6 +103,9 @@ def command(
         except NotSupported as error:
             unsupported = str(error)
             typer.echo(f"{error}: they stay. Let the registry's own rules expire them", err=True)
+    if keeps:
+        for sentence in promotion_record.keep(open_store(root, settings.model_name), settings.model_name, records):
+            typer.echo(sentence, err=True)
     if any(item.part == Part.RUNS and not item.because for item in items):
         typer.echo("The bucket keeps what these runs have stored until its own rule expires it", err=True)
 
@@ -109,12 +118,11 @@ def _plan(
     in_use: Path | None,
     git_secret: Path | None,
     auth_file: Path | None,
-    model_store: str,
+    root: str,
 ) -> list[Item]:
     """Return all that there is of the parts; nothing is deleted before all is read."""
     items: list[Item] = []
     if Part.MODELS in parts:
-        root = model_store or settings.model_store
         if "://" not in root and not Path(root).is_dir():
             raise StoreBroken(f"{root} is not here: the models are on a claim. Mount it, or name it with --model-store")
         needed = read_in_use(in_use, settings.model_name, now) if in_use else find_in_use(settings, git_secret)

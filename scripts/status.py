@@ -1,5 +1,6 @@
 """``jukebox status``: what there is: versions of the pipeline, runs, models, and what production serves."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -49,8 +50,9 @@ def command(
     kfp = Kfp(partial(find_server, settings))
     versions = find_versions(kfp, settings.pipeline, limit)
     runs = find_runs(kfp, settings.model_name, limit)
-    models, note = find_models(model_store or settings.model_store, settings.model_name, limit)
-    production, promotions, why = find_production(settings, limit)
+    production, records, why = find_production(settings)
+    models, note = find_models(model_store or settings.model_store, settings.model_name, limit, records)
+    promotions = [{name: record.get(name, "") for name in RECORD} for record in records[:limit]]
     proposed = find_proposals(settings, git_secret)
     if output is Output.JSON:
         found = {
@@ -107,17 +109,16 @@ def _run(run: Json) -> dict[str, Any]:
     }
 
 
-def find_production(settings: Settings, limit: int) -> tuple[Rows, Rows, str]:
-    """What Git pins for production, and the newest records of what it has served; with a note if they are unknown."""
+def find_production(settings: Settings) -> tuple[Rows, list[promotion_record.Record], str]:
+    """What Git pins for production, and the records of what it has served; with a note if they are unknown."""
     try:
         cluster = project_cluster(settings)
         pin = (cluster.read(CONFIG_MAPS, PIN) or {}).get("data") or {}
         records = promotion_record.read(cluster)
     except (ServerUnavailable, SettingsInvalid) as error:
         return [], [], f"What production serves is unknown: {error}"
-    shown = [{name: record.get(name, "") for name in RECORD} for record in records[:limit]]
     if not pin.get("version"):
-        return [], shown, "Production serves nothing: no version is pinned." if pin else ""
+        return [], records, "Production serves nothing: no version is pinned." if pin else ""
     # The check of what is pinned may not have passed yet.
     last = next(iter(records), {})
     same = (str(last.get("version")), last.get("sha256")) == (pin["version"], pin.get("sha256"))
@@ -128,7 +129,7 @@ def find_production(settings: Settings, limit: int) -> tuple[Rows, Rows, str]:
         "hold": pin.get("hold", ""),
         "sha256": pin.get("sha256", ""),
     }
-    return [row], shown, ""
+    return [row], records, ""
 
 
 def find_proposals(settings: Settings, secret: Path | None) -> Rows:
@@ -140,29 +141,56 @@ def find_proposals(settings: Settings, secret: Path | None) -> Rows:
     return [{"title": pull.title, "url": pull.url} for pull in found if pull]
 
 
-def find_models(root: str, model_name: str, limit: int) -> tuple[Rows, str]:
-    """The newest published versions; with a note if the store cannot be read from here."""
+def find_models(
+    root: str, model_name: str, limit: int, records: Sequence[promotion_record.Record] = ()
+) -> tuple[Rows, str]:
+    """The newest published versions; with a note if the store cannot be read from here.
+
+    ``records`` are those of the cluster, the last one that was served first.
+    """
     if "://" not in root and not Path(root).is_dir():
         return [], f"The models are on a claim, {root}, which is not mounted here: set --model-store."
     store = open_store(root, model_name)
     try:
-        found = [_model(store, number) for number in sorted(store.versions(), reverse=True)[:limit]]
+        found = [_model(store, number, records) for number in sorted(store.versions(), reverse=True)[:limit]]
     except StoreBroken as error:
         return [], str(error)
     return [row for row, _ in found], " ".join(damage for _, damage in found if damage)
 
 
-def _model(store: ModelStore, number: int) -> tuple[dict[str, Any], str]:
+def _model(store: ModelStore, number: int, records: Sequence[promotion_record.Record]) -> tuple[dict[str, Any], str]:
     """The version as a row, and what is wrong with it if it is damaged."""
     row = {"number": number, "version": "damaged", "run": "", "commit": ""}
+    damage = []
     try:
         lineage, _ = read_files(store, number)
+        model, run = (lineage.get(part) for part in ("model", "run"))
+        if isinstance(model, dict) and isinstance(run, dict):
+            row |= {"version": model.get("version", ""), "run": run.get("id", ""), "commit": run.get("commit", "")}
     except VersionBroken as error:
-        return row, str(error)
-    model, run = (lineage.get(part) for part in ("model", "run"))
-    if isinstance(model, dict) and isinstance(run, dict):
-        row |= {"version": model.get("version", ""), "run": run.get("id", ""), "commit": run.get("commit", "")}
-    return row, ""
+        damage.append(str(error))
+    kept: Sequence[promotion_record.Record] = ()
+    try:
+        kept = store.promotions(number)
+    except VersionBroken as error:
+        damage.append(str(error))
+    return row | {"production": _served(number, records, kept)}, " ".join(damage)
+
+
+def _served(number: int, records: Sequence[promotion_record.Record], kept: Sequence[promotion_record.Record]) -> str:
+    """When production came to serve the version, and who merged that; empty if it has no record.
+
+    ``records`` are those of the cluster, ``kept`` those beside the version.
+    """
+    record = next((each for each in [*records, *kept] if each.get("version") == number), None)
+    if record is None:
+        return ""
+    # Only the last record of all is of the version that is served now.
+    word = "since" if records and record is records[0] else "from"
+    merged = record.get("merged_by")
+    return f"served {word} {record.get('served_since') or 'an unknown time'}" + (
+        f", merged by {merged}" if merged else ""
+    )
 
 
 def _table(rows: Rows) -> Table:

@@ -20,12 +20,13 @@ publish at once; no run waits, and none publishes without having seen all earlie
 Only `jukebox delete-version` and `jukebox retain` delete versions. On S3, publishing writes new objects only, so it
 needs no right to change or delete a version: see docs/s3.md. A file ``<number>.pinned`` beside the versions means that
 a version must stay; its content does not matter. A file ``<number>.withdrawn`` means that a version must not be served;
-its text says why.
+its text says why. ``<number>.promotions.json`` has the records of how production came to serve it.
 """
 
 import errno
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -125,9 +126,39 @@ class ModelStore(ABC):
 
         Raises VersionBroken if there is no such version.
         """
-        if number not in self._complete("") | self._complete(f"{FAILED}/"):
-            raise VersionBroken(f"{self.uri(number)} does not exist: list the versions in the store")
+        self._require(number)
         return self._put_new(f"{number}.withdrawn", f"{one_line(reason)}\n".encode())
+
+    def promotions(self, number: int) -> list[dict[str, Any]]:
+        """Return the records of the promotions of version ``number``, the last one that was served first.
+
+        Raises VersionBroken if the file does not have them.
+        """
+        content = self._get(_promotions(number))
+        try:
+            found = [] if content is None else json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(each, dict) and "commit" in each for each in found):
+            raise VersionBroken(
+                f"{self.location}/{_promotions(number)} is damaged, expected a list of records in JSON: delete it. The "
+                "nightly job writes those again that the cluster has"
+            )
+        return found
+
+    def add_promotions(self, number: int, records: Iterable[Mapping[str, Any]]) -> int:
+        """Write records beside version ``number``; return how many were added. Nothing is written if none is new.
+
+        A commit has one record, and one that is there already stays as it is. Only one process may do this at a time.
+        Raises VersionBroken if there is no such version, or as ``promotions``.
+        """
+        self._require(number)
+        there = self.promotions(number)
+        commits = {each["commit"] for each in there}
+        if new := [dict(each) for each in records if each["commit"] not in commits]:
+            found = sorted([*there, *new], key=lambda each: str(each.get("served_since", "")), reverse=True)
+            self._replace(_promotions(number), json.dumps(found, indent=1, allow_nan=False).encode())
+        return len(new)
 
     def read(self, number: int, name: str) -> bytes:
         """Return the file ``name`` of version ``number``, whether it passed or not.
@@ -204,10 +235,13 @@ class ModelStore(ABC):
                 return number
 
     def delete(self, number: int) -> None:
-        """Delete version ``number``, whether it passed or not; also the remains of a deletion that was killed.
+        """Delete version ``number`` with its records, whether it passed or not; also what a killed deletion left.
 
         A reader sees all of the version or none of it. This works on a full disk.
         """
+        # First: if this is killed later, the version is still there, and so is deleted again.
+        if self._get(_promotions(number)) is not None:
+            self._discard(_promotions(number))
         # Not any(), which would stop at the first: a version may be in both places if it was copied by hand.
         if not sum([self._remove(place) for place in _places(number)]):
             raise StoreBroken(f"{self.uri(number)} does not exist: list the versions in the store")
@@ -246,6 +280,10 @@ class ModelStore(ABC):
     @abstractmethod
     def restore_file(self, name: str, content: bytes) -> None:
         """Put a file beside the versions; one that is there already stays."""
+
+    def _require(self, number: int) -> None:
+        if number not in self._complete("") | self._complete(f"{FAILED}/"):
+            raise VersionBroken(f"{self.uri(number)} does not exist: list the versions in the store")
 
     def _highest(self) -> int:
         return max(self._taken(), default=0)
@@ -292,6 +330,14 @@ class ModelStore(ABC):
     @abstractmethod
     def _put_new(self, name: str, content: bytes) -> bool:
         """Write a file, whole or not at all; return False if it exists. On a folder, two writers may both succeed."""
+
+    @abstractmethod
+    def _replace(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all, in place of one that may be there."""
+
+    @abstractmethod
+    def _discard(self, name: str) -> None:
+        """Delete a file beside the versions."""
 
     @abstractmethod
     def _register(self, run: str) -> bool:
@@ -348,6 +394,10 @@ def _places(number: int) -> tuple[str, str]:
     return str(number), f"{FAILED}/{number}"
 
 
+def _promotions(number: int) -> str:
+    return f"{number}.promotions.json"
+
+
 class _FolderStore(ModelStore):
     """Versions and claims are prepared in ``.staging/<number>-<random>`` and renamed into place.
 
@@ -386,6 +436,11 @@ class _FolderStore(ModelStore):
         with self._explained("write to"):
             if (self._folder / name).exists():
                 return False
+        self._replace(name, content)
+        return True
+
+    def _replace(self, name: str, content: bytes) -> None:
+        with self._explained("write to"):
             unfinished = self._folder / f".{name}-{uuid4().hex}"
             try:
                 with unfinished.open("wb") as file:
@@ -395,7 +450,10 @@ class _FolderStore(ModelStore):
                 unfinished.rename(self._folder / name)
             finally:
                 unfinished.unlink(missing_ok=True)
-        return True
+
+    def _discard(self, name: str) -> None:
+        with self._explained("delete from"):
+            (self._folder / name).unlink(missing_ok=True)
 
     def _register(self, run: str) -> bool:
         with self._explained("write to"):
@@ -697,6 +755,13 @@ class _S3Store(ModelStore):
                     ) from error
                 raise
         return True
+
+    def _replace(self, name: str, content: bytes) -> None:
+        with self._explained():
+            self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}", Body=content)
+
+    def _discard(self, name: str) -> None:
+        self._delete([name])
 
     # 409 is undecided: another request for the same key was in progress.
     @retry(

@@ -315,6 +315,38 @@ def test_a_version_is_withdrawn_once_with_its_reason(store: ModelStore) -> None:
         store.withdraw(7, "it was never there")
 
 
+RECORD = {"version": 1, "commit": "c" * 40, "served_since": "2026-11-27T10:05:00Z", "why": "ünïcode"}
+LATER = {"version": 1, "commit": "d" * 40, "served_since": "2026-11-28T10:05:00Z", "why": "again"}
+
+
+def test_records_of_promotions_are_added_and_never_changed(store: ModelStore, root: str) -> None:
+    number = store.publish("run-1", building("a"))
+    assert store.promotions(number) == []
+    assert store.add_promotions(number, [RECORD]) == 1
+    assert store.add_promotions(number, [RECORD | {"why": "something else"}, LATER]) == 1
+    assert store.promotions(number) == [LATER, RECORD]
+    by_hand(root, put="1.promotions.json", text=json.dumps([RECORD, LATER]))
+    assert store.add_promotions(number, [LATER, RECORD]) == 0
+    assert store.promotions(number) == [RECORD, LATER], "nothing is written if nothing is new"
+    assert store.versions() == [number]
+    assert "1.promotions.json" in store.files()
+    with pytest.raises(VersionBroken, match="7 does not exist"):
+        store.add_promotions(7, [RECORD])
+    store.delete(number)
+    assert store.promotions(number) == []
+    assert "1.promotions.json" not in names(root)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[[]]", "[{}]", "[" * 100_000])
+def test_damaged_records_of_promotions_are_named_and_stay(store: ModelStore, root: str, text: str) -> None:
+    number = store.publish("run-1", building("a"))
+    by_hand(root, put="1.promotions.json", text=text)
+    for use in (lambda: store.promotions(number), lambda: store.add_promotions(number, [RECORD])):
+        with pytest.raises(VersionBroken, match=r"/1\.promotions\.json is damaged, expected a list .*: delete it"):
+            use()
+    assert store._get("1.promotions.json") == text.encode()
+
+
 def test_pins_are_files_beside_the_versions(store: ModelStore, root: str) -> None:
     by_hand(root, put="2.pinned")
     by_hand(root, put="99.pinned")

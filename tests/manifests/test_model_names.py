@@ -35,7 +35,7 @@ OF_A_MODEL = (
 # What a resource of a model says of the product: labels and annotations, metrics, commands, its listener and Secrets.
 OF_THE_PRODUCT = re.compile(
     r'part-of": "jukebox"|jukebox\.github\.io/|jukebox:|`jukebox |ada-jukebox|/jukebox-ci|'
-    r'jukebox-(alert|in-use|listener-proxy|store|trusted-ca)\b|"command": \["jukebox"'
+    r'jukebox-(alert|in-use|listener-proxy|promotions|store|trusted-ca)\b|"command": \["jukebox"'
 )
 Built = dict[str, list[Resource]]
 

@@ -15,6 +15,8 @@ from scripts.cli import app
 from tests.s3_server import S3Server
 from tests.versions import publish_version
 
+RECORD = {"version": 4, "commit": "c" * 40, "merged_by": "ada", "served_since": "2026-11-28T10:05:00Z"}
+
 
 def make_place(kind: str, name: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     """An empty place for a store or for backups, in a folder or in a bucket."""
@@ -35,6 +37,7 @@ def fill(root: str) -> None:
     store.delete(2)
     store.delete(5)
     store.restore_file("4.pinned", b"for the audit")
+    store.add_promotions(4, [RECORD])
 
 
 def content(root: str) -> dict[str, bytes]:
@@ -62,6 +65,7 @@ def test_a_restored_store_is_the_same_and_its_numbers_continue(
     assert content(restored) == content(store)
     found = open_store(restored, "jukebox")
     assert (found.versions(), found.failed(), found.pinned()) == ([1, 4], [3], {4})
+    assert found.promotions(4) == [RECORD]
     assert publish_version(restored, "d") == 4, "a run that is retried has its version"
     assert publish_version(restored, "new") == 6, "5 was deleted, and its number is not used again"
 

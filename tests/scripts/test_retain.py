@@ -424,6 +424,104 @@ def test_who_may_not_write_what_is_in_use_is_told_so(there: Installation) -> Non
         jukebox("in-use", "--git-secret", there.secret, "--write")
 
 
+# The records of promotions
+
+
+def record(number: int, commit: str = "c", **changes: object) -> str:
+    """A record as the ConfigMap has it."""
+    found = {
+        "model": "jukebox",
+        "version": number,
+        "sha256": "a" * 64,
+        "from": None,
+        "commit": commit * 40,
+        "kind": "promotion",
+        "why": f"Promote jukebox {number}",
+        "url": "https://git.corp/pulls/1",
+        "merged_by": "ada",
+        "merged_at": "2026-11-28T10:00:00Z",
+        "approved_by": ["bob"],
+        "served_since": "2026-11-28T10:05:00Z",
+    }
+    return json.dumps(found | changes)
+
+
+def mounted(tmp_path: Path, **records: str) -> Path:
+    """The ConfigMap as Kubernetes mounts it: each key is a link through a folder whose name begins with two dots."""
+    folder = tmp_path / "promotions"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "..data").mkdir(parents=True)
+    for name, text in records.items():
+        (folder / "..data" / name).write_text(text)
+        (folder / name).symlink_to(Path("..data") / name)
+    return folder
+
+
+def errors_of_the_job(file: Path, promotions: Path, *more: str) -> str:
+    """Run it as the CronJob does, and return what it says beside its result."""
+    words = ["retain", "--part=models", f"--in-use={file}", "--output=json", f"--promotions={promotions}", *more]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    for line in result.stdout.splitlines():
+        json.loads(line)
+    return result.stderr
+
+
+def test_the_records_of_promotions_are_written_beside_the_versions_that_stay(
+    forty: Installation, tmp_path: Path
+) -> None:
+    file = written(forty, tmp_path)
+    promotions = mounted(tmp_path, a=record(18), b=record(7), c=record(99))
+    forty.store.add_promotions(4, [json.loads(record(4))])
+    assert errors_of_the_job(file, promotions, "--dry-run") == ""
+    assert forty.store.promotions(18) == []
+    assert errors_of_the_job(file, promotions) == "Version 18: 1 record of its promotion added\n"
+    assert forty.store.promotions(18) == [json.loads(record(18))]
+    assert [path for path in forty.store.files() if "promotions" in path] == ["18.promotions.json"], "7 and 4 are gone"
+    path = Path(forty.root, "jukebox", "18.promotions.json")
+    before = path.stat()
+    assert errors_of_the_job(file, promotions) == ""
+    assert path.stat() == before, "nothing is written a second time"
+    later = record(18, "d", served_since="2026-11-29T10:05:00Z")
+    promotions = mounted(tmp_path, d=later)
+    assert errors_of_the_job(file, promotions) == "Version 18: 1 record of its promotion added\n"
+    assert forty.store.promotions(18) == [json.loads(later), json.loads(record(18))]
+
+
+def test_a_record_that_is_not_valid_is_left_out_and_named(forty: Installation, tmp_path: Path) -> None:
+    file = written(forty, tmp_path)
+    bad = {
+        "a": "{",
+        "b": "[" * 100_000,
+        "c": record(18, version="18"),
+        "d": record(18, model="another"),
+        "e": record(18, commit=""),
+        "f": record(18, why=None),
+    }
+    said = errors_of_the_job(file, mounted(tmp_path, **bad, z=record(18)))
+    for name in bad:
+        assert re.search(rf"^The record {name} is .*(not valid|expected jukebox)", said, re.MULTILINE), name
+    assert len(said.splitlines()) == len(bad) + 1
+    assert forty.store.promotions(18) == [json.loads(record(18))]
+    Path(forty.root, "jukebox", "18.promotions.json").write_text("{")
+    said = errors_of_the_job(file, mounted(tmp_path, z=record(18), y=record(20)))
+    assert "The records of version 18 are not written: " in said
+    assert forty.store.promotions(20) == [json.loads(record(20))]
+
+
+def test_without_a_folder_the_records_are_those_of_the_cluster(forty: Installation) -> None:
+    forty.world.cluster.add("configmaps", {"metadata": {"name": "jukebox-promotions"}, "data": {"18-c": record(18)}})
+    retain(forty, "--part", "models")
+    assert forty.store.promotions(18) == [json.loads(record(18))]
+
+
+def test_nothing_goes_if_the_records_cannot_be_read(forty: Installation, tmp_path: Path) -> None:
+    file = written(forty, tmp_path)
+    with pytest.raises(SettingsInvalid, match="the records of promotions cannot be read from"):
+        jukebox("retain", "--part", "models", "--in-use", file, "--promotions", tmp_path / "missing")
+    assert len(forty.store.versions()) + len(forty.store.failed()) == 40
+
+
 # What made the models
 
 

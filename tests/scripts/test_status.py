@@ -47,7 +47,7 @@ def test_versions_runs_and_models_are_shown(world: World, store: Path, tmp_path:
     assert states[run["run_id"]] == "terminated"
     assert found["runs"][0]["commit"] == "c" * 40
     assert found["runs"][0]["version"] == found["versions"][0]["id"]
-    assert found["models"] == [{"number": 1, "version": "0.0.2", "run": "run-1", "commit": "c" * 40}]
+    assert found["models"] == [{"number": 1, "version": "0.0.2", "run": "run-1", "commit": "c" * 40, "production": ""}]
     table = CliRunner().invoke(app, ["status", "--model-store", str(store)]).output
     assert VERSION in table
     assert "cccccccccccc" in table
@@ -74,7 +74,7 @@ def shown_as_damaged(store: Path) -> str:
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
     models = found["models"]
-    assert models[0] == {"number": 2, "version": "damaged", "run": "", "commit": ""}
+    assert models[0] == {"number": 2, "version": "damaged", "run": "", "commit": "", "production": ""}
     assert models[1]["version"] == "0.0.2"
     note = str(found["models_note"])
     assert "`jukebox delete-version 2`" in note or "never published or was deleted" in note
@@ -139,6 +139,37 @@ def test_a_version_whose_check_has_not_passed_is_served_since_no_time(world: Wor
     world.cluster.add("configmaps", {"metadata": {"name": "jukebox-pin"}, "data": pin})
     [found] = json.loads(CliRunner().invoke(app, ["status", "--output", "json"]).output)["production"]
     assert (found["pinned"], found["served_since"], found["hold"]) == ("8", "", pin["hold"])
+
+
+def shown_in_production(store: Path) -> tuple[dict[int, str], str]:
+    """By version what its column says, and the note about the models."""
+    result = CliRunner().invoke(app, ["status", "--output", "json", "--model-store", str(store)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    return {row["number"]: row["production"] for row in found["models"]}, found["models_note"]
+
+
+def test_each_version_shows_when_production_came_to_serve_it(world: World, store: Path) -> None:
+    for run in ("run-2", "run-3", "run-4"):
+        publish_version(str(store), run)
+    served = {
+        "4-d": {"version": 4, "commit": "d", "served_since": "2026-11-28T10:05:00Z", "merged_by": "ada"},
+        "1-c": {"version": 1, "commit": "c", "served_since": "2026-11-27T10:05:00Z", "merged_by": ""},
+    }
+    records = {name: json.dumps(record) for name, record in served.items()}
+    world.cluster.add("configmaps", {"metadata": {"name": "jukebox-promotions"}, "data": records})
+    kept = {"version": 2, "commit": "b", "served_since": "2026-11-26T10:05:00Z", "merged_by": "bob"}
+    open_store(str(store), "jukebox").add_promotions(2, [kept])
+    before = {
+        3: "",
+        2: "served from 2026-11-26T10:05:00Z, merged by bob",
+        1: "served from 2026-11-27T10:05:00Z",
+    }
+    assert shown_in_production(store) == ({4: "served since 2026-11-28T10:05:00Z, merged by ada"} | before, "")
+    (store / "jukebox" / "3.promotions.json").write_text("{")
+    found, note = shown_in_production(store)
+    assert found[3] == ""
+    assert "3.promotions.json is damaged" in note
 
 
 def test_a_cluster_that_refuses_hides_nothing_else(world: World, store: Path) -> None:
