@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.documents import to_json
-from pipeline.core.errors import StoreBroken
-from pipeline.core.store import open_store
+from pipeline.core.errors import StoreBroken, VersionBroken
+from pipeline.core.store import ModelStore, open_store
 from pipeline.core.texts import one_line
 from pipeline.settings import Settings, read_settings
 from scripts import promotion_record
@@ -36,6 +36,7 @@ from scripts.retention import (
     plan_tasks,
     read_kept,
 )
+from scripts.verify import find_damage
 
 
 class Part(StrEnum):
@@ -79,7 +80,7 @@ def command(
 
     Of models it keeps what Git pins or has pinned lately, what is proposed, the newest and the champion, and what a
     running run is compared with. Beside each version that stays it writes the records of its promotions. If anything
-    cannot be read, nothing is deleted.
+    cannot be read, nothing is deleted. A damaged version that stays is marked as withdrawn.
 
     Example: `jukebox retain --dry-run --part models --model-store s3://models/prod`
     """
@@ -88,6 +89,8 @@ def command(
     items = _plan(settings, parts, Limits(keep, timedelta(days=days), claims), now, in_use, git_secret, auth_file, root)
     keeps = Part.MODELS in parts and not dry_run
     records = promotion_record.texts(promotions or project_cluster(settings)) if keeps else {}
+    # Read before anything is deleted or written, as all else.
+    damaged = _damaged(open_store(root, settings.model_name), items) if Part.MODELS in parts else {}
     if output is Output.JSON:
         for item in items:
             print(to_json({"part": item.part, "name": item.name, "stays": item.because, **item.about}))
@@ -103,6 +106,8 @@ def command(
         except NotSupported as error:
             unsupported = str(error)
             typer.echo(f"{error}: they stay. Let the registry's own rules expire them", err=True)
+    for number, damage in damaged.items():
+        _withdraw(open_store(root, settings.model_name), number, damage, dry_run)
     if keeps:
         for sentence in promotion_record.keep(open_store(root, settings.model_name), settings.model_name, records):
             typer.echo(sentence, err=True)
@@ -146,6 +151,28 @@ def _plan(
     if Part.TASKS in parts:
         items += plan_tasks(ci_cluster(settings), limits, now)
     return items
+
+
+def _damaged(store: ModelStore, items: Sequence[Item]) -> dict[int, str]:
+    """What is wrong with each version that passed, stays, and is not withdrawn yet, if it is damaged."""
+    numbers = [int(item.name) for item in items if item.part == Part.MODELS and item.because]
+    passed = {*store.versions()}
+    found = {each: find_damage(store, each) for each in numbers if each in passed and store.withdrawn(each) is None}
+    return {number: damage for number, damage in found.items() if damage}
+
+
+def _withdraw(store: ModelStore, number: int, damage: str, dry_run: bool) -> None:
+    """Mark a damaged version, or say who may, and print that."""
+    if dry_run:
+        done = f"To have it neither proposed nor served, run `jukebox withdraw {number} --reason damaged`"
+    else:
+        reason = f"damaged, as jukebox retain has found: {damage}"
+        try:
+            store.withdraw(number, reason)
+        except VersionBroken:
+            return  # deleted meanwhile
+        done = f"It is withdrawn. To undo this, restore its files, then delete the file {number}.withdrawn"
+    typer.echo(one_line(f"Version {number} is damaged: {damage}. {done}"), err=True)
 
 
 def _show(items: Sequence[Item], dry_run: bool) -> None:

@@ -1,14 +1,15 @@
 """``jukebox verify``: tell whether the model store has the version that Git pins, with the pinned content."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.core.champion import read_lineage, read_version
+from pipeline.core.champion import CARD, GOLDEN, LABELS, LINEAGE, SCHEMA, read_lineage, read_version
 from pipeline.core.errors import SettingsInvalid, VersionBroken
-from pipeline.core.store import MODEL, open_store
+from pipeline.core.store import MODEL, ModelStore, open_store
 from pipeline.settings import read_settings
 
 # Pods on a cluster name both; the settings in their image may be another fork's.
@@ -80,3 +81,31 @@ def check_version(root: str, model_name: str, number: int, sha256: str | None = 
             f"Version {number} ({where}) was published without having passed. Pin a version that passed"
         )
     return found
+
+
+def find_damage(store: ModelStore, number: int) -> str:
+    """Return which file of a version is not the published one, by the digests in its lineage; empty if all are.
+
+    Only bytes are compared: whether this release can use the version says nothing about damage, so one of a newer
+    release counts as intact. Raises StoreBroken if the store cannot be read.
+    """
+    try:
+        lineage = json.loads(store.read(number, LINEAGE))
+        schema, recorded = lineage.get("schema", 0), dict(lineage["sha256"])
+    except VersionBroken as error:
+        return str(error)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"its {LINEAGE} does not have the digests of its files"
+    if isinstance(schema, int) and schema > SCHEMA:
+        return ""
+    for name in (MODEL, LABELS, GOLDEN, CARD):
+        expected = recorded.get(name)
+        if name in (GOLDEN, CARD) and not expected:
+            continue  # an older release did not have it
+        try:
+            found = hashlib.sha256(store.read(number, name)).hexdigest()
+        except VersionBroken as error:
+            return str(error)
+        if found != expected:
+            return f"the sha256 of its {name} is {found[:12]}…, expected {str(expected or 'none')[:12]}…"
+    return ""

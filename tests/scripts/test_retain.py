@@ -424,6 +424,43 @@ def test_who_may_not_write_what_is_in_use_is_told_so(there: Installation) -> Non
         jukebox("in-use", "--git-secret", there.secret, "--write")
 
 
+# Damage
+
+
+def test_a_damaged_version_that_stays_is_withdrawn(forty: Installation, tmp_path: Path) -> None:
+    file, promotions = written(forty, tmp_path), mounted(tmp_path)
+    folder = Path(forty.root, "jukebox")
+    (folder / "17" / "model.onnx").write_bytes(b"other bytes")
+    (folder / "20" / "labels.json").unlink()
+    (folder / "22" / "lineage.json").write_bytes(b"{")
+    newer = json.loads((folder / "40" / "lineage.json").read_text()) | {"schema": 99, "sha256": {}}
+    (folder / "40" / "lineage.json").write_text(json.dumps(newer))
+    (folder / ".failed" / "39" / "model.onnx").write_bytes(b"other bytes")
+    forty.store.withdraw(14, "its labels are wrong")
+    (folder / "14" / "model.onnx").write_bytes(b"other bytes")
+    said = errors_of_the_job(file, promotions, "--dry-run")
+    assert re.findall(r"^Version (\d+) is damaged: .*run `jukebox withdraw", said, re.MULTILINE) == ["17", "20", "22"]
+    assert forty.store.withdrawn(17) is None, "a dry run writes nothing"
+    said = errors_of_the_job(file, promotions)
+    assert re.findall(r"^Version (\d+) is damaged: .*It is withdrawn", said, re.MULTILINE) == ["17", "20", "22"]
+    there = {number: why for number in forty.store.versions() if (why := forty.store.withdrawn(number))}
+    assert set(there) == {14, 17, 20, 22}, "nothing else, such as a version of a newer release"
+    assert there[14] == "its labels are wrong"
+    assert there[17].startswith("damaged, as jukebox retain has found: the sha256 of its model.onnx is ")
+    assert errors_of_the_job(file, promotions) == "", "a second time nothing is done"
+
+
+def test_a_version_that_cannot_be_read_is_not_withdrawn_and_nothing_goes(forty: Installation, tmp_path: Path) -> None:
+    file, promotions = written(forty, tmp_path), mounted(tmp_path)
+    golden = Path(forty.root, "jukebox", "17", "golden.json")
+    golden.unlink()
+    golden.symlink_to(golden)  # neither a file nor absent: reading it fails, as on a claim with errors
+    with pytest.raises(StoreBroken, match="cannot read the model store"):
+        jukebox("retain", "--part", "models", "--in-use", file, "--promotions", promotions)
+    assert forty.store.withdrawn(17) is None
+    assert len(forty.store.versions()) + len(forty.store.failed()) == 40
+
+
 # The records of promotions
 
 
