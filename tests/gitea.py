@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -86,7 +87,7 @@ def settings(folder: str | Path, static: str | Path, url: str, address: str, por
     return SETTINGS.format(folder=folder, static=static, url=url, address=address, port=port, secret=secret)
 
 
-# The first arguments of its commands that make the administrator, and print the token as their last word.
+# The first arguments of its commands that make the administrator, and print a token among lines of its log.
 CREATE_ADMIN = (
     *("admin", "user", "create", "--admin", f"--username={ADMIN}", f"--email={ADMIN}@example.com"),
     *("--random-password", "--must-change-password=false"),
@@ -103,6 +104,11 @@ class Refused(RuntimeError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def token_in(said: str) -> str:
+    """The token in what CREATE_TOKEN has printed."""
+    return str(re.findall(r"\b[0-9a-f]{40}\b", said)[-1])
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def serve_gitea(folder: Path, built: Path) -> Iterator[Gitea]:
     command = (built / PROGRAM, f"--config={file}")
     for arguments in (("migrate",), CREATE_ADMIN, CREATE_TOKEN):
         said = build.run(*command, *arguments, env=environment)
-    token = __import__("re").findall(r"[0-9a-f]{40}", said)[-1]
+    token = token_in(said)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([*command, "web"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

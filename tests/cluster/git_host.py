@@ -42,7 +42,7 @@ def populate(kubectl: Kubectl) -> str:
     """Make its users and the repository, which is empty; return the project's token. It must be there."""
     inside = ("exec", f"deployment/{NAME}", "--", *COMMAND)
     kubectl(*inside, *gitea.CREATE_ADMIN)
-    token = kubectl(*inside, *gitea.CREATE_TOKEN).split()[-1]
+    token = gitea.token_in(kubectl(*inside, *gitea.CREATE_TOKEN))
     kubectl.apply(_secret(TOKEN, token=token))
     host = reach(kubectl)
     host.repository(REPOSITORY)
