@@ -1,6 +1,5 @@
 """The pin: the file in Git that says which version production serves, by its number and its content."""
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from pipeline.core.documents import to_json
 from pipeline.core.errors import SettingsInvalid
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def parse(text: str) -> Pin:
 def render(pin: Pin) -> str:
     """Return the whole pin file."""
     # JSON's quotes are YAML's, and any printable text is valid between them.
-    hold = json.dumps(f"hold={pin.hold}", ensure_ascii=False) if pin.hold else "hold="
+    hold = to_json(f"hold={pin.hold}", ensure_ascii=False) if pin.hold else "hold="
     return _FILE.format(model=pin.model, version=pin.version or "", sha256=pin.sha256, hold=hold)
 
 

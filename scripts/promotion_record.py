@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.core.documents import to_json
 from pipeline.core.errors import SettingsInvalid, VersionBroken
 from pipeline.core.store import ModelStore
 from pipeline.core.texts import one_line
@@ -62,7 +63,7 @@ def write(cluster: Cluster, record: Record, since: str) -> None:
     Raises ServerUnavailable if the cluster does not take it.
     """
     key = f"{record['version']}-{str(record['commit'])[:12]}"
-    data = {key: json.dumps({**record, "served_since": since}, sort_keys=True)}
+    data = {key: to_json({**record, "served_since": since}, sort_keys=True)}
     cluster.patch(CONFIG_MAPS, CONFIG_MAP, {"data": data})
 
 
