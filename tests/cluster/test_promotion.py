@@ -156,7 +156,7 @@ def test_altered_bytes_are_refused_and_what_was_served_stays(project: Project, f
             def refused() -> bool:
                 found = status(project.argocd, projects.APPLICATION)["operationState"]
                 words = json.dumps(found.get("syncResult", {}).get("resources", []))
-                if "other bytes" not in words:
+                if "has another content than the pinned one" not in words:
                     raise RuntimeError(words[:2000])
                 return True
 
