@@ -20,6 +20,7 @@ from scripts.bootstrap import (
 
 GONE = ("--ignore-not-found", "--timeout=10m")
 OURS = "--selector=app.kubernetes.io/part-of=jukebox"
+CHECKS = "--selector=app.kubernetes.io/part-of=jukebox,app.kubernetes.io/name in (verify,check-served)"
 
 
 def command(
@@ -91,6 +92,7 @@ def _tidy(namespace: str, data: bool, server: bool) -> None:
     """Delete what a tenant may delete in a namespace: runs and rights, and with --data the data."""
     here = f"--namespace={namespace}"
     _delete("pipelineruns.tekton.dev", here, OURS)
+    _delete("pods", here, CHECKS)  # of Argo CD's syncs, which leave them, and which mount the model store
     _delete("rolebindings,roles,serviceaccounts", here, OURS)
     if data:
         kinds = ["configmaps", "secrets", *(["datasciencepipelinesapplications"] if server else [])]

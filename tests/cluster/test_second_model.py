@@ -52,8 +52,9 @@ def adopted(project: Project, flats: Path) -> Iterator[Run]:
         project.push(projects.PRODUCTION)  # nobody is told, so nothing is trained
         project.kubectl.apply(*projects.around_model_server("jukebox"))
         project.sync()
-        # Argo CD leaves it, as it does any model store. A pod that has ended holds it, too.
+        # Argo CD leaves it, as it does any model store. Pods that have ended hold it, too: of the run, and of syncs.
         project.kubectl("delete", "pods", f"--selector={RUN_LABEL}={run.results.get('run-id', 'none')}")
+        project.kubectl("delete", f"pod/{MODEL.name}-verify", f"pod/{MODEL.name}-check-served", "--ignore-not-found")
         project.kubectl("delete", CLAIM)
 
 
