@@ -164,13 +164,17 @@ class Proposals:
         if comment and not same:
             self.host.comment(first.number, comment)
         body = with_marked(first.body, proposal.marked)
-        title = first.title if same else proposal.title  # which people may have changed
+        # People may have changed it; if it is that of another version, two processes have written at once.
+        title = first.title if same and _kind_of(first.title) != _kind_of(proposal.title) else proposal.title
         if title != first.title or body != _lines(first.body):
             self.host.edit(
                 first.number,
                 title=title if title != first.title else None,
                 body=body if body != _lines(first.body) else None,
             )
+            now = self.host.pull_request(first.number)
+            if now.title != title or proposed_in(now.body) != without_hold(proposal.pin):
+                return None
         return replace(first, title=title, body=body, head_commit=commit)
 
     def close(self, pull: PullRequest, why: str) -> None:
@@ -270,6 +274,11 @@ def with_marked(body: str, marked: str) -> str:
         return f"{marked}\n\n{body.strip()}".strip()
     rest = body[found.end() :]
     return body[: found.start()] + marked + (rest.partition(END)[2] if END in rest else f"\n\n{rest.strip()}")
+
+
+def _kind_of(title: str) -> str:
+    """The title without its numbers: equal for proposals of two versions."""
+    return re.sub(r"\d+", "", title)
 
 
 def _lines(body: str) -> str:

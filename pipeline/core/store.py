@@ -41,6 +41,7 @@ from uuid import uuid4
 
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from pipeline.core.documents import to_json
 from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.s3 import explain, s3_client
 from pipeline.core.texts import one_line
@@ -157,7 +158,7 @@ class ModelStore(ABC):
         commits = {each["commit"] for each in there}
         if new := [dict(each) for each in records if each["commit"] not in commits]:
             found = sorted([*there, *new], key=lambda each: str(each.get("served_since", "")), reverse=True)
-            self._replace(_promotions(number), json.dumps(found, indent=1, allow_nan=False).encode())
+            self._replace(_promotions(number), to_json(found, indent=1).encode())
         return len(new)
 
     def read(self, number: int, name: str) -> bytes:

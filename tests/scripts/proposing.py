@@ -158,6 +158,10 @@ class Host:
             found = [each for each in self.pulls if each.head == head and each.base == base]
             return [self._now(each) for each in reversed(found)]
 
+    def pull_request(self, number: int) -> PullRequest:
+        with self._call("pull_request", writes=False):
+            return self._now(self.pull(number))
+
     def open_pull_request(self, head: str, base: str, title: str, body: str) -> PullRequest:
         for pull in self.pull_requests(head, base):
             if pull.state is State.OPEN:
