@@ -75,6 +75,14 @@ def test_what_people_have_written_stays(world: World) -> None:
     assert "It is version 7." not in body
 
 
+def test_a_title_of_another_version_is_corrected(world: World) -> None:
+    """Two processes may write at once, each its title and its body."""
+    assert propose(world, 8)
+    world.host.edit(1, title="Promote 7")
+    assert propose(world, 8)
+    assert world.host.pulls[0].title == "Promote 8"
+
+
 @pytest.mark.parametrize("end", [f"\n{END}", ""])
 def test_a_body_whose_markers_were_removed_loses_nothing(end: str) -> None:
     marked = proposal(8).marked
