@@ -68,7 +68,7 @@ def test_a_better_model_takes_over_and_no_request_is_lost(project: Project, host
     pin = pinned(project, host, pull)
     assert (pin.version, pin.sha256) == (second, models(project)[second]["sha256"]["model.onnx"])
     # What a reviewer decides from.
-    for part in (f"version {first}", "no-worse-than-served", run.results["run-id"], run.results["image"], "/compare/"):
+    for part in (f"version {first}", "no-worse-than-", run.results["run-id"], run.results["image"], "/compare/"):
         assert part in pull["body"], part
     assert run.results["data-version"][:12] in pull["body"]
 
