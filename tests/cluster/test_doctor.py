@@ -37,6 +37,7 @@ from tests.kfp import deploy
 from tests.manifests import building
 
 GIT_HOST = "/api/v1/repos/acme/jukebox"  # asked with the token
+MAY_PUSH = Answer(b'{"permissions": {"push": true}}')
 DSPA = "datasciencepipelinesapplication/dspa"
 WEBHOOK = f"webhookconfiguration/pipelineversions.pipelines.kubeflow.org-{projects.NAMESPACE}"
 
@@ -114,7 +115,7 @@ def fork(published: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for space in (kubectl, published.ci):
             space.apply(binding("viewer", "view", projects.NAMESPACE))
         host = stack.enter_context(serve_http())
-        host.serve(GIT_HOST, Answer(b"{}"))
+        host.serve(GIT_HOST, MAY_PUSH)
         made = Fork(kubectl, folder / "fork", host, folder / "kubeconfig")
         for part in building.PARTS:
             shutil.copytree(projects.FORK / part, made.folder / part)
@@ -389,7 +390,7 @@ def answering(status: int, **headers: str) -> Break:
         answer = Answer(b"{}", status, headers={key.replace("_", "-"): value for key, value in headers.items()})
         fork.host.serve(GIT_HOST, answer)
         yield
-        fork.host.serve(GIT_HOST, Answer(b"{}"))
+        fork.host.serve(GIT_HOST, MAY_PUSH)
 
     return broken
 
