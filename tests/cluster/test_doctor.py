@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -383,12 +382,11 @@ def pod(fork: Fork, name: str) -> str:
     return str(found["status"]["podIP"])
 
 
-def answering(status: int, **headers: str) -> Break:
+def answering(status: int) -> Break:
     """The Git host answers so."""
 
     def broken(fork: Fork) -> Iterator[None]:
-        answer = Answer(b"{}", status, headers={key.replace("_", "-"): value for key, value in headers.items()})
-        fork.host.serve(GIT_HOST, answer)
+        fork.host.serve(GIT_HOST, Answer(b"{}", status))
         yield
         fork.host.serve(GIT_HOST, MAY_PUSH)
 
@@ -442,10 +440,6 @@ def unpublished(fork: Fork) -> Iterator[None]:
     other = [argument.replace("[ 1 ]", "[ 7 ]") for argument in arguments]
     with broken(fork, pinning(7), patched("inferenceservice/jukebox", given(other), given(arguments))):
         yield
-
-
-def in_days(days: int) -> str:
-    return f"{datetime.now(UTC) + timedelta(days=days):%Y-%m-%d %H:%M:%S} UTC"
 
 
 SENDERS = "Secret jukebox-senders"
@@ -553,9 +547,9 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         ],
     ),
     "a token that is not taken": (answering(401), [(TOKEN, "fail", "answers 401", "--git-token-file FILE")]),
-    "a token that expires soon": (
-        answering(200, GitHub_Authentication_Token_Expiration=in_days(3)),
-        [(TOKEN, "warn", "expires at", "--git-token-file FILE")],
+    "a token that may only read": (
+        answering(200),
+        [(TOKEN, "fail", "lacks write access of its user to the repository", "--git-token-file FILE")],
     ),
     "a Git host that is away": (
         with_settings(repository="http://127.0.0.1:1/acme/jukebox"),
