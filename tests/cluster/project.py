@@ -67,7 +67,7 @@ SERVICES = ("git", "packages", "s3")  # of the surroundings
 # What is in the namespace of Tekton, in words of kubectl.
 CI = re.compile(
     r"(event|http)?(listener|route)s?(\..*)?/.*|(pipelinerun|taskrun|cronjob|configmap/jukebox-(settings|images|commits)).*"
-    r"|(secret|role|rolebinding|serviceaccount)s?/jukebox-(senders|listener|git-host|registry|chat|runs|source|images)"
+    r"|(secret|role|rolebinding|serviceaccount)s?/jukebox-(senders|listener|git-host|registry|chat|retain|runs|source|images)"
     r"|(deployment|service)s?/(el-jukebox|jukebox-listener(-proxy)?|way-to-listener)"
 )
 PROGRAMS = ("forward_proxy.py", "openshift.py", "operators.py", "package_index.py")
