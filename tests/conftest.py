@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import inspect
+import logging
 import os
 import re
 import sys
@@ -48,6 +49,16 @@ def short_stacks_for_kfp() -> Iterator[None]:
         if task := sys.modules.get("kfp.dsl.pipeline_task"):
             patch.setattr(task, "inspect", SimpleNamespace(stack=stack))
         yield
+
+
+@pytest.fixture(autouse=True)
+def handlers_of_this_test_only() -> Iterator[None]:
+    """Remove the handler that `step` installs for its process: it writes to a stdout that ends with the test."""
+    before = logging.root.handlers[:]
+    yield
+    for handler in logging.root.handlers[:]:
+        if handler not in before:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

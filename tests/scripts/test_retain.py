@@ -447,7 +447,7 @@ def test_a_damaged_version_that_stays_is_withdrawn(forty: Installation, tmp_path
     assert set(there) == {14, 17, 20, 22}, "nothing else, such as a version of a newer release"
     assert there[14] == "its labels are wrong"
     assert there[17].startswith("damaged, as jukebox retain has found: the sha256 of its model.onnx is ")
-    assert "damaged" not in errors_of_the_job(file, promotions), "a second time nothing is done"
+    assert "It is withdrawn" not in errors_of_the_job(file, promotions), "a second time nothing is done"
 
 
 def test_a_version_that_cannot_be_read_is_not_withdrawn_and_nothing_goes(forty: Installation, tmp_path: Path) -> None:
