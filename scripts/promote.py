@@ -1,6 +1,6 @@
 """``jukebox promote``: propose a published model for production."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.core.candidate import Candidate, parse
+from pipeline.core.champion import CHAMPION, SERVED
 from pipeline.core.errors import HostRefuses, RequestRefused, ServerUnavailable, SettingsInvalid, StoreBroken
 from pipeline.core.store import open_store
 from pipeline.settings import Settings, read_settings
@@ -17,7 +18,7 @@ from scripts.clients.kfp_server import Json, Kfp
 from scripts.clients.kubernetes_api import Cluster, find_cluster
 from scripts.clients.pipeline_server import find_server
 from scripts.git import GitSecret
-from scripts.pins import Pin
+from scripts.pins import Pin, history
 from scripts.promotion_body import body_of, source_in
 from scripts.proposals import (
     ATTEMPTS,
@@ -151,14 +152,33 @@ def _proposal(proposed: Proposals, candidate: Candidate, before: Pin, found: Fou
 
 
 def facts(candidate: Candidate) -> dict[str, Any]:
-    """What decides between this model and another one.
+    """What decides between this model and another one, and whether other thresholds would refuse it.
 
     ``worse`` holds, by the number of each version that it was compared with, how much worse it is: the difference of
-    the primary metric, which is a loss, and the ends of its paired interval (95 %).
+    the primary metric, which is a loss, and the ends of its paired interval (95 %). ``checks`` holds what the gate
+    found, and how that is compared with the threshold, by the names of the checks that compare with no other version.
     """
     found = [each for each in candidate.difference.values() if each and each["value"] is not None and each["interval"]]
     worse = {str(each["version"]): [each["value"], *each["interval"]] for each in found}
-    return {"version": candidate.number, "worse": worse}
+    checks = {
+        check["name"]: [check["value"], check["comparison"]]
+        for check in candidate.checks
+        if check["value"] is not None and check["against"] not in (CHAMPION, SERVED)
+    }
+    return {"version": candidate.number, "worse": worse, "checks": checks}
+
+
+def refused_by(thresholds: Mapping[str, float], facts: Mapping[str, Any]) -> str:
+    """Which of these thresholds a model with such ``facts`` does not meet, in words; empty if it meets all.
+
+    What the champion or the served version was compared with may be another one by now, so that is not judged again.
+    """
+    refused = [
+        f"{name} is {value:.4g}, must be {comparison} {thresholds[name]:g}"
+        for name, (value, comparison) in facts.get("checks", {}).items()
+        if name in thresholds and (value > thresholds[name] if comparison == "<=" else value < thresholds[name])
+    ]
+    return "; ".join(refused)
 
 
 def compare(new: dict[str, Any], old: dict[str, Any]) -> tuple[bool, str]:
@@ -209,8 +229,15 @@ def _superfluous(proposed: Proposals, candidate: Candidate, base: Base, found: F
         return f"{back.url} proposes a rollback"
     wanted = Pin(candidate.model, number, candidate.sha256)
     proposed_now = found.open is not None and found.pin == wanted
-    if not again and not proposed_now and (closed := found.closed(wanted)):
+    if again or proposed_now:
+        return ""
+    if closed := found.closed(wanted):
         return f"{closed.url} proposed it and was closed without a merge; --again proposes it again"
+    # It is newer than the pin, so production was rolled back if it had these bytes before.
+    pins = history(proposed.clone, settings.branch)
+    if had := next((each.version for each in pins if each.sha256 == wanted.sha256), None):
+        twin = "" if had == number else ", which has the same bytes"
+        return f"production was rolled back from version {had}{twin}; --again proposes it again"
     return ""
 
 

@@ -24,6 +24,7 @@ from scripts.clients.registry import AuthFile, Registry
 from scripts.git import GitSecret
 from scripts.in_use import find_in_use, read_in_use
 from scripts.output import Output, console
+from scripts.proposals import has_token, proposals
 from scripts.retention import (
     Item,
     Limits,
@@ -32,21 +33,22 @@ from scripts.retention import (
     plan_images,
     plan_models,
     plan_pipeline_versions,
+    plan_proposals,
     plan_runs,
     plan_tasks,
     read_kept,
 )
-from scripts.verify import find_damage
 
 
 class Part(StrEnum):
-    """What is deleted."""
+    """What is deleted; proposals are closed."""
 
     MODELS = "models"
     RUNS = "runs"
     PIPELINE_VERSIONS = "pipeline-versions"
     IMAGES = "images"
     TASKS = "tasks"
+    PROPOSALS = "proposals"
 
 
 def command(
@@ -80,7 +82,8 @@ def command(
 
     Of models it keeps what Git pins or has pinned lately, what is proposed, the newest and the champion, and what a
     running run is compared with. Beside each version that stays it writes the records of its promotions. If anything
-    cannot be read, nothing is deleted. A damaged version that stays is marked as withdrawn.
+    cannot be read, nothing is deleted. A damaged version that stays is marked as withdrawn. An open proposal of a
+    version that is withdrawn, or does not meet the thresholds of the newest PipelineVersion, is closed.
 
     Example: `jukebox retain --dry-run --part models --model-store s3://models/prod`
     """
@@ -89,8 +92,6 @@ def command(
     items = _plan(settings, parts, Limits(keep, timedelta(days=days), claims), now, in_use, git_secret, auth_file, root)
     keeps = Part.MODELS in parts and not dry_run
     records = promotion_record.texts(promotions or project_cluster(settings)) if keeps else {}
-    # Read before anything is deleted or written, as all else.
-    damaged = _damaged(open_store(root, settings.model_name), items) if Part.MODELS in parts else {}
     if output is Output.JSON:
         for item in items:
             print(to_json({"part": item.part, "name": item.name, "stays": item.because, **item.about}))
@@ -106,8 +107,9 @@ def command(
         except NotSupported as error:
             unsupported = str(error)
             typer.echo(f"{error}: they stay. Let the registry's own rules expire them", err=True)
-    for number, damage in damaged.items():
-        _withdraw(open_store(root, settings.model_name), number, damage, dry_run)
+    for item in items:
+        if damage := item.about.get("damaged"):
+            _withdraw(open_store(root, settings.model_name), int(item.name), damage, dry_run)
     if keeps:
         for sentence in promotion_record.keep(open_store(root, settings.model_name), settings.model_name, records):
             typer.echo(sentence, err=True)
@@ -132,7 +134,7 @@ def _plan(
             raise StoreBroken(f"{root} is not here: the models are on a claim. Mount it, or name it with --model-store")
         needed = read_in_use(in_use, settings.model_name, now) if in_use else find_in_use(settings, git_secret)
         items += plan_models(open_store(root, settings.model_name), root, settings, needed)
-    if {Part.RUNS, Part.PIPELINE_VERSIONS, Part.IMAGES} & {*parts}:
+    if {Part.RUNS, Part.PIPELINE_VERSIONS, Part.IMAGES, Part.PROPOSALS} & {*parts}:
         cluster, kfp = project_cluster(settings), Kfp(partial(find_server, settings))
         kept = kept_models(items) if Part.MODELS in parts else read_kept(cluster, settings.model_name, now)
 
@@ -148,17 +150,12 @@ def _plan(
         versions = staying(Part.PIPELINE_VERSIONS, versions)
         if Part.IMAGES in parts:
             items += plan_images(Registry(auth_file), ci_cluster(settings), settings, kept, versions, limits, now)
+        if Part.PROPOSALS in parts and has_token(settings, git_secret):
+            with proposals(settings, git_secret) as proposed:
+                items += plan_proposals(proposed, kfp, settings, kept)
     if Part.TASKS in parts:
         items += plan_tasks(ci_cluster(settings), limits, now)
     return items
-
-
-def _damaged(store: ModelStore, items: Sequence[Item]) -> dict[int, str]:
-    """What is wrong with each version that passed, stays, and is not withdrawn yet, if it is damaged."""
-    numbers = [int(item.name) for item in items if item.part == Part.MODELS and item.because]
-    passed = {*store.versions()}
-    found = {each: find_damage(store, each) for each in numbers if each in passed and store.withdrawn(each) is None}
-    return {number: damage for number, damage in found.items() if damage}
 
 
 def _withdraw(store: ModelStore, number: int, damage: str, dry_run: bool) -> None:

@@ -18,12 +18,16 @@ from pipeline.core.errors import ClusterRefuses, RegistryRefuses, SettingsInvali
 from pipeline.core.store import ModelStore
 from pipeline.settings import Settings
 from scripts.apply import VERSIONS
-from scripts.clients.kfp_server import Kfp
+from scripts.clients.kfp_server import Kfp, spec_alone
 from scripts.clients.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, PODS, Cluster, Resource
 from scripts.clients.registry import Registry, repository_of
 from scripts.delete_version import needed_by_store
 from scripts.image_records import record_times
 from scripts.in_use import ENDED, InUse, check_fresh
+from scripts.promote import refused_by
+from scripts.promotion_body import text
+from scripts.proposals import Kind, Proposals
+from scripts.verify import find_damage
 
 PROTECTION = "kubernetes.io/pvc-protection"
 CLAIM_AGE = timedelta(days=1)  # since the end of its run: who looks into a failure may want to see the files
@@ -62,10 +66,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Kept:
-    """What made the model versions that stay: each one's number by its run's id and by its image's digest."""
+    """What is known of the model versions that stay.
+
+    Attributes:
+        runs: each one's number by the id of the run that made it.
+        images: likewise, by the digest of its image.
+        unfit: by the number of each that must not be served why: it was withdrawn, or is damaged.
+    """
 
     runs: Mapping[str, str]
     images: Mapping[str, str]
+    unfit: Mapping[int, str]
 
 
 def plan_models(store: ModelStore, root: str, settings: Settings, in_use: InUse) -> list[Item]:
@@ -82,8 +93,8 @@ def plan_models(store: ModelStore, root: str, settings: Settings, in_use: InUse)
     reasons: dict[int, list[str]] = defaultdict(list)
     for number, texts in in_use.reasons.items():
         reasons[number] += texts
-    for number, text in needed_by_store(store, root, settings.model_name):
-        reasons[number].append(text)
+    for number, what_for in needed_by_store(store, root, settings.model_name):
+        reasons[number].append(what_for)
     keep = int(settings.keep_versions)
     for number in passed[-keep:]:
         reasons[number].append(f"one of the {keep} newest that passed")
@@ -102,10 +113,22 @@ def plan_models(store: ModelStore, root: str, settings: Settings, in_use: InUse)
             str(number),
             tuple(dict.fromkeys(reasons[number])),
             lambda number=number: store.delete(number),  # type: ignore[misc]
-            {"state": "passed" if number in passed else "failed", **_made_by(store, number)},
+            {
+                "state": "passed" if number in passed else "failed",
+                **_made_by(store, number),
+                **(_unfit(store, number) if number in passed and reasons[number] else {}),
+            },
         )
         for number in sorted({*passed, *failed})
     ]
+
+
+def _unfit(store: ModelStore, number: int) -> dict[str, str]:
+    """Why a version must not be served: ``withdrawn``, or else ``damaged``; empty if it may be."""
+    if (why := store.withdrawn(number)) is not None:
+        return {"withdrawn": why}
+    damage = find_damage(store, number)
+    return {"damaged": damage} if damage else {}
 
 
 def _lineage(store: ModelStore, number: int) -> dict[str, Any]:
@@ -130,7 +153,7 @@ def _made_by(store: ModelStore, number: int) -> dict[str, str]:
 
 
 def kept_models(items: Iterable[Item]) -> Kept:
-    """Return what the versions that stay were made by."""
+    """Return what is known of the versions that stay."""
     return _kept((item.name, item.about) for item in items if item.because)
 
 
@@ -155,12 +178,14 @@ def read_kept(cluster: Cluster, model: str, now: datetime) -> Kept:
 
 
 def _kept(versions: Iterable[tuple[str, Mapping[str, Any]]]) -> Kept:
-    runs, images = {}, {}
+    runs, images, unfit = {}, {}, {}
     for number, about in versions:
         runs[about.get("run") or ""] = number
         for digest in _DIGEST.findall(about.get("image") or ""):
             images[digest] = number
-    return Kept(runs, images)
+        if why := about.get("withdrawn") or about.get("damaged"):
+            unfit[int(number)] = why
+    return Kept(runs, images, unfit)
 
 
 def plan_runs(kfp: Kfp, settings: Settings, kept: Kept, limits: Limits, now: datetime) -> list[Item]:
@@ -208,6 +233,39 @@ def plan_pipeline_versions(
         digests = sorted(set(_DIGEST.findall(to_json(version.get("pipeline_spec")))))
         items.append(Item("pipeline-versions", name, tuple(because), remove, {"images": digests}))
     return items
+
+
+def plan_proposals(proposed: Proposals, kfp: Kfp, settings: Settings, kept: Kept) -> list[Item]:
+    """Return the open proposals; those go whose version must not be served, or does not meet the thresholds of today.
+
+    The thresholds are those of the newest PipelineVersion. A rollback is not judged by them.
+    """
+    thresholds, items = _thresholds(kfp, settings), []
+    for kind in Kind:
+        found = proposed.find(kind)
+        if not found.open or not found.pin or not found.pin.version:
+            continue
+        number, pull = found.pin.version, found.open
+        refused = refused_by(thresholds, found.facts) if kind is Kind.PROMOTION else ""
+        why = ""
+        if number in kept.unfit:
+            why = f"Version {number} must not be served: {text(kept.unfit[number])}"
+        elif refused:
+            why = f"Version {number} does not meet the thresholds any more: {text(refused)}"
+        because = () if why else (f"version {number} may be served",)
+        remove = lambda pull=pull, why=why: proposed.close(pull, why)  # noqa: E731
+        items.append(Item("proposals", pull.url, because, remove, {"version": number, "why": why}))
+    return items
+
+
+def _thresholds(kfp: Kfp, settings: Settings) -> Mapping[str, float]:
+    """The thresholds of the newest PipelineVersion, by the names of the checks; none if it does not have them."""
+    pipeline = kfp.pipeline(settings.pipeline)
+    newest = next(kfp.versions(pipeline["pipeline_id"]), None) if pipeline else None
+    found = spec_alone(newest["pipeline_spec"]) if newest and newest.get("pipeline_spec") else {}
+    for name in ("root", "inputDefinitions", "parameters", "thresholds", "defaultValue"):
+        found = found.get(name, {})
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def plan_tasks(cluster: Cluster, limits: Limits, now: datetime) -> list[Item]:

@@ -239,6 +239,7 @@ def _verdict(evaluation: dict[str, Any]) -> dict[str, Any]:
             "value": value,
             "interval": None if name == "calibration-ceiling" else [value - 0.01, value + 0.01],
             "where": "unseen" if name == "gain-over-baseline" else "",
+            "against": {"gain-over-baseline": "baseline", "no-worse-than-champion": "champion"}.get(name, ""),
             "threshold": threshold,
             "comparison": comparison,
             "passed": True,

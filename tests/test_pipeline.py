@@ -137,7 +137,7 @@ def test_the_data_version_alone_must_be_given(compiled: Compiled) -> None:
         ("gate_mode", "STRING", "enforce"),
         ("champion_version", "STRING", ""),
         ("served_version", "STRING", ""),
-        ("thresholds", "STRUCT", {}),
+        ("thresholds", "STRUCT", {check.name: check.threshold for check in MODEL.all_checks}),
         ("sha256", "STRUCT", {}),
         ("commit", "STRING", ""),
         ("cache", "STRING", ""),

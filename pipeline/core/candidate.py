@@ -256,6 +256,7 @@ class _Check(_Shape):
     threshold: float
     passed: bool
     where: str
+    against: Literal["", "baseline", "champion", "served"]
     description: str
 
 

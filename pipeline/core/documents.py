@@ -79,7 +79,10 @@ class Evaluation(TypedDict):
 
 
 class CheckResult(TypedDict):
-    """The result of a check of the gate: ``value`` is None if it is not defined, ``where`` "" for all test rows."""
+    """The result of a check of the gate: ``value`` is None if it is not defined, ``where`` "" for all test rows.
+
+    ``against`` is what the model was compared with, see ``Check``.
+    """
 
     name: str
     value: float | None
@@ -88,6 +91,7 @@ class CheckResult(TypedDict):
     threshold: float
     passed: bool
     where: str
+    against: str
     description: str
 
 

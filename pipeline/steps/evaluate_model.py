@@ -367,6 +367,7 @@ def _result(metric: Metric, check: Check, where: str, parts: _Parts, other: _Par
         "threshold": check.threshold,
         "passed": passed,
         "where": where,
+        "against": check.against,
         "description": check.description,
     }
 

@@ -1,6 +1,7 @@
 """What ``jukebox promote`` proposes, and what it does not, in a real repository."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from pipeline.core.errors import HostRefuses, SettingsInvalid
 from pipeline.core.store import open_store
 from scripts.clients.git_hosts import State
 from scripts.pins import PIN
-from scripts.promote import promote, unfit
+from scripts.promote import promote, refused_by, unfit
 from scripts.proposals import Kind
 from scripts.start import Reason
 from tests.core.test_hostile_text import CONTROL, HOSTILE
-from tests.scripts.proposing import World, candidate, pin
+from tests.scripts.proposing import World, candidate, pin, sha
 from tests.versions import publish_version
 
 BETTER, WORSE, ALIKE = (-0.2, -0.3, -0.1), (0.2, 0.1, 0.3), (-0.02, -0.1, 0.1)
@@ -180,6 +181,35 @@ def test_the_next_version_after_a_declined_one_is_proposed(world: World) -> None
     assert world.proposed() == pin(8)
     assert [pull.state for pull in world.host.pulls] == [State.CLOSED, State.OPEN]
     assert "was closed without a merge" in promote(world.proposals(), candidate(7, {8: BETTER}))
+
+
+def test_what_production_was_rolled_back_from_is_not_proposed_again_by_accident(world: World) -> None:
+    world.repository.pin(7)
+    world.repository.pin(3, "rolled back from version 7 on 2026-11-28")
+    world.repository.pin(3)
+    why = "production was rolled back from version 7"
+    assert f"jukebox 7 is not proposed: {why}; --again" in promote(world.proposals(), candidate(7))
+    twin = replace(candidate(8), sha256=sha(7))
+    assert f"jukebox 8 is not proposed: {why}, which has the same bytes" in promote(world.proposals(), twin)
+    assert world.host.calls == []
+    promote(world.proposals(), candidate(7), again=True)
+    assert world.proposed() == pin(7)
+    assert "jukebox 9 is proposed" in promote(world.proposals(), candidate(9, {7: BETTER}))
+
+
+def test_thresholds_judge_a_proposal_again(world: World) -> None:
+    promote(world.proposals(), candidate(7))
+    found = world.proposals().find(Kind.PROMOTION).facts
+    values = {check["name"]: check["value"] for check in candidate(7).checks}
+    floor, ceiling = values["gain-over-baseline"], values["calibration-ceiling"]
+    assert refused_by({"gain-over-baseline": floor, "calibration-ceiling": ceiling, "new": 1.0}, found) == ""
+    assert refused_by({"no-worse-than-champion": -9.0}, found) == "", "the champion may be another one"
+    said = refused_by({"gain-over-baseline": floor + 0.1, "calibration-ceiling": ceiling - 0.01}, found)
+    assert said == (
+        f"gain-over-baseline is {floor:.4g}, must be >= {floor + 0.1:g}; "
+        f"calibration-ceiling is {ceiling:.4g}, must be <= {ceiling - 0.01:g}"
+    )
+    assert refused_by({"gain-over-baseline": 9.0}, {}) == "", "a proposal of an older release"
 
 
 def test_nothing_is_proposed_beside_an_open_rollback(world: World) -> None:

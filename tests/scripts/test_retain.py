@@ -34,6 +34,7 @@ from scripts.clients.git_hosts import base
 from scripts.clients.registry import Registry
 from scripts.layout import Layout
 from scripts.pins import PIN, Pin, render
+from scripts.proposals import Proposals
 from tests.git_server import GitServer, serve_git
 from tests.http_server import Answer, HttpServer, serve_http
 from tests.kfp.execution import Look
@@ -71,17 +72,17 @@ class Installation:
     def store(self) -> ModelStore:
         return open_store(self.root, "jukebox")
 
-    def pin(self, version: int | None, branch: str = "main", hold: str = "") -> str:
+    def pin(self, version: int | None, branch: str = "main", hold: str = "", message: str = "") -> str:
         """Push a pin."""
         file = self.git.work / PIN
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(render(Pin("jukebox", version, "a" * 64 if version else "", hold)))
-        return self.git.push(f"Pin {version}", branch, readme="")
+        return self.git.push(message or f"Pin {version}", branch, readme="")
 
-    def propose(self, version: int, *, state: str = "open", marker: bool = True) -> None:
+    def propose(self, version: int, *, state: str = "open", marker: bool = True, message: str = "") -> None:
         """Open a pull request that pins a version, or have one in another state."""
         at = self.git.git("rev-parse", "HEAD")
-        commit = self.pin(version, "promote/jukebox/prod")
+        commit = self.pin(version, "promote/jukebox/prod", message=message)
         self.git.git("reset", "--quiet", "--hard", at)
         text = f"<!-- promotion: model=jukebox environment=prod version={version} sha256={'a' * 64} run=r -->"
         self.host.serve(PULLS, Answer(json.dumps([pull_request(commit, text if marker else "", state)]).encode()))
@@ -459,6 +460,71 @@ def test_a_version_that_cannot_be_read_is_not_withdrawn_and_nothing_goes(forty: 
         jukebox("retain", "--part", "models", "--in-use", file, "--promotions", promotions)
     assert forty.store.withdrawn(17) is None
     assert len(forty.store.versions()) + len(forty.store.failed()) == 40
+
+
+# Proposals of what must not be served
+
+
+def add_thresholds(there: Installation, number: int, **thresholds: float) -> None:
+    """A PipelineVersion whose runs have these thresholds unless they are given others."""
+    cluster = there.world.cluster
+    if number == 1:
+        cluster.add("pipelines", {"metadata": {"name": PIPELINE}, "spec": {}})
+    defaults = {"thresholds": {"parameterType": "STRUCT", "defaultValue": thresholds}}
+    spec = {"pipelineName": PIPELINE, "pipelineSpec": {"root": {"inputDefinitions": {"parameters": defaults}}}}
+    made = {"name": f"{PIPELINE}-{number}", "uid": f"id-{number}", "creationTimestamp": ago(100 - number)}
+    cluster.add("pipelineversions", {"metadata": made, "spec": spec})
+
+
+FACTS = f"Promote\n\nFacts: {json.dumps({'checks': {'floor': [0.5, '>=']}})}"
+PROPOSALS = ("--part", "proposals", "--model-store", "/not/mounted/here")
+
+
+@pytest.fixture
+def closed(there: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run the job; return with which comments it closes pull requests."""
+    said: list[str] = []
+    monkeypatch.setattr(Proposals, "close", lambda _, pull, why: said.append(f"{pull.number}: {why}"))
+
+    def run(*options: object) -> list[str]:
+        said.clear()
+        retain(there, *PROPOSALS, *options)
+        return said
+
+    return run
+
+
+def test_the_proposal_of_a_version_that_must_not_be_served_is_closed_with_the_reason(
+    forty: Installation, closed: Callable[..., list[str]]
+) -> None:
+    forty.store.withdraw(40, "its labels are wrong")
+    told(forty, *retain(forty, "--part", "models", "--dry-run", "--output", "json").splitlines()[:-1])
+    assert closed("--dry-run") == []
+    assert closed() == ["7: Version 40 must not be served: its labels are wrong"]
+
+
+def test_the_proposal_of_a_damaged_version_is_closed_though_the_job_may_not_mark_it(
+    forty: Installation, closed: Callable[..., list[str]]
+) -> None:
+    Path(forty.root, "jukebox", "40", "model.onnx").write_bytes(b"other bytes")
+    told(forty, *retain(forty, "--part", "models", "--dry-run", "--output", "json").splitlines()[:-1])
+    [said] = closed()
+    assert "Version 40 must not be served" in said
+    assert "the sha256 of its model.onnx is" in said
+
+
+def test_a_proposal_that_the_thresholds_of_today_refuse_is_closed(
+    there: Installation, closed: Callable[..., list[str]]
+) -> None:
+    told(there)
+    there.propose(40, message=FACTS)
+    assert closed() == [], "no PipelineVersion"
+    add_thresholds(there, 1, floor=0.9)
+    add_thresholds(there, 2, floor=0.4, another=9.0)
+    assert closed() == [], "the newest one counts"
+    add_thresholds(there, 3, floor=0.6)
+    [said] = closed()
+    assert said == r"7: Version 40 does not meet the thresholds any more: floor is 0.5, must be \>= 0.6"
 
 
 # The records of promotions
