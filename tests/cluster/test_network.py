@@ -131,6 +131,8 @@ KINDS = {
     "settle": task("settle"),
     "checkout": task("checkout", *CLUSTER, "Git host", "registry"),
     "supersede": task("supersede", *CLUSTER, "Git host"),
+    "release": task("release", *CLUSTER, "Git host"),
+    "wait-served": task("wait-served", *CLUSTER, "Git host"),
     "commit-status": task("commit-status", *CLUSTER, "Git host"),
     "build-packages": task("build-packages", *CLUSTER, "registry", "package index"),
     "build-image": task("build-image", *CLUSTER, "registry"),
@@ -141,6 +143,7 @@ KINDS = {
     "promote": task("promote", *CLUSTER, "Git host", server=True),
     "notify": task("notify", *UNGUARDED - {"metadata"}),
     "affinity-assistant": Kind(CI, {"app.kubernetes.io/component": "affinity-assistant"}, set()),
+    "in-use": Kind(CI, {"app.kubernetes.io/name": "in-use"}, {*CLUSTER, "Git host", "registry"}, *SERVER),
     "retain-tasks": Kind(CI, {"app.kubernetes.io/name": "retain-tasks"}, CLUSTER),
     "retain": Kind(CI, {"app.kubernetes.io/name": "retain"}, {*CLUSTER, "Git host", "registry"}, *SERVER),
     "schedule": Kind(CI, {"app.kubernetes.io/name": "schedule"}, {*CLUSTER, "proxy of the listener"}),
@@ -152,6 +155,11 @@ KINDS = {
         {*CLUSTER, "data", "S3"},
         frozenset({"pipeline server", "pipeline server, without a token"}),
         frozenset({"Kubeflow's pipeline server"}),
+    ),
+    "retention": Kind(MODELS, {"app.kubernetes.io/name": "retention"}, set()),
+    "verify": Kind(MODELS, {"app.kubernetes.io/name": "verify"}, set()),
+    "check-served": Kind(
+        MODELS, {"app.kubernetes.io/name": "check-served"}, {"names", "model server, without a token"}
     ),
     "pipeline-server": Kind(MODELS, {"component": "data-science-pipelines"}, {*CLUSTER, "S3"}, listens=(8443, 8888)),
     "model-server": Kind(
