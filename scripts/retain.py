@@ -90,8 +90,9 @@ def command(
     settings, now = read_settings(), datetime.now(UTC)
     parts, root = part or [*Part], model_store or settings.model_store
     items = _plan(settings, parts, Limits(keep, timedelta(days=days), claims), now, in_use, git_secret, auth_file, root)
-    keeps = Part.MODELS in parts and not dry_run
-    records = promotion_record.texts(promotions or project_cluster(settings)) if keeps else {}
+    # Read before anything is deleted, as all else; a dry run writes none.
+    wanted = Part.MODELS in parts and not dry_run
+    records = promotion_record.texts(promotions or project_cluster(settings)) if wanted else {}
     if output is Output.JSON:
         for item in items:
             print(to_json({"part": item.part, "name": item.name, "stays": item.because, **item.about}))
@@ -107,11 +108,12 @@ def command(
         except NotSupported as error:
             unsupported = str(error)
             typer.echo(f"{error}: they stay. Let the registry's own rules expire them", err=True)
-    for item in items:
-        if damage := item.about.get("damaged"):
-            _withdraw(open_store(root, settings.model_name), int(item.name), damage, dry_run)
-    if keeps:
-        for sentence in promotion_record.keep(open_store(root, settings.model_name), settings.model_name, records):
+    if Part.MODELS in parts:
+        store = open_store(root, settings.model_name)
+        for item in items:
+            if damage := item.about.get("damaged"):
+                _withdraw(store, int(item.name), damage, dry_run)
+        for sentence in promotion_record.keep(store, settings.model_name, records):
             typer.echo(sentence, err=True)
     if any(item.part == Part.RUNS and not item.because for item in items):
         typer.echo("The bucket keeps what these runs have stored until its own rule expires it", err=True)

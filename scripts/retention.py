@@ -254,7 +254,7 @@ def plan_proposals(proposed: Proposals, kfp: Kfp, settings: Settings, kept: Kept
             why = f"Version {number} does not meet the thresholds any more: {text(refused)}"
         because = () if why else (f"version {number} may be served",)
         remove = lambda pull=pull, why=why: proposed.close(pull, why)  # noqa: E731
-        items.append(Item("proposals", pull.url, because, remove, {"version": number, "why": why}))
+        items.append(Item("proposals", pull.url, because, remove, {"state": why}))
     return items
 
 
