@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 from uuid import uuid4
 
 import typer
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.progress import track
 
 from pipeline.core.champion import LINEAGE
@@ -37,7 +37,7 @@ class Manifest(BaseModel):
     model: str
     created: str
     files: dict[str, str]
-    claims: dict[str, str]
+    claims: dict[Annotated[str, Field(pattern=r"^[0-9]+$")], str]
     runs: list[str]
 
 

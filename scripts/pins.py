@@ -1,8 +1,9 @@
 """The pin: the file in Git that says which version production serves, by its number and its content."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,36 @@ def render(pin: Pin) -> str:
     # JSON's quotes are YAML's, and any printable text is valid between them.
     hold = to_json(f"hold={pin.hold}", ensure_ascii=False) if pin.hold else "hold="
     return _FILE.format(model=pin.model, version=pin.version or "", sha256=pin.sha256, hold=hold)
+
+
+def rollbacks(pins: Sequence[Pin]) -> dict[str, int]:
+    """Return which versions of a model were rolled back, by their sha256, from its pins of a branch, the newest first.
+
+    A pin is the result of a rollback if it came with a hold, or has a lower number than the pin before it. A version
+    that was pinned again later, and then replaced by a newer one, does not count.
+    """
+    found: dict[str, int] = {}
+    departed = set()
+    for newer, older in pairwise(_changes(pins)):
+        if older.version and older.sha256 not in departed:
+            departed.add(older.sha256)
+            if _went_back(newer, older):
+                found[older.sha256] = older.version
+    return found
+
+
+def is_rollback(pins: Sequence[Pin]) -> bool:
+    """Whether the newest of these pins is the result of a rollback, though its hold may be empty by now."""
+    return any(_went_back(newer, older) for newer, older in pairwise(_changes(pins)[:2]))
+
+
+def _changes(pins: Sequence[Pin]) -> list[Pin]:
+    """The pins with which a version came, the newest first: not those that changed the hold alone."""
+    return [[*same][-1] for _, same in groupby(pins, lambda pin: (pin.version, pin.sha256))]
+
+
+def _went_back(newer: Pin, older: Pin) -> bool:
+    return bool(newer.hold) or (newer.version or 0) < (older.version or 0)
 
 
 def read_pin(checkout: Path) -> Pin:

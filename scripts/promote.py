@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,8 @@ from scripts.clients.kfp_server import Json, Kfp
 from scripts.clients.kubernetes_api import Cluster, find_cluster
 from scripts.clients.pipeline_server import find_server
 from scripts.git import GitSecret
-from scripts.pins import Pin, history
+from scripts.kept import read_unfit
+from scripts.pins import Pin, rollbacks
 from scripts.promotion_body import body_of, source_in
 from scripts.proposals import (
     ATTEMPTS,
@@ -57,7 +59,8 @@ def command(
     """
     settings = read_settings()
     server = find_server(settings)
-    candidate = find_candidate(Kfp(partial(find_server, settings)), find_cluster(server.namespace), run)
+    cluster = find_cluster(server.namespace)
+    candidate = find_candidate(Kfp(partial(find_server, settings)), cluster, run)
     if candidate is None:
         print(f"Nothing is proposed: run {run} published no version.")
         return
@@ -68,7 +71,8 @@ def command(
         print(f"{name} is not proposed: {git_secret} contains no token for the Git host.")
     else:
         with proposals(settings, git_secret) as proposed:
-            print(promote(proposed, candidate, reason=reason, again=again, dry_run=dry_run))
+            told = read_unfit(cluster, settings.model_name) if cluster else {}
+            print(promote(proposed, candidate, reason=reason, again=again, dry_run=dry_run, told=told))
 
 
 def find_candidate(kfp: Kfp, cluster: Cluster | None, run_id: str) -> Candidate | None:
@@ -113,15 +117,16 @@ def promote(
     reason: Reason | None = None,
     again: bool = False,
     dry_run: bool = False,
+    told: Mapping[int, str] = MappingProxyType({}),
 ) -> str:
     """Propose a model that is fit; return in a sentence what was done, or why nothing is proposed.
 
-    Raises HostRefuses.
+    ``told`` says of versions that must not be served why, if the model store cannot be read. Raises HostRefuses.
     """
     name = f"{candidate.model} {candidate.number}"
     for _ in range(ATTEMPTS):
         base, found = proposed.base(), proposed.find(Kind.PROMOTION)
-        if why := _superfluous(proposed, candidate, base, found, again=again):
+        if why := _superfluous(proposed, candidate, base, found, told, again=again):
             return f"{name} is not proposed: {why}."
         other = found.pin if found.open and found.pin and found.pin.version != candidate.number else None
         better, words = compare(facts(candidate), found.facts) if other else (True, "")
@@ -132,7 +137,7 @@ def promote(
             return f"{proposal.title}\n\n{proposal.marked}"
         comment = f"Version {candidate.number} replaces version {other.version}: {words}." if other else ""
         if pull := proposed.propose(base, found, proposal, comment):
-            return f"{name} is proposed: {pull.url}. {proposed.merge(pull)}"
+            return f"{name} is proposed: {pull.url}. {proposed.merge(pull, Kind.PROMOTION)}"
     raise HostRefuses(f"{name} is not proposed: others change the proposal all the time. Run this again")
 
 
@@ -206,7 +211,9 @@ def _judged(value: float, low: float, high: float, how: str) -> tuple[bool, str]
     return False, f"it is {'worse' if low > 0 else 'not significantly better'}, {words}"
 
 
-def _superfluous(proposed: Proposals, candidate: Candidate, base: Base, found: Found, *, again: bool) -> str:
+def _superfluous(
+    proposed: Proposals, candidate: Candidate, base: Base, found: Found, told: Mapping[int, str], *, again: bool
+) -> str:
     """Why a fit model is not proposed now; empty if it is to be."""
     pin, number, settings = base.pin, candidate.number, proposed.settings
     if pin.hold:
@@ -223,7 +230,7 @@ def _superfluous(proposed: Proposals, candidate: Candidate, base: Base, found: F
             f"version {pin.version} is pinned, and is not older; to go back, use `jukebox rollback`. If the store "
             "was emptied, restore it: `jukebox restore`"
         )
-    if why := _withdrawn(settings, number):
+    if why := _withdrawn(settings, number) or told.get(number):
         return f"it was withdrawn: {why}"
     if (back := proposed.find(Kind.ROLLBACK).open) is not None:
         return f"{back.url} proposes a rollback"
@@ -233,9 +240,7 @@ def _superfluous(proposed: Proposals, candidate: Candidate, base: Base, found: F
         return ""
     if closed := found.closed(wanted):
         return f"{closed.url} proposed it and was closed without a merge; --again proposes it again"
-    # It is newer than the pin, so production was rolled back if it had these bytes before.
-    pins = history(proposed.clone, settings.branch)
-    if had := next((each.version for each in pins if each.sha256 == wanted.sha256), None):
+    if had := rollbacks(proposed.pins()).get(wanted.sha256):
         twin = "" if had == number else ", which has the same bytes"
         return f"production was rolled back from version {had}{twin}; --again proposes it again"
     return ""

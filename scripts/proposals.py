@@ -25,11 +25,12 @@ from pipeline.core.texts import one_line
 from pipeline.settings import Settings
 from scripts.clients.git_hosts import Checks, GitHost, PullRequest, State, connect
 from scripts.git import Clone, Signing, git, token_file
-from scripts.pins import PIN, Pin, parse, render
+from scripts.pins import PIN, Pin, history, parse, render
 
 ENVIRONMENT = "prod"
 ATTEMPTS = 5  # to propose, if others change the same branch meanwhile
 CHECKS_PATIENCE, CHECKS_POLL = 480.0, 10.0  # seconds; the task may take ten minutes
+CHECKS_GRACE = 120.0  # seconds after which a commit without checks has none, and a refused merge stays refused
 END = "<!-- end of promotion -->"
 _MARKER = re.compile(
     r"<!-- promotion: model=(?P<model>[a-z0-9-]+) environment=(?P<environment>[a-z]+) version=(?P<version>[1-9][0-9]*) "
@@ -126,6 +127,10 @@ class Proposals:
             )
         return Base(commit, pin)
 
+    def pins(self) -> list[Pin]:
+        """The pins of the model that the branch of the settings has had, newest first."""
+        return [pin for pin in history(self.clone, self.settings.branch) if pin.model == self.settings.model_name]
+
     def find(self, kind: Kind) -> Found:
         """Look for proposals of a kind."""
         # The branch is read first: a pull request that is opened after that is met when the branch is pushed.
@@ -182,29 +187,43 @@ class Proposals:
         self.host.comment(pull.number, why)
         self.host.close(pull.number)
 
-    def merge(self, pull: PullRequest) -> str:
+    def merge(self, pull: PullRequest, kind: Kind) -> str:
         """Merge a pull request if the settings allow it, after its checks have passed; say in a sentence what was done.
 
         Only the head that was checked is merged, and a host that refuses the merge, as its rules may ask for a review,
-        leaves it to a person.
+        leaves it to a person. A promotion is not merged beside an open rollback.
         """
         if self.settings.merge_promotions != "after-checks":
             return "A person merges it."
-        deadline = time.monotonic() + CHECKS_PATIENCE
-        while (checks := self.host.checks(pull.head_commit)) is Checks.PENDING and time.monotonic() < deadline:
-            time.sleep(CHECKS_POLL)
-        if checks is not Checks.SUCCESS:
+        begun = time.monotonic()
+        while True:
+            checks = self.host.checks(pull.head_commit)
+            patience = CHECKS_PATIENCE if checks is Checks.PENDING else CHECKS_GRACE
             why = {
                 Checks.NONE: "it has no checks, and merge-promotions merges only after checks",
                 Checks.PENDING: f"its checks have not ended after {CHECKS_PATIENCE / 60:g} minutes",
                 Checks.FAILURE: "a check failed",
+                Checks.SUCCESS: "",
             }[checks]
-            return f"It is not merged: {why}. A person decides."
-        try:
-            self.host.merge(pull.number, pull.head_commit, pull.title)
-        except HostRefuses as error:
-            return f"It is not merged: {one_line(str(error))}. A person decides."
-        return "Its checks have passed, and it is merged."
+            if checks is Checks.SUCCESS:
+                if kind is Kind.PROMOTION and (why := self._held()):
+                    return f"It is not merged: {why}."
+                try:
+                    self.host.merge(pull.number, pull.head_commit, pull.title)
+                except HostRefuses as error:
+                    why = one_line(str(error))  # perhaps because a required check has not begun
+                else:
+                    return "Its checks have passed, and it is merged."
+            if checks is Checks.FAILURE or time.monotonic() - begun >= patience:
+                return f"It is not merged: {why}. A person decides."
+            time.sleep(CHECKS_POLL)
+
+    def _held(self) -> str:
+        """Why no promotion may be merged now; empty if one may."""
+        if hold := self.base().pin.hold:
+            return f"{self.settings.branch} holds promotions ({hold})"
+        back = self.find(Kind.ROLLBACK).open
+        return f"{back.url} proposes a rollback" if back else ""
 
     def _is_whole(self, commit: str, base: Base, pin: Pin) -> bool:
         """Whether this commit of a proposal's branch changes the pin of the base to this one, and nothing else."""
@@ -264,6 +283,12 @@ def proposed_in(body: str) -> Pin | None:
     """The version that the body of a pull request says it proposes, without a hold; None if it says nothing."""
     found = _MARKER.search(body)
     return Pin(found["model"], int(found["version"]), found["sha256"]) if found else None
+
+
+def run_in(body: str) -> str:
+    """The id of the run of the version that the body of a pull request says it proposes; empty if it says nothing."""
+    found = _MARKER.search(body)
+    return found["run"] if found else ""
 
 
 def with_marked(body: str, marked: str) -> str:

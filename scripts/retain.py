@@ -23,8 +23,9 @@ from scripts.clients.pipeline_server import find_server
 from scripts.clients.registry import AuthFile, Registry
 from scripts.git import GitSecret
 from scripts.in_use import find_in_use, read_in_use
+from scripts.kept import read_kept
 from scripts.output import Output, console
-from scripts.proposals import has_token, proposals
+from scripts.proposals import has_token
 from scripts.retention import (
     Item,
     Limits,
@@ -36,7 +37,6 @@ from scripts.retention import (
     plan_proposals,
     plan_runs,
     plan_tasks,
-    read_kept,
 )
 
 
@@ -140,6 +140,9 @@ def _plan(
         cluster, kfp = project_cluster(settings), Kfp(partial(find_server, settings))
         kept = kept_models(items) if Part.MODELS in parts else read_kept(cluster, settings.model_name, now)
 
+        if Part.PROPOSALS in parts and has_token(settings, git_secret):
+            items += plan_proposals(settings, git_secret, kfp, kept)
+
         def staying(part: Part, found: list[Item]) -> list[Item]:
             """Add what was found of a part, if it was asked for, and return what stays of it."""
             if part not in parts:
@@ -152,9 +155,6 @@ def _plan(
         versions = staying(Part.PIPELINE_VERSIONS, versions)
         if Part.IMAGES in parts:
             items += plan_images(Registry(auth_file), ci_cluster(settings), settings, kept, versions, limits, now)
-        if Part.PROPOSALS in parts and has_token(settings, git_secret):
-            with proposals(settings, git_secret) as proposed:
-                items += plan_proposals(proposed, kfp, settings, kept)
     if Part.TASKS in parts:
         items += plan_tasks(ci_cluster(settings), limits, now)
     return items

@@ -4,35 +4,35 @@ Each function reads everything before it returns, and deletes nothing. If someth
 not known to be useless stays.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.champion import find_champion, read_lineage
 from pipeline.core.documents import to_json
-from pipeline.core.errors import ClusterRefuses, RegistryRefuses, SettingsInvalid, StoreBroken, VersionBroken
+from pipeline.core.errors import ClusterRefuses, RegistryRefuses, StoreBroken, VersionBroken
 from pipeline.core.store import ModelStore
 from pipeline.settings import Settings
 from scripts.apply import VERSIONS
 from scripts.clients.kfp_server import Kfp, spec_alone
-from scripts.clients.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, PODS, Cluster, Resource
+from scripts.clients.kubernetes_api import CLAIMS, OURS, PIPELINE_RUNS, Cluster, Resource
 from scripts.clients.registry import Registry, repository_of
 from scripts.delete_version import needed_by_store
 from scripts.image_records import record_times
-from scripts.in_use import ENDED, InUse, check_fresh
+from scripts.in_use import ENDED, InUse
+from scripts.kept import DIGEST, Kept, kept_of
+from scripts.pins import Pin
 from scripts.promote import refused_by
 from scripts.promotion_body import text
-from scripts.proposals import Kind, Proposals
+from scripts.proposals import Found, Kind, proposals, run_in
 from scripts.verify import find_damage
 
 PROTECTION = "kubernetes.io/pvc-protection"
 CLAIM_AGE = timedelta(days=1)  # since the end of its run: who looks into a failure may want to see the files
-RETAIN = "app.kubernetes.io/name=retention"  # the pods of the CronJob beside the model store
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Tags that name what an image is made of, and those that name the run that has built it.
 _CONTENT = re.compile(r"(deps-|ci-|)[0-9a-f]{64}")
 _RUN = re.compile(r"((?:push|data|alert|schedule)-.+?)(?:-deps|-ci)?")
@@ -62,21 +62,6 @@ class Item:
     because: tuple[str, ...]
     remove: Callable[[], None] = field(repr=False)
     about: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What is known of the model versions that stay.
-
-    Attributes:
-        runs: each one's number by the id of the run that made it.
-        images: likewise, by the digest of its image.
-        unfit: by the number of each that must not be served why: it was withdrawn, or is damaged.
-    """
-
-    runs: Mapping[str, str]
-    images: Mapping[str, str]
-    unfit: Mapping[int, str]
 
 
 def plan_models(store: ModelStore, root: str, settings: Settings, in_use: InUse) -> list[Item]:
@@ -154,38 +139,7 @@ def _made_by(store: ModelStore, number: int) -> dict[str, str]:
 
 def kept_models(items: Iterable[Item]) -> Kept:
     """Return what is known of the versions that stay."""
-    return _kept((item.name, item.about) for item in items if item.because)
-
-
-def read_kept(cluster: Cluster, model: str, now: datetime) -> Kept:
-    """The same as the last job beside the model store has printed it, which alone can read a store on a claim.
-
-    Raises SettingsInvalid if there is none of the last six hours.
-    """
-    remedy = "Nothing is deleted. Let the CronJob run: kubectl create job --from=cronjob/MODEL-retention NAME".replace(
-        "MODEL", model
-    )
-    ended = [pod for pod in cluster.list(PODS, RETAIN) if pod["status"].get("phase") == "Succeeded"]
-    if not ended:
-        raise SettingsInvalid(f"No job in {cluster.namespace} has said which models stay. {remedy}")
-    name = max(ended, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"]["name"]
-    lines = [json.loads(line) for line in cluster.log(name, "main", 10_000).splitlines() if line.startswith("{")]
-    [end] = [line for line in lines if "made" in line] or [{}]
-    if end.get("model") != model:
-        raise SettingsInvalid(f"The pod {name} does not say which versions of {model} stay. {remedy}")
-    check_fresh(datetime.fromisoformat(end["made"]), now, f"What the pod {name} says", remedy)
-    return _kept((line["name"], line) for line in lines if line.get("part") == "models" and line["stays"])
-
-
-def _kept(versions: Iterable[tuple[str, Mapping[str, Any]]]) -> Kept:
-    runs, images, unfit = {}, {}, {}
-    for number, about in versions:
-        runs[about.get("run") or ""] = number
-        for digest in _DIGEST.findall(about.get("image") or ""):
-            images[digest] = number
-        if why := about.get("withdrawn") or about.get("damaged"):
-            unfit[int(number)] = why
-    return Kept(runs, images, unfit)
+    return kept_of((item.name, item.about) for item in items if item.because)
 
 
 def plan_runs(kfp: Kfp, settings: Settings, kept: Kept, limits: Limits, now: datetime) -> list[Item]:
@@ -230,42 +184,54 @@ def plan_pipeline_versions(
         if now - _time(version["created_at"]) < limits.age:
             because.append(f"it was created less than {limits.age.days} days ago")
         remove = lambda name=name: cluster.delete(VERSIONS, name)  # noqa: E731
-        digests = sorted(set(_DIGEST.findall(to_json(version.get("pipeline_spec")))))
+        digests = sorted(set(DIGEST.findall(to_json(version.get("pipeline_spec")))))
         items.append(Item("pipeline-versions", name, tuple(because), remove, {"images": digests}))
     return items
 
 
-def plan_proposals(proposed: Proposals, kfp: Kfp, settings: Settings, kept: Kept) -> list[Item]:
+def plan_proposals(settings: Settings, secret: Path | None, kfp: Kfp, kept: Kept) -> list[Item]:
     """Return the open proposals; those go whose version must not be served, or does not meet the thresholds of today.
 
-    The thresholds are those of the newest PipelineVersion. A rollback is not judged by them.
+    The thresholds are those of the newest PipelineVersion, but for those that the version's run was given. A rollback
+    is not judged by them. ``secret`` is a folder of the Secret jukebox-git-host.
     """
-    thresholds, items = _thresholds(kfp, settings), []
-    for kind in Kind:
-        found = proposed.find(kind)
-        if not found.open or not found.pin or not found.pin.version:
-            continue
-        number, pull = found.pin.version, found.open
-        refused = refused_by(thresholds, found.facts) if kind is Kind.PROMOTION else ""
-        why = ""
-        if number in kept.unfit:
-            why = f"Version {number} must not be served: {text(kept.unfit[number])}"
-        elif refused:
-            why = f"Version {number} does not meet the thresholds any more: {text(refused)}"
-        because = () if why else (f"version {number} may be served",)
-        remove = lambda pull=pull, why=why: proposed.close(pull, why)  # noqa: E731
-        items.append(Item("proposals", pull.url, because, remove, {"state": why}))
+    items = []
+    with proposals(settings, secret) as proposed:
+        for kind in Kind:
+            found = proposed.find(kind)
+            if not found.open or not found.pin or not found.pin.version:
+                continue
+            number, why = found.pin.version, ""
+            if number in kept.unfit:
+                why = f"Version {number} must not be served: {text(kept.unfit[number])}"
+            elif kind is Kind.PROMOTION and (refused := refused_by(_thresholds(kfp, settings, found), found.facts)):
+                why = f"Version {number} does not meet the thresholds any more: {text(refused)}"
+            because = () if why else (f"version {number} may be served",)
+            remove = lambda kind=kind, pin=found.pin, why=why: _close(settings, secret, kind, pin, why)  # noqa: E731
+            items.append(Item("proposals", found.open.url, because, remove, {"state": why}))
     return items
 
 
-def _thresholds(kfp: Kfp, settings: Settings) -> Mapping[str, float]:
-    """The thresholds of the newest PipelineVersion, by the names of the checks; none if it does not have them."""
+def _close(settings: Settings, secret: Path | None, kind: Kind, pin: Pin, why: str) -> None:
+    """Close the open proposal of a kind, unless it proposes another version by now."""
+    with proposals(settings, secret) as proposed:
+        found = proposed.find(kind)
+        if found.open and found.pin == pin:
+            proposed.close(found.open, why)
+
+
+def _thresholds(kfp: Kfp, settings: Settings, found: Found) -> Mapping[str, float]:
+    """The thresholds of today for what is proposed, by the names of the checks; none if they cannot be told."""
     pipeline = kfp.pipeline(settings.pipeline)
     newest = next(kfp.versions(pipeline["pipeline_id"]), None) if pipeline else None
-    found = spec_alone(newest["pipeline_spec"]) if newest and newest.get("pipeline_spec") else {}
+    run = kfp.run(run_in(found.open.body)) if found.open else None
+    if not newest or not newest.get("pipeline_spec") or run is None:
+        return {}
+    spec = spec_alone(newest["pipeline_spec"])
     for name in ("root", "inputDefinitions", "parameters", "thresholds", "defaultValue"):
-        found = found.get(name, {})
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+        spec = spec.get(name, {})
+    given = run.get("runtime_config", {}).get("parameters", {}).get("thresholds") or {}
+    return {name: value for name, value in {**spec, **given}.items() if isinstance(value, int | float)}
 
 
 def plan_tasks(cluster: Cluster, limits: Limits, now: datetime) -> list[Item]:

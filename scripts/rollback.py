@@ -1,17 +1,19 @@
 """``jukebox rollback``: propose that production serves an earlier version again."""
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
-from pipeline.core.errors import HostRefuses, SettingsInvalid
+from pipeline.core.errors import HostRefuses, SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.texts import one_line
 from pipeline.settings import read_settings
 from scripts.clients.git_hosts import State
 from scripts.git import GitSecret
-from scripts.pins import PIN, Pin, history, parse
+from scripts.pins import PIN, Pin, is_rollback, parse, rollbacks
 from scripts.promotion_body import text
 from scripts.promotion_record import Record, passed
 from scripts.proposals import ATTEMPTS, Base, Found, Kind, Proposal, Proposals, proposals, without_hold
@@ -42,8 +44,7 @@ def command(
     settings = read_settings()
     with proposals(settings, git_secret) as proposed:
         base = proposed.base()
-        pins = history(proposed.clone, settings.branch)
-        target = _target(base.pin, pins, to, model_store or settings.model_store)
+        target = _target(base.pin, proposed.pins(), to, model_store or settings.model_store)
         print(roll_back(proposed, target, reason))
 
 
@@ -61,44 +62,54 @@ def roll_back(proposed: Proposals, target: Pin, reason: str) -> str:
             for promotion in proposed.find(Kind.PROMOTION).pulls:
                 if promotion.state is State.OPEN:
                     proposed.close(promotion, f"A rollback is proposed, which holds promotions: {pull.url}")
-            return f"The rollback to {name} is proposed: {pull.url}. {proposed.merge(pull)}"
+            return f"The rollback to {name} is proposed: {pull.url}. {proposed.merge(pull, Kind.ROLLBACK)}"
     raise HostRefuses(f"The rollback to {name} is not proposed: others change it all the time. Run this again")
 
 
 def after_failed_check(
-    proposed: Proposals, failed: Pin, ended: datetime, why: str, records: list[Record], now: datetime | None = None
+    proposed: Proposals,
+    failed: Pin,
+    ended: datetime,
+    why: str,
+    records: list[Record],
+    unfit: Mapping[int, str] = MappingProxyType({}),
+    now: datetime | None = None,
 ) -> str:
     """Roll back what has failed the check of the served version, if the settings and the limits allow it.
 
     ``failed`` is the pin that was checked, ``ended`` when the check did, ``why`` what it said, ``records`` those of the
-    cluster. Returns in a sentence what was done, or why nothing was. Raises HostRefuses.
+    cluster, ``unfit`` the versions that must not be served. Returns in a sentence what was done, or why nothing was.
+    Raises HostRefuses.
     """
     settings = proposed.settings
     if settings.rollback_on_failure != "yes":
         return "Nothing is rolled back: rollback-on-failure is no. To roll back by hand, use `jukebox rollback`."
     base = proposed.base()
-    if why_not := _limit(proposed, base, failed, (now or datetime.now(UTC)) - ended):
+    pins = proposed.pins()
+    if why_not := _limit(proposed, base, pins, failed, (now or datetime.now(UTC)) - ended):
         return f"Nothing is rolled back: {why_not}. A person decides; see `jukebox rollback`."
-    known = passed(records)
-    before = _before(base.pin, history(proposed.clone, settings.branch))
-    target = next((pin for pin in before if pin in known), None)
+    known, bad = passed(records), rollbacks(pins)
+    good = (pin for pin in _before(base.pin, pins) if pin in known and pin.sha256 not in bad)
+    target = next((pin for pin in good if pin.version not in unfit), None)
     if target is None:
         return (
-            "Nothing is rolled back: no version that was pinned before has passed this check here. A person decides; "
-            "see `jukebox rollback`."
+            "Nothing is rolled back: no version that was pinned before has passed this check here, but for those that "
+            "were rolled back or withdrawn. A person decides; see `jukebox rollback`."
         )
     return roll_back(proposed, target, f"version {failed.version} failed its check: {why}")
 
 
-def _limit(proposed: Proposals, base: Base, failed: Pin, age: timedelta) -> str:
+def _limit(proposed: Proposals, base: Base, pins: list[Pin], failed: Pin, age: timedelta) -> str:
     """Why a failed check is not acted upon; empty if it is."""
     settings = proposed.settings
     if age > LATEST:
         return f"the check ended {age.total_seconds() / 60:.0f} minutes ago, which is too long"
     if base.pin != failed:
         return f"the pin on {settings.branch} is another by now"
-    if base.pin.hold:
+    if is_rollback(pins):
         return "what failed is a rollback itself"
+    if base.pin.hold:
+        return f"{settings.branch} holds the pin ({base.pin.hold})"
     released = _pin_of(proposed, settings.prod_branch)
     if released != failed:
         return f"{settings.prod_branch} does not have the pin of {settings.branch} yet"
@@ -123,18 +134,23 @@ def _target(now: Pin, pins: list[Pin], to: int, root: str) -> Pin:
         raise SettingsInvalid(f"{PIN} pins no version, so there is nothing to roll back: use `jukebox promote`")
     known = {pin.version: pin for pin in reversed([*map(without_hold, pins)]) if pin.version}
     found = known.get(to) if to else next(iter(_before(now, pins)), None)
-    readable = is_readable(root)
     number = found.version if found else to
     if not number:
         raise SettingsInvalid(f"no version was pinned before version {now.version}: name a version with --to")
-    if readable:
-        return Pin(now.model, number, check_version(root, now.model, number, found.sha256 if found else None))
+    unreadable = f"The model store {root} cannot be read from here"
+    if is_readable(root):
+        try:
+            return Pin(now.model, number, check_version(root, now.model, number, found.sha256 if found else None))
+        except VersionBroken:
+            raise
+        except StoreBroken as error:
+            unreadable = f"The model store cannot be read from here ({one_line(str(error))})"
     if found is None:
         raise SettingsInvalid(
-            f"version {number} was never pinned (versions that were: {', '.join(map(str, known))}), and the model "
-            f"store {root} cannot be read from here: name another version, or the store with --model-store"
+            f"version {number} was never pinned (versions that were: {', '.join(map(str, known))}). {unreadable}: name "
+            "another version, or the store with --model-store"
         )
-    print(f"The model store {root} cannot be read from here: the sync checks the version.")
+    print(f"{unreadable}: the sync checks the version.")
     return found
 
 

@@ -17,6 +17,7 @@ from scripts import promotion_record
 from scripts.causes import causes_of_pod
 from scripts.clients.kubernetes_api import CONFIG_MAPS, PODS, PREFIX, Cluster, Resource, project_cluster
 from scripts.git import Clone, GitSecret, git
+from scripts.kept import read_unfit
 from scripts.pins import PIN, Pin, history, parse
 from scripts.proposals import proposals, without_hold
 from scripts.results import ResultDir, write_results
@@ -95,16 +96,13 @@ def record(settings: Settings, cluster: Cluster, pin: Pin, since: str, secret: P
     """
     try:
         records = promotion_record.read(cluster)
-        if records and (records[0]["version"], records[0].get("sha256")) == (pin.version, pin.sha256):
-            # A later sync of the same version checked it again.
-            return str(records[0].get("served_since") or since)
         with proposals(settings, secret) as proposed:
             pins = history(proposed.clone, settings.prod_branch)
             before = next((each for each in pins if without_hold(each) != without_hold(pin)), None)
-            # The merge that brought it, not the commit that was merged.
-            tip = proposed.clone.tip(settings.prod_branch) or ""
-            words = ("rev-list", "--first-parent", "--max-count=1", tip, "--", PIN)
-            commit = git(proposed.clone.folder, *words).decode().strip()
+            commit = _brought(proposed.clone, settings.prod_branch, pin)
+            if records and records[0].get("commit") == commit:
+                # A later sync of the same version checked it again.
+                return str(records[0].get("served_since") or since)
             found = promotion_record.build(proposed.host, settings, commit, before, pin)
         promotion_record.write(cluster, found, since)
         print(promotion_record.in_words({**found, "served_since": since}))
@@ -113,13 +111,28 @@ def record(settings: Settings, cluster: Cluster, pin: Pin, since: str, secret: P
     return since
 
 
+def _brought(clone: Clone, branch: str, pin: Pin) -> str:
+    """The commit of a branch that brought the version of its pin: of a merge that commit, not the one it has merged."""
+    tip, found = clone.tip(branch) or "", ""
+    for commit in git(clone.folder, "rev-list", "--first-parent", tip, "--", PIN).decode().split():
+        try:
+            same = without_hold(parse((clone.read(commit, PIN) or b"").decode(errors="replace"))) == without_hold(pin)
+        except SettingsInvalid:
+            same = False
+        if found and not same:
+            break
+        found = commit
+    return found
+
+
 def roll_back(settings: Settings, cluster: Cluster, error: CheckFailed, secret: Path | None) -> str:
     """Propose a rollback of what has failed its check, if the limits allow it; return in a sentence what was done."""
     try:
         records = promotion_record.read(cluster)
         with proposals(settings, secret) as proposed:
             ended = datetime.fromisoformat(error.ended)
-            return after_failed_check(proposed, error.pin, ended, str(error), records)
+            unfit = read_unfit(cluster, settings.model_name)
+            return after_failed_check(proposed, error.pin, ended, str(error), records, unfit)
     except (ServerUnavailable, SettingsInvalid, ValueError) as problem:
         return f"Nothing was rolled back: {problem}"
 
@@ -153,7 +166,9 @@ class Watch:
             if pin.version is None:
                 return pin, ""
             pods = self._pods(pin)
-            if since := next(filter(None, map(_passed, pods)), ""):
+            # Each sync makes the first pod anew. Without it, a check of this version is of an earlier sync.
+            verified = any(map(_is_verification, pods))
+            if verified and (since := next(filter(None, map(_passed, pods)), "")):
                 return pin, since
             now = time.monotonic()
             for pod in filter(_has_failed, pods):
@@ -208,6 +223,10 @@ class Watch:
 
 def _name(pod: Resource) -> str:
     return str(pod["metadata"]["labels"]["app.kubernetes.io/name"])
+
+
+def _is_verification(pod: Resource) -> bool:
+    return _name(pod) == VERIFY
 
 
 def _passed(pod: Resource) -> str:

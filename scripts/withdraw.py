@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.errors import SettingsInvalid
+from pipeline.core.errors import SettingsInvalid, StoreBroken, VersionBroken
 from pipeline.core.store import open_store
 from pipeline.core.texts import one_line
 from pipeline.settings import Settings, read_settings
@@ -32,7 +32,8 @@ def command(
     settings = read_settings()
     if not one_line(reason):
         raise SettingsInvalid("the reason is empty, expected a line of text: it is what others will read")
-    done, pinned = [*_mark(settings, model_store or settings.model_store, number, reason)], None
+    marked, not_marked = _mark(settings, model_store or settings.model_store, number, reason)
+    done, pinned = [marked] if marked else [], None
     if has_token(settings, git_secret):
         with proposals(settings, git_secret) as proposed:
             done += withdraw(proposed, number, reason)
@@ -41,10 +42,12 @@ def command(
         done.append(f"Production's pin has version {number}: roll it back with `jukebox rollback`.")
     if not done:
         raise SettingsInvalid(
-            f"Version {number} is not withdrawn: the model store cannot be read from here, and no open pull request "
-            "proposes it. Run this where the store is mounted, or name the store with --model-store"
+            f"Version {number} is not withdrawn: {not_marked}, and no open pull request proposes it. Run this where "
+            "the store can be read, or name the store with --model-store"
         )
     print("\n".join(done))
+    if not_marked:
+        print(f"Version {number} is not marked: {not_marked}. Run this once more where the store can be read.")
 
 
 def withdraw(proposed: Proposals, number: int, reason: str) -> list[str]:
@@ -58,8 +61,14 @@ def withdraw(proposed: Proposals, number: int, reason: str) -> list[str]:
     return done
 
 
-def _mark(settings: Settings, root: str, number: int, reason: str) -> list[str]:
+def _mark(settings: Settings, root: str, number: int, reason: str) -> tuple[str, str]:
+    """Mark a version as withdrawn; return in a sentence what was done, or else why nothing was."""
     if not is_readable(root):
-        return []
-    new = open_store(root, settings.model_name).withdraw(number, reason)
-    return [f"Version {number} is marked as withdrawn." if new else f"Version {number} was withdrawn before."]
+        return "", f"the model store {root} is not here"
+    try:
+        new = open_store(root, settings.model_name).withdraw(number, reason)
+    except VersionBroken:
+        raise
+    except StoreBroken as error:  # such as a bucket without its keys: the proposal can be closed all the same
+        return "", one_line(str(error)).rstrip(".")
+    return f"Version {number} is marked as withdrawn." if new else f"Version {number} was withdrawn before.", ""

@@ -231,7 +231,7 @@ class _Run(_Shape):
     name: str
     commit: str = Field(pattern=r"^[0-9a-f]*(-dirty)?$")
     commit_time: str | None
-    image: str = Field(pattern=r"^\S*$")  # on a laptop, that of the settings may have a placeholder, <USER_NAME>
+    image: str = Field(pattern=r"^[^\s`|]*$")  # on a laptop, that of the settings may have a placeholder, <USER_NAME>
 
 
 class _Table(_Shape):

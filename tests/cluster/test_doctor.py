@@ -430,6 +430,9 @@ def pinning(version: int) -> Break:
     return broken
 
 
+NOBODYS = 999  # a version
+
+
 def unpublished(fork: Fork) -> Iterator[None]:
     """Git pins a version that there is not, and so does the cluster."""
     arguments = fork.kubectl.get("inferenceservice/jukebox")["spec"]["predictor"]["model"]["args"]
@@ -437,8 +440,8 @@ def unpublished(fork: Fork) -> Iterator[None]:
     def given(args: list[str]) -> Any:
         return {"spec": {"predictor": {"model": {"args": args}}}}
 
-    other = [argument.replace("[ 1 ]", "[ 7 ]") for argument in arguments]
-    with broken(fork, pinning(7), patched("inferenceservice/jukebox", given(other), given(arguments))):
+    other = [argument.replace("[ 1 ]", f"[ {NOBODYS} ]") for argument in arguments]
+    with broken(fork, pinning(NOBODYS), patched("inferenceservice/jukebox", given(other), given(arguments))):
         yield
 
 
@@ -590,7 +593,7 @@ PROVOKED: dict[str, tuple[Break, list[Finding]]] = {
         unpublished,
         [
             ("Model server", "fail", "Ready is Unknown", "describe inferenceservice jukebox"),
-            ("Model", "fail", "serves 1; Git pins 7", "Check that the version was published"),
+            ("Model", "fail", f"serves 1; Git pins {NOBODYS}", "Check that the version was published"),
         ],
     ),
     "a model server that is stopped": (

@@ -118,6 +118,7 @@ def test_after_ten_more_models_retention_keeps_what_was_pinned(project: Project,
 
     left = set(models(project))
     assert {first, second} <= left, said
+    job(project.ci, "jukebox-retain")  # which reads what that job has said
     assert before - left, said
     assert served(project) == policy(first)
     answer, _ = predicted(project, first)

@@ -111,7 +111,11 @@ class Cluster:
         if found := re.fullmatch(rf"/api/v1/namespaces/{self.namespace}/pods/([^/]+)/log", path):
             if "pods/log" in self.forbidden:
                 return _status(403, 'pods "x" is forbidden: User "me" cannot get resource "pods/log"')
-            log = self.logs.get(found[1]) if query["container"] == "main" else None
+            pod, container = self.objects.get(("pods", found[1]), {}), query["container"]
+            containers = [each["name"] for each in pod.get("spec", {}).get("containers", ())] or ["main"]
+            if container not in containers:
+                return _status(400, f"container {container} is not valid for pod {found[1]}")
+            log = self.logs.get(found[1])
             return (200, log) if log is not None else _status(404, f'pods "{found[1]}" not found')
         found = re.fullmatch(rf"/(?:api|apis/[^/]+)/[^/]+/(?:namespaces/{self.namespace}/)?(\w+)(?:/([^/]+))?", path)
         if not found:

@@ -197,6 +197,24 @@ def test_what_production_was_rolled_back_from_is_not_proposed_again_by_accident(
     assert "jukebox 9 is proposed" in promote(world.proposals(), candidate(9, {7: BETTER}))
 
 
+def test_what_was_replaced_by_a_promotion_was_not_rolled_back(world: World) -> None:
+    """Given 3 was replaced by 7, when code is reverted and the bytes of 3 come again, they are proposed."""
+    world.repository.pin(7)
+    again = replace(candidate(9), sha256=sha(3))
+    assert "jukebox 9 is proposed" in promote(world.proposals(), again)
+
+
+def test_what_was_rolled_back_once_and_then_served_again_is_proposed(world: World) -> None:
+    for number in (7, 3, 7, 8):
+        world.repository.pin(number)
+    assert "jukebox 9 is proposed" in promote(world.proposals(), replace(candidate(9), sha256=sha(7)))
+
+
+def test_what_the_job_beside_the_store_says_of_a_version_counts(world: World) -> None:
+    said = promote(world.proposals(), candidate(7), told={7: "its labels are wrong"})
+    assert said == "jukebox 7 is not proposed: it was withdrawn: its labels are wrong."
+
+
 def test_thresholds_judge_a_proposal_again(world: World) -> None:
     promote(world.proposals(), candidate(7))
     found = world.proposals().find(Kind.PROMOTION).facts

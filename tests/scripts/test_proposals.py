@@ -207,8 +207,46 @@ def test_it_is_merged_without_a_person_only_if_settings_and_checks_allow_it(
     proposed = world.proposals()
     pull = proposed.propose(proposed.base(), proposed.find(Kind.PROMOTION), proposal(7))
     assert pull
-    assert words in proposed.merge(pull)
+    assert words in proposed.merge(pull, Kind.PROMOTION)
     assert (world.repository.read_pin() == pin(7)) == merged
+
+
+def test_checks_that_begin_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.proposals.CHECKS_GRACE", 60.0)
+    monkeypatch.setattr("scripts.proposals.CHECKS_POLL", 0.0)
+    world = World(tmp_path, merge_promotions="after-checks")
+    states = iter([Checks.NONE, Checks.PENDING, Checks.SUCCESS, Checks.PENDING, Checks.SUCCESS])
+    refusals = iter(["405: a required check is expected", ""])
+
+    def checks(_: str) -> Checks:
+        state = next(states)
+        world.host.refuses_merge = next(refusals) if state is Checks.SUCCESS else ""
+        return state
+
+    monkeypatch.setattr(world.host, "checks", checks)
+    proposed = world.proposals()
+    pull = proposed.propose(proposed.base(), proposed.find(Kind.PROMOTION), proposal(7))
+    assert pull
+    assert proposed.merge(pull, Kind.PROMOTION) == "Its checks have passed, and it is merged."
+    assert world.repository.read_pin() == pin(7)
+
+
+@pytest.mark.parametrize("what", ["a rollback", "a hold"])
+def test_a_promotion_is_not_merged_beside_what_came_meanwhile(tmp_path: Path, what: str) -> None:
+    world = World(tmp_path, merge_promotions="after-checks")
+    world.host.state = Checks.SUCCESS
+    proposed = world.proposals()
+    pull = proposed.propose(proposed.base(), proposed.find(Kind.PROMOTION), proposal(7))
+    assert pull
+    if what == "a hold":
+        world.repository.pin(3, "wait for the audit")
+        why = "main holds promotions (wait for the audit)"
+    else:
+        back = world.branch(Kind.ROLLBACK)
+        world.repository.write("Roll back", back, world.repository.tip("main"), {PIN: render(pin(2, "back"))})
+        why = f"{world.host.open_pull_request(back, 'main', 'Roll back', '').url} proposes a rollback"
+    assert proposed.merge(pull, Kind.PROMOTION) == f"It is not merged: {why}."
+    assert world.repository.read_pin().version != 7
 
 
 def test_a_head_that_was_not_checked_is_not_merged(tmp_path: Path) -> None:
@@ -218,7 +256,7 @@ def test_a_head_that_was_not_checked_is_not_merged(tmp_path: Path) -> None:
     pull = proposed.propose(proposed.base(), proposed.find(Kind.PROMOTION), proposal(7))
     assert pull
     assert propose(world, 8)
-    assert "head out of date" in proposed.merge(pull)
+    assert "head out of date" in proposed.merge(pull, Kind.PROMOTION)
     assert world.repository.read_pin() == pin(None)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from pipeline.core.errors import (
@@ -41,6 +42,7 @@ from tests.kfp.execution import Look
 from tests.kfp.world import World
 from tests.registry_server import program, serve_registry
 from tests.settings_file import use_settings, write_git_secret
+from tests.tekton.manifests import ROOT
 from tests.versions import publish_version
 
 pytest_plugins = ("tests.kfp.fixtures",)
@@ -79,12 +81,14 @@ class Installation:
         file.write_text(render(Pin("jukebox", version, "a" * 64 if version else "", hold)))
         return self.git.push(message or f"Pin {version}", branch, readme="")
 
-    def propose(self, version: int, *, state: str = "open", marker: bool = True, message: str = "") -> None:
+    def propose(
+        self, version: int, *, state: str = "open", marker: bool = True, message: str = "", run: str = "r"
+    ) -> None:
         """Open a pull request that pins a version, or have one in another state."""
         at = self.git.git("rev-parse", "HEAD")
         commit = self.pin(version, "promote/jukebox/prod", message=message)
         self.git.git("reset", "--quiet", "--hard", at)
-        text = f"<!-- promotion: model=jukebox environment=prod version={version} sha256={'a' * 64} run=r -->"
+        text = f"<!-- promotion: model=jukebox environment=prod version={version} sha256={'a' * 64} run={run} -->"
         self.host.serve(PULLS, Answer(json.dumps([pull_request(commit, text if marker else "", state)]).encode()))
 
     def run(self, state: str, days: float = 0, run_id: str = "", version: str = "", **parameters: str) -> str:
@@ -517,7 +521,7 @@ def test_a_proposal_that_the_thresholds_of_today_refuse_is_closed(
     there: Installation, closed: Callable[..., list[str]]
 ) -> None:
     told(there)
-    there.propose(40, message=FACTS)
+    there.propose(40, message=FACTS, run=there.run("SUCCEEDED"))
     assert closed() == [], "no PipelineVersion"
     add_thresholds(there, 1, floor=0.9)
     add_thresholds(there, 2, floor=0.4, another=9.0)
@@ -525,6 +529,27 @@ def test_a_proposal_that_the_thresholds_of_today_refuse_is_closed(
     add_thresholds(there, 3, floor=0.6)
     [said] = closed()
     assert said == r"7: Version 40 does not meet the thresholds any more: floor is 0.5, must be \>= 0.6"
+
+
+def test_a_proposal_whose_run_was_given_thresholds_is_judged_by_these(
+    there: Installation, closed: Callable[..., list[str]]
+) -> None:
+    told(there)
+    run = there.run("SUCCEEDED", run_id="of-a-person")
+    there.world.service.runs[run]["runtime_config"]["parameters"]["thresholds"] = {"floor": 0.3}
+    there.propose(40, message=FACTS, run=run)
+    add_thresholds(there, 1, floor=0.6)
+    assert closed() == []
+
+
+def test_a_proposal_that_was_replaced_meanwhile_is_left_alone(
+    there: Installation, closed: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(there)
+    there.propose(40, message=FACTS, run=there.run("SUCCEEDED"))
+    add_thresholds(there, 1, floor=0.6)
+    monkeypatch.setattr("scripts.retain._show", lambda *_: there.propose(41))
+    assert closed() == []
 
 
 # The records of promotions
@@ -697,10 +722,20 @@ def test_pipeline_versions_alone_go_by_all_runs_that_there_are(lab: Installation
     assert gone(lab, "--part", "models", "--part", "pipeline-versions", "--keep", 1) == set()
 
 
+def of_the_job() -> list[dict[str, Any]]:
+    """The containers of the CronJob beside the model store."""
+    job = yaml.safe_load((ROOT / "manifests/base/storage/cronjob-retention.yaml").read_text())
+    containers: list[dict[str, Any]] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    return containers
+
+
 def told(there: Installation, *lines: str, phase: str = "Succeeded", made: str = "", model: str = "jukebox") -> None:
     """The pod of the job beside the model store, with what it has printed."""
     metadata = {"name": "jukebox-retention-1", "labels": {"app.kubernetes.io/name": "retention"}}
-    there.world.cluster.add("pods", {"metadata": metadata, "spec": {}, "status": {"phase": phase}})
+    [container] = of_the_job()
+    there.world.cluster.add(
+        "pods", {"metadata": metadata, "spec": {"containers": [container]}, "status": {"phase": phase}}
+    )
     end = json.dumps({"model": model, "made": made or ago(0), "dry_run": False})
     there.world.cluster.logs["jukebox-retention-1"] = "\n".join([*lines, end])
 

@@ -111,7 +111,7 @@ def test_a_rollback_of_a_rollback_goes_further_back(world: World) -> None:
     [
         ((), 0, "pins no version, so there is nothing to roll back"),
         ((1,), 0, "no version was pinned before version 1: name a version with --to"),
-        ((1, 2), 7, r"version 7 was never pinned \(versions that were: 1, 2\), and the model store /nowhere cannot"),
+        ((1, 2), 7, r"version 7 was never pinned \(versions that were: 1, 2\)\. The model store /nowhere cannot"),
     ],
 )
 def test_what_cannot_be_rolled_back_to_is_said(tmp_path: Path, numbers: tuple[int, ...], to: int, why: str) -> None:
@@ -173,6 +173,7 @@ def test_after_a_failed_check_the_newest_version_that_passed_it_is_proposed(tmp_
 
 
 def held(world: World) -> None:
+    world.repository.pin(4)
     world.repository.pin(3, "rolled back from version 4 on 2026-11-28")
     released(world)
 
@@ -218,6 +219,36 @@ def test_a_failed_check_is_acted_upon_within_limits(
     assert said.startswith("Nothing is rolled back: ")
     assert why in said
     assert world.host.calls == calls
+
+
+def test_a_rollback_is_not_rolled_back_though_its_hold_is_gone(tmp_path: Path) -> None:
+    world = pinned(World(tmp_path, rollback_on_failure="yes"), 1, 2, 3)
+    world.repository.pin(2, "rolled back from version 3 on 2026-11-28")
+    world.repository.pin(2)
+    released(world)
+    assert "what failed is a rollback itself" in after_failure(world, 1, 2, 3, failed=pin(2))
+    assert world.host.calls == []
+
+
+def test_nothing_is_rolled_back_to_what_was_rolled_back_or_withdrawn(tmp_path: Path) -> None:
+    world = pinned(World(tmp_path, rollback_on_failure="yes"), 1, 2, 3)
+    world.repository.pin(2, "rolled back from version 3 on 2026-11-28")
+    world.repository.pin(2)
+    pinned(world, 4)
+    proposed, ended = world.proposals(), NOW - timedelta(minutes=5)
+    said = after_failed_check(proposed, pin(4), ended, "wrong", records(1, 2, 3), {2: "wrong labels"}, now=NOW)
+    assert "The rollback to jukebox 1 is proposed" in said
+
+
+def test_a_store_that_cannot_be_asked_leaves_the_check_to_the_sync(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", "/nowhere")
+    assert target(world, root="s3://bucket/models") == pin(2)
+    assert "The model store cannot be read from here (" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("passed", [(), (3,)])

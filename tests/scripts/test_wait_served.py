@@ -184,6 +184,7 @@ def test_a_newer_release_counts(world: World, server: GitServer, wait: Wait, res
     """Given two promotions merged at once, when the first is never synced, then its run tells the second's."""
     first = release(server, 7)
     release(server, 8)
+    add(world, VERIFY, "Succeeded", 8)
     add(world, CHECK, "Succeeded", 8)
     assert wait(first).exit_code == 0
     assert results()["served"] == "8"
@@ -193,6 +194,7 @@ def test_a_host_that_is_away_meanwhile_does_not_end_the_wait(
     world: World, server: GitServer, wait: Wait, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = release(server, 7)
+    add(world, VERIFY, "Succeeded", 7)
     add(world, CHECK, "Succeeded", 7)
     monkeypatch.setattr(Clone, "tip", host_is_away)
     result = wait(commit)
@@ -233,7 +235,7 @@ def merge(server: GitServer, host: Host, version: int) -> str:
     release(server, version)
     server.git("checkout", "--quiet", "main")
     server.git("merge", "--quiet", "--no-ff", "--message", f"Merge the promotion of {version}", "proposal")
-    commit = server.push(f"After {version}", other=str(version))
+    commit = server.push(f"After {version}", other=f"{version} {len(host.pulls)}")
     merged = server.git("rev-parse", "HEAD^")
     server.git("push", "--quiet", str(server.bare), "HEAD:refs/heads/production")
     settings = read_settings()
@@ -252,6 +254,7 @@ def test_who_approved_what_is_served_is_recorded_once(
 ) -> None:
     release(server, 6)
     commit = merge(server, host, 7)
+    add(world, VERIFY, "Succeeded", 7)
     pod = add(world, CHECK, "Succeeded", 7)
     result = wait(commit)
     assert result.exit_code == 0, result.exception
@@ -266,6 +269,46 @@ def test_who_approved_what_is_served_is_recorded_once(
     assert recorded(world) == [record]
 
 
+def test_a_rollback_to_what_was_served_before_is_recorded_as_well(
+    world: World, server: GitServer, wait: Wait, host: Host
+) -> None:
+    """Given 8 has failed its check, and so has no record, when 7 is served again, then that is another promotion."""
+    release(server, 6)
+    for since in (SINCE, "2026-12-24T00:00:00Z"):
+        commit = merge(server, host, 7)
+        add(world, VERIFY, "Succeeded", 7)
+        pod = add(world, CHECK, "Succeeded", 7)
+        pod["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = since
+        assert f"Production serves version 7 since {since}\n" in wait(commit).output
+        release(server, 8)
+    assert [(each["version"], each["from"]) for each in recorded(world)] == [(7, 6), (7, 8)]
+
+
+def test_a_new_hold_is_not_another_promotion(world: World, server: GitServer, wait: Wait, host: Host) -> None:
+    release(server, 6)
+    merge(server, host, 7)
+    add(world, VERIFY, "Succeeded", 7)
+    add(world, CHECK, "Succeeded", 7)
+    (server.work / PIN).write_text(render(Pin("jukebox", 7, SHA, "wait for the audit")))
+    commit = server.push("Hold")
+    server.git("push", "--quiet", str(server.bare), f"{commit}:refs/heads/production")
+    assert wait(commit).exit_code == 0
+    [record] = recorded(world)
+    assert record["kind"] == "promotion"
+    assert wait(commit).exit_code == 0
+    assert recorded(world) == [record]
+
+
+def test_a_check_of_an_earlier_sync_counts_for_nothing(
+    world: World, server: GitServer, wait: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given the sync of 8 does not end, when 7 is pinned again, the check of 7 from before 8 proves nothing."""
+    add(world, CHECK, "Succeeded", 7)
+    add(world, VERIFY, "Succeeded", 8)
+    result = wait(release(server, 7), "--timeout", "0")
+    assert isinstance(result.exception, NotServed)
+
+
 @pytest.mark.parametrize("fault", ["no token", "host", "cluster"])
 def test_what_cannot_be_recorded_is_served_all_the_same(
     request: pytest.FixtureRequest, world: World, server: GitServer, wait: Wait, results: Results, fault: str
@@ -276,6 +319,7 @@ def test_what_cannot_be_recorded_is_served_all_the_same(
         del world.cluster.objects["configmaps", CONFIG_MAP]
     release(server, 6)
     commit = release(server, 7)
+    add(world, VERIFY, "Succeeded", 7)
     add(world, CHECK, "Succeeded", 7)
     result = wait(commit)
     assert result.exit_code == 0, result.exception
@@ -287,6 +331,7 @@ def test_a_check_that_fails_rolls_back_if_the_settings_say_so(
     world: World, server: GitServer, wait: Wait, host: Host
 ) -> None:
     """Given 6 was served and has passed, when 7 answers wrongly, then 6 is proposed; the run fails all the same."""
+    add(world, VERIFY, "Succeeded", 6)
     add(world, CHECK, "Succeeded", 6)
     assert wait(release(server, 6)).exit_code == 0
     commit = release(server, 7)

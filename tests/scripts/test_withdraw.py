@@ -52,7 +52,8 @@ def test_the_store_is_marked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("reason", "why"), [(" \n", "the reason is empty"), ("wrong", "Version 7 is not withdrawn: the model store cannot")]
+    ("reason", "why"),
+    [(" \n", "the reason is empty"), ("wrong", "Version 7 is not withdrawn: the model store /models is not here")],
 )
 def test_what_marks_nothing_is_an_error(reason: str, why: str) -> None:
     result = CliRunner().invoke(app, ["withdraw", "7", "--reason", reason])

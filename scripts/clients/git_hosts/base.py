@@ -343,7 +343,10 @@ class GitHost(ABC):
 
     def _refusal(self, request: str, answer: requests.Response) -> HostRefuses:
         code = answer.status_code
-        words = one_line(_words(answer)).replace(self._token, "…")[:300]
+        words = one_line(_words(answer))
+        if self._token:  # a public repository needs none to be read
+            words = words.replace(self._token, "…")
+        words = words[:300]
         what = f"{request} answers {code}" + (f": {words}" if words else "")
         if code in MOVED or (code == 405 and "moved project" in words):
             target = urlsplit(answer.headers.get("Location", ""))
