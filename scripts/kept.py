@@ -71,9 +71,10 @@ def _said(cluster: Cluster, model: str, remedy: str) -> tuple[list[dict[str, Any
     if not ended:
         raise SettingsInvalid(f"No job in {cluster.namespace} has said which models stay. {remedy}")
     name = max(ended, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))["metadata"]["name"]
-    log = cluster.log(name, CONTAINER, _LINES)
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    [end] = [line for line in lines if "made" in line] or [{}]
-    if end.get("model") != model:
-        raise SettingsInvalid(f"The pod {name} does not say which versions of {model} stay. {remedy}")
-    return [line for line in lines if line.get("part") == "models" and line["stays"]], str(end["made"])
+    try:
+        log = cluster.log(name, CONTAINER, _LINES)
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        [end] = [line for line in lines if "made" in line and line["model"] == model]
+        return [line for line in lines if line.get("part") == "models" and line["stays"]], str(end["made"])
+    except (ValueError, KeyError):
+        raise SettingsInvalid(f"The pod {name} does not say which versions of {model} stay. {remedy}") from None

@@ -756,8 +756,9 @@ def test_the_job_beside_the_claim_tells_which_models_stay(lab: Installation) -> 
         (lambda lab: told(lab, phase="Failed"), "No job in ada-jukebox has said which models stay"),
         (lambda lab: told(lab, made=ago(0.3)), "expected at most 6 hours ago"),
         (lambda lab: told(lab, model="another"), "does not say which versions of jukebox stay"),
+        (lambda lab: told(lab, "{cut"), "does not say which versions of jukebox stay"),
     ],
-    ids=["no pod", "a failed one", "an old one", "one of another model"],
+    ids=["no pod", "a failed one", "an old one", "one of another model", "a damaged line"],
 )
 def test_nothing_goes_unless_that_job_has_lately_said_which_models_stay(
     lab: Installation, say: Callable[[Installation], None], message: str
