@@ -26,6 +26,7 @@ from pipeline.settings import Settings
 from scripts.clients.git_hosts import Checks, GitHost, PullRequest, State, connect
 from scripts.git import Clone, Signing, git, token_file
 from scripts.pins import PIN, Pin, history, parse, render
+from scripts.promotion_body import text
 
 ENVIRONMENT = "prod"
 ATTEMPTS = 5  # to propose, if others change the same branch meanwhile
@@ -71,7 +72,7 @@ class Proposal:
     @property
     def message(self) -> str:
         """The commit's message."""
-        facts = f"\n\n{_FACTS}{to_json(self.facts)}" if self.facts else ""
+        facts = f"\n\n{_FACTS}{to_json({'run': self.run, **self.facts})}" if self.facts else ""
         return f"{self.title}\n\n{one_line(self.summary)}{facts}\n"
 
 
@@ -177,6 +178,10 @@ class Proposals:
                 title=title if title != first.title else None,
                 body=body if body != _lines(first.body) else None,
             )
+            if self.clone.tip(branch) != commit:
+                # Another process has proposed meanwhile, and may have checked its words before these replaced them.
+                self._say_what_is_pinned(found.kind)
+                return None
             now = self.host.pull_request(first.number)
             if now.title != title or proposed_in(now.body) != without_hold(proposal.pin):
                 return None
@@ -224,6 +229,22 @@ class Proposals:
             return f"{self.settings.branch} holds promotions ({hold})"
         back = self.find(Kind.ROLLBACK).open
         return f"{back.url} proposes a rollback" if back else ""
+
+    def _say_what_is_pinned(self, kind: Kind) -> None:
+        """Let the open pull request of a kind say what its branch pins, as far as the branch's commit tells that."""
+        found = self.find(kind)
+        if not found.open or not found.tip or not found.pin:
+            return
+        title, _, rest = _message(self.clone, found.tip).partition("\n")
+        other = _kind_of(found.open.title) == _kind_of(title) and found.open.title != title
+        body = None
+        if proposed_in(found.open.body) != without_hold(found.pin):
+            [summary, *_] = rest.strip().splitlines() or [""]
+            words = f"{text(summary)}\n\nTwo proposals were written at once: propose this one again for the details."
+            marked = f"{marker(found.pin, str(found.facts.get('run', '')))}\n{words}\n{END}"
+            body = with_marked(found.open.body, marked)
+        if other or body:
+            self.host.edit(found.open.number, title=title if other else None, body=body)
 
     def _is_whole(self, commit: str, base: Base, pin: Pin) -> bool:
         """Whether this commit of a proposal's branch changes the pin of the base to this one, and nothing else."""

@@ -105,6 +105,32 @@ def test_a_twin_leaves_the_open_proposal_and_its_reviews_alone(world: World, ord
     assert world.host.calls == calls
 
 
+def test_words_that_come_after_those_of_a_better_model_are_corrected(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 9 is proposed, and has checked its words, while those of 8 are on their way, then 9 is what is said."""
+    promote(world.proposals(), candidate(7))
+    edit = world.host.edit
+
+    def late(number: int, *, title: str | None = None, body: str | None = None) -> None:
+        monkeypatch.setattr(world.host, "edit", edit)
+        assert "jukebox 9 is proposed" in promote(world.proposals(), candidate(9, {7: BETTER, 8: BETTER}))
+        edit(number, title=title, body=body)
+
+    monkeypatch.setattr(world.host, "edit", late)
+    said = promote(world.proposals(), candidate(8, {7: BETTER}))
+    assert said.startswith("jukebox 8 is not proposed: https://git.corp/pulls/1 proposes 9, and it is worse")
+    [pull] = world.host.pulls
+    assert pull.title == "Promote jukebox 9 to production"
+    assert "version=9 " in pull.body
+    assert "run=run-9 -->" in pull.body
+    assert candidate(9).summary.split()[0] in pull.body
+    assert world.proposed() == pin(9)
+    # Once more, and the details are there.
+    promote(world.proposals(), candidate(9, {7: BETTER, 8: BETTER}))
+    assert "### Verdict" in world.host.pulls[0].body
+
+
 def test_a_model_that_was_not_compared_leaves_the_open_proposal_alone(world: World) -> None:
     promote(world.proposals(), candidate(7))
     assert "were not compared" in promote(world.proposals(), candidate(8, {6: BETTER}))

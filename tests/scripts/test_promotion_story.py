@@ -229,7 +229,7 @@ def test_what_a_person_has_closed_or_whose_branch_is_gone_is_proposed_only_again
     assert "is proposed" in promote(repository, run, "--again")
     assert repository.pinned("promote/jukebox/prod") == Pin("jukebox", 1, sha(1))
     said = jukebox("withdraw", "1", "--reason", "wrong labels", "--git-secret", str(repository.secret))
-    assert said.endswith(" is closed.\n")
+    assert " is closed.\n" in said
     assert repository.pulls() == []
 
 

@@ -23,7 +23,7 @@ SECRETS = {
     "commit-status": {GIT},
     "notify": {CHAT},
     "jukebox-in-use": {GIT},
-    "jukebox-retain": {REGISTRY},
+    "jukebox-retain": {GIT, REGISTRY},
     "jukebox-schedule": {"jukebox-senders"},
 }
 
