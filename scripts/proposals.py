@@ -30,6 +30,7 @@ from scripts.promotion_body import text
 
 ENVIRONMENT = "prod"
 ATTEMPTS = 5  # to propose, if others change the same branch meanwhile
+OPENING = 10.0  # seconds from the push of a branch to its pull request, at most
 CHECKS_PATIENCE, CHECKS_POLL = 480.0, 10.0  # seconds; the task may take ten minutes
 CHECKS_GRACE = 120.0  # seconds after which a commit without checks has none, and a refused merge stays refused
 END = "<!-- end of promotion -->"
@@ -134,9 +135,16 @@ class Proposals:
 
     def find(self, kind: Kind) -> Found:
         """Look for proposals of a kind."""
-        # The branch is read first: a pull request that is opened after that is met when the branch is pushed.
-        tip = self._fetched(branch_of(kind, self.settings))
-        pulls = self.host.pull_requests(branch_of(kind, self.settings), self.settings.branch)
+        begun = time.monotonic()
+        while True:
+            # The branch is read first: a pull request that is opened after that is met when the branch is pushed.
+            tip = self._fetched(branch_of(kind, self.settings))
+            pulls = self.host.pull_requests(branch_of(kind, self.settings), self.settings.branch)
+            # A branch without a pull request: another process has pushed it just now, or ended before it opened one.
+            opening = tip and not any(pull.state is State.OPEN or pull.head_commit == tip for pull in pulls)
+            if not opening or time.monotonic() - begun >= OPENING:
+                break
+            time.sleep(OPENING / 10)
         pin, facts = None, {}
         if tip:
             try:
@@ -164,6 +172,8 @@ class Proposals:
                 self.close(other, f"{first.url} proposes the same branch.")
         if first is None:
             opened = self.host.open_pull_request(branch, self.settings.branch, proposal.title, proposal.marked)
+            if self._is_outrun(found.kind, commit):
+                return None
             # Another process may have been faster: then its words, or its version, stand there.
             return opened if proposed_in(opened.body) == without_hold(proposal.pin) else None
         same = proposed_in(first.body) == without_hold(proposal.pin)
@@ -178,9 +188,7 @@ class Proposals:
                 title=title if title != first.title else None,
                 body=body if body != _lines(first.body) else None,
             )
-            if self.clone.tip(branch) != commit:
-                # Another process has proposed meanwhile, and may have checked its words before these replaced them.
-                self._say_what_is_pinned(found.kind)
+            if self._is_outrun(found.kind, commit):
                 return None
             now = self.host.pull_request(first.number)
             if now.title != title or proposed_in(now.body) != without_hold(proposal.pin):
@@ -229,6 +237,16 @@ class Proposals:
             return f"{self.settings.branch} holds promotions ({hold})"
         back = self.find(Kind.ROLLBACK).open
         return f"{back.url} proposes a rollback" if back else ""
+
+    def _is_outrun(self, kind: Kind, commit: str) -> bool:
+        """Whether the branch has another commit by now, of another process; then the pull request says what that pins.
+
+        That process may have checked its words before those of this one replaced them.
+        """
+        if self.clone.tip(branch_of(kind, self.settings)) == commit:
+            return False
+        self._say_what_is_pinned(kind)
+        return True
 
     def _say_what_is_pinned(self, kind: Kind) -> None:
         """Let the open pull request of a kind say what its branch pins, as far as the branch's commit tells that."""

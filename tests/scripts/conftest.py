@@ -7,3 +7,4 @@ import pytest
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up at once what a Git host may allow a minute later."""
     monkeypatch.setattr("scripts.proposals.CHECKS_GRACE", 0.0)
+    monkeypatch.setattr("scripts.proposals.OPENING", 0.0)

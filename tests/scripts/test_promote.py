@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.core.errors import HostRefuses, SettingsInvalid
 from pipeline.core.store import open_store
-from scripts.clients.git_hosts import State
-from scripts.pins import PIN
+from scripts.clients.git_hosts import PullRequest, State
+from scripts.pins import PIN, render
 from scripts.promote import promote, refused_by, unfit
-from scripts.proposals import Kind
+from scripts.proposals import Base, Found, Kind, Proposal, Proposals
 from scripts.start import Reason
 from tests.core.test_hostile_text import CONTROL, HOSTILE
 from tests.scripts.proposing import World, candidate, pin, sha
@@ -129,6 +129,53 @@ def test_words_that_come_after_those_of_a_better_model_are_corrected(
     # Once more, and the details are there.
     promote(world.proposals(), candidate(9, {7: BETTER, 8: BETTER}))
     assert "### Verdict" in world.host.pulls[0].body
+
+
+@pytest.mark.parametrize("first", [8, 9])
+def test_of_two_models_between_push_and_pull_request_the_better_one_is_proposed(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """Given one has pushed its branch, when the other proposes before the pull request is there, then 9 is proposed."""
+    candidates = {8: candidate(8), 9: candidate(9, {8: BETTER})}
+    opening = world.host.open_pull_request
+
+    def late(*words: str) -> PullRequest:
+        monkeypatch.setattr(world.host, "open_pull_request", opening)
+        promote(world.proposals(), candidates[17 - first])
+        return opening(*words)
+
+    monkeypatch.setattr(world.host, "open_pull_request", late)
+    promote(world.proposals(), candidates[first])
+    [pull] = world.host.pulls
+    assert (pull.title, world.proposed()) == ("Promote jukebox 9 to production", pin(9))
+    assert "version=9 " in pull.body
+
+
+def test_the_pull_request_of_a_branch_that_another_process_has_moved_says_what_is_pinned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 8 has pushed, when 9 pushes before the pull request of 8 is there, then 8 does not say it is proposed."""
+    opening = world.host.open_pull_request
+
+    def late(*words: str) -> PullRequest:
+        monkeypatch.setattr(world.host, "open_pull_request", opening)
+        monkeypatch.setattr(world.host, "pull_requests", lambda *_: [])
+        monkeypatch.setattr(Proposals, "propose", pushed)
+        promote(world.proposals(), candidate(9, {8: BETTER}))
+        monkeypatch.undo()
+        return opening(*words)
+
+    def pushed(proposed: Proposals, base: Base, found: Found, proposal: Proposal, _: str) -> PullRequest:
+        """As far as it comes before the pull request is there."""
+        commit = proposed.clone.commit_file(base.commit, PIN, render(proposal.pin).encode(), proposal.message)
+        assert proposed.clone.push(world.branch(), commit, found.tip)
+        return PullRequest(1, "", "", "", State.OPEN, "", "", "", "")
+
+    monkeypatch.setattr(world.host, "open_pull_request", late)
+    said = promote(world.proposals(), candidate(8))
+    assert "jukebox 8 is not proposed: https://git.corp/pulls/1 proposes 9, and it is worse" in said
+    [pull] = world.host.pulls
+    assert (pull.title, world.proposed()) == ("Promote jukebox 9 to production", pin(9))
 
 
 def test_a_model_that_was_not_compared_leaves_the_open_proposal_alone(world: World) -> None:
