@@ -22,7 +22,7 @@ from scripts.clients.kfp_server import Kfp
 from scripts.clients.kubernetes_api import CONFIG_MAPS, project_cluster
 from scripts.clients.pipeline_server import find_server
 from scripts.git import Clone, GitSecret, token_file
-from scripts.pins import PIN, Pin, history, parse
+from scripts.pins import PIN, Pin, history, pin_at
 
 NAME = "jukebox-in-use"  # the ConfigMap
 FILE = "in-use.json"  # its key
@@ -156,7 +156,7 @@ def _of_proposals(clone: Clone, host: GitHost, settings: Settings, reasons: dict
             # What would be merged; a person may have edited the text.
             if tip := clone.tip(branch):
                 clone.fetch(tip)
-                if version := parse((clone.read(tip, PIN) or b"").decode(errors="replace")).version:
+                if version := pin_at(clone, tip).version:
                     found.add(version)
             if not found:
                 raise HostRefuses(

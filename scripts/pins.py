@@ -132,6 +132,11 @@ def read_pin(checkout: Path) -> Pin:
         raise SettingsInvalid(f"{checkout / PIN} is not a valid pin: {error}. {_TO_DO}") from None
 
 
+def pin_at(clone: "Clone", commit: str) -> Pin:
+    """Return the pin of a commit that was fetched; raises SettingsInvalid if it has none, or not a valid one."""
+    return parse((clone.read(commit, PIN) or b"").decode(errors="replace"))
+
+
 def history(clone: "Clone", branch: str) -> list[Pin]:
     """Return the pins that ``branch`` has had, newest first; neighbours that are equal are returned once.
 

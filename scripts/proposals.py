@@ -25,7 +25,7 @@ from pipeline.core.texts import one_line
 from pipeline.settings import Settings
 from scripts.clients.git_hosts import Checks, GitHost, PullRequest, State, connect
 from scripts.git import Clone, Signing, git, token_file
-from scripts.pins import PIN, Pin, history, parse, render
+from scripts.pins import PIN, Pin, history, pin_at, render
 from scripts.promotion_body import text
 
 ENVIRONMENT = "prod"
@@ -121,7 +121,7 @@ class Proposals:
             raise HostRefuses(
                 f"The repository has no branch {self.settings.branch}: correct `branch` in the settings, or push it"
             )
-        pin = parse((self.clone.read(commit, PIN) or b"").decode(errors="replace"))
+        pin = pin_at(self.clone, commit)
         if pin.model != self.settings.model_name:
             raise SettingsInvalid(
                 f"{PIN} is for the model {pin.model}, expected {self.settings.model_name}, the model of the settings: "
@@ -148,7 +148,7 @@ class Proposals:
         pin, facts = None, {}
         if tip:
             try:
-                pin = parse((self.clone.read(tip, PIN) or b"").decode(errors="replace"))
+                pin = pin_at(self.clone, tip)
                 facts = _facts(_message(self.clone, tip))
             except SettingsInvalid:
                 pass  # somebody has changed the branch by hand; it is made anew

@@ -13,7 +13,7 @@ from pipeline.core.texts import one_line
 from pipeline.settings import read_settings
 from scripts.clients.git_hosts import State
 from scripts.git import GitSecret
-from scripts.pins import PIN, Pin, is_rollback, parse, rollbacks
+from scripts.pins import PIN, Pin, is_rollback, pin_at, rollbacks
 from scripts.promotion_body import text
 from scripts.promotion_record import Record, passed
 from scripts.proposals import ATTEMPTS, Base, Found, Kind, Proposal, Proposals, proposals, without_hold
@@ -125,7 +125,7 @@ def _pin_of(proposed: Proposals, branch: str) -> Pin | None:
     if tip is None:
         return None
     proposed.clone.fetch(branch, depth=2)
-    return parse((proposed.clone.read(tip, PIN) or b"").decode(errors="replace"))
+    return pin_at(proposed.clone, tip)
 
 
 def _target(now: Pin, pins: list[Pin], to: int, root: str) -> Pin:

@@ -18,7 +18,7 @@ from scripts.causes import causes_of_pod
 from scripts.clients.kubernetes_api import CONFIG_MAPS, PODS, PREFIX, Cluster, Resource, project_cluster
 from scripts.git import Clone, GitSecret, git
 from scripts.kept import read_unfit
-from scripts.pins import PIN, Pin, history, parse
+from scripts.pins import PIN, Pin, history, pin_at
 from scripts.proposals import proposals, without_hold
 from scripts.results import ResultDir, write_results
 from scripts.rollback import after_failed_check
@@ -116,7 +116,7 @@ def _brought(clone: Clone, branch: str, pin: Pin) -> str:
     tip, found = clone.tip(branch) or "", ""
     for commit in git(clone.folder, "rev-list", "--first-parent", tip, "--", PIN).decode().split():
         try:
-            same = without_hold(parse((clone.read(commit, PIN) or b"").decode(errors="replace"))) == without_hold(pin)
+            same = without_hold(pin_at(clone, commit)) == without_hold(pin)
         except SettingsInvalid:
             same = False
         if found and not same:
@@ -181,7 +181,7 @@ class Watch:
 
     def _pin(self, commit: str) -> Pin:
         self.clone.fetch(commit, depth=1)
-        return parse((self.clone.read(commit, PIN) or b"").decode(errors="replace"))
+        return pin_at(self.clone, commit)
 
     def _newest(self, commit: str, pin: Pin) -> tuple[str, Pin]:
         """The released commit and its pin: a later release may have pinned another version."""
